@@ -1,0 +1,1 @@
+"""edgekd: distil, prune, quantize, export, measure and judge models for edge devices."""

@@ -1,0 +1,368 @@
+"""From the results of the stages to a run's folder: artifacts, predictions, timings, report.
+
+Reads the store, trains and measures nothing, imports no torch: a finished run is
+assembled again in a second.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics as plain
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd import gate
+from edgekd.config import GateConfig, Target
+from edgekd.devices.local import local_kind
+from edgekd.gate.statistics import bootstrap_quantile, percentile_interval
+from edgekd.judgement import judge
+from edgekd.plan import Emission, Node, Plan, library_version
+from edgekd.report import schema
+from edgekd.stages.context import Context
+from edgekd.store import Entry, hash_of, sha256_file
+from edgekd.types import ACCURACY, Predictions, Verdict
+
+NETWORK_STAGES = ("network", "onnx_file", "distill", "prune", "quantize")
+STAGE_NAMES = {"network": "network", "onnx_file": "student", "distill": "distill"}
+LIBRARIES = (
+    *("edgekd", "torch", "nncf", "torch-pruning", "lightning-fabric", "litert-torch", "onnx", "onnxruntime"),
+    *("ai-edge-litert", "ai-edge-quantizer", "numpy", "scipy", "scikit-learn"),
+)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What the parts of a report are made from."""
+
+    context: Context
+    folder: Path
+    host: Mapping[str, Any]
+    baseline: Predictions
+    baseline_label: str
+    policy: GateConfig
+
+    @property
+    def plan(self) -> Plan:
+        """The run's plan."""
+        return self.context.plan
+
+
+def assemble(context: Context, folder: Path, host: Mapping[str, Any], policy: GateConfig) -> schema.Report:
+    """Builds, judges and returns the report of a finished run; its files are in `folder` afterwards.
+
+    Args:
+        context: with the results of every node of the plan.
+        folder: the workdir.
+        host: this computer, for the record.
+        policy: the gate's.
+    """
+    for name in ("artifacts", "predictions", "measurements"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+    label = "teacher" if context.plan.recipe.teacher is not None else "student"
+    baseline = _predictions(context, context.entries[label])
+    made = Assembly(context, folder, host, baseline, label, policy)
+    stages = [_stage(made, node) for node in context.plan.nodes if node.stage in NETWORK_STAGES]
+    artifacts, measurements = _artifacts(made)
+    report = _report(made, stages, artifacts, measurements)
+    verdict = judge(report, folder, policy)
+    return with_verdict(report, verdict)
+
+
+def with_verdict(report: schema.Report, verdict: Verdict) -> schema.Report:
+    """The report with another verdict."""
+    record = schema.VerdictRecord.model_validate(
+        {
+            "status": verdict.status.value,
+            "exit_code": verdict.exit_code,
+            "checks": tuple(schema.CheckRecord(**vars(check)) for check in verdict.checks),
+        }
+    )
+    return report.model_copy(update={"verdict": record})
+
+
+def _report(
+    made: Assembly,
+    stages: list[schema.StageRecord],
+    artifacts: list[schema.ArtifactRecord],
+    measurements: list[schema.MeasurementRecord],
+) -> schema.Report:
+    plan, entries = made.plan, made.context.entries
+    data, teacher = entries["data"].result, entries[made.baseline_label].result
+    floats = tuple(a.id for a in artifacts if a.role == "teacher_float")
+    sizes = [a.size_bytes for a in artifacts if a.id in floats]
+    return schema.Report(
+        recipe=schema.RecipeRecord.model_validate(plan.recipe.model_dump(mode="json")),
+        seed=plan.recipe.seed,
+        versions={name: library_version(name) for name in LIBRARIES},
+        host=dict(made.host),
+        data=_data(data, entries),
+        class_names=tuple(data["class_names"]),
+        teacher=schema.TeacherRecord(
+            params=teacher["params"],
+            macs=teacher["macs"],
+            metrics=(_metric(made, made.baseline, None),),
+            size_bytes=min(sizes) if sizes else 4 * (teacher["params"] or 0),
+            artifact_ids=floats,
+            predictions=_store_predictions(made, made.baseline_label, made.baseline),
+        ),
+        stages=tuple(stages),
+        artifacts=tuple(artifacts),
+        measurements=tuple(measurements),
+        gate={
+            "policy": made.policy.model_dump(mode="json"),
+            "budgets": {t.name: t.budgets.model_dump(mode="json") for t in plan.targets},
+        },
+        judgements=_count_judgement(made, artifacts),
+        # Judged next, from what is written here; until then nothing may read as a pass.
+        verdict=schema.VerdictRecord(status="INCONCLUSIVE", exit_code=3, checks=()),
+    )
+
+
+def _data(data: Mapping[str, Any], entries: Mapping[str, Entry]) -> schema.Data:
+    notes = dict(data["notes"])
+    duplicates = notes.get("duplicates", {})
+    calibration = entries["calibration"].result
+    return schema.Data(
+        splits=schema.Splits(
+            **{
+                name: schema.SplitRecord(**split, duplicates=duplicates.get(name, 0))
+                for name, split in data["splits"].items()
+            }
+        ),
+        calibration=schema.Calibration(**{**calibration, "ids": tuple(calibration["ids"])}),
+        notes=notes,
+    )
+
+
+def _predictions(context: Context, entry: Entry) -> Predictions:
+    test = context.task.splits["test"]
+    assert test.labels is not None  # the data stage refuses a test split without labels
+    scores = np.load(entry.file("test_scores.npy"), allow_pickle=False)
+    return Predictions(np.asarray(test.ids), np.asarray(test.labels), scores)
+
+
+def _store_predictions(made: Assembly, label: str, found: Predictions) -> schema.PredictionsFile:
+    path = made.folder / "predictions" / f"{label}.npz"
+    if not path.exists():
+        np.savez_compressed(path, sample_ids=found.sample_ids, labels=found.labels, scores=found.scores)
+    return schema.PredictionsFile(path=f"predictions/{path.name}", sha256=sha256_file(path))
+
+
+def _metric(made: Assembly, found: Predictions, margin_pp: float | None) -> schema.MetricValue:
+    value = float(found.correct.mean() * 100)
+    drop, interval = None, None
+    if found is not made.baseline:
+        compared = gate.compare(made.baseline, found, margin_pp, made.policy.alpha).drop
+        drop, interval = compared.drop, compared.interval
+    return schema.MetricValue(
+        name=ACCURACY.name,
+        direction=ACCURACY.direction,
+        unit=ACCURACY.unit,
+        value=value,
+        drop=drop,
+        drop_interval=interval,
+        margin=margin_pp,
+    )
+
+
+def _stage(made: Assembly, node: Node) -> schema.StageRecord:
+    entry = made.context.entries[node.label]
+    found = made.baseline if node.label == made.baseline_label else _predictions(made.context, entry)
+    # The chain hangs under the teacher: a student starts a new network, but its drop is against the teacher.
+    parent = node.parents.get("network") or (
+        made.baseline_label if node.label != made.baseline_label else None
+    )
+    return schema.StageRecord(
+        id=node.label,
+        parent_id=parent,
+        name=_name(node),
+        targets=node.targets,
+        params=entry.result["params"],
+        macs=entry.result["macs"],
+        metrics=(_metric(made, found, None),),
+        seconds=entry.seconds,
+        predictions=_store_predictions(made, node.label, found),
+    )
+
+
+def _name(node: Node) -> str:
+    if node.stage in ("network", "onnx_file"):
+        return node.label
+    return node.stage
+
+
+def _artifacts(
+    made: Assembly,
+) -> tuple[list[schema.ArtifactRecord], list[schema.MeasurementRecord]]:
+    """Targets first, in the recipe's order; then the float references measured beside them."""
+    artifacts: list[schema.ArtifactRecord] = []
+    references: dict[str, schema.ArtifactRecord] = {}
+    measurements: list[schema.MeasurementRecord] = []
+    for target in made.plan.targets:
+        emission = made.plan.emissions[target.name]
+        timings = _timings(made, target, emission)
+        for role, label in (
+            ("teacher_float", emission.teacher_float),
+            ("student_float", emission.student_float),
+        ):
+            if label is not None and label not in references and label != emission.export:
+                references[label] = _reference(made, label, role)
+        artifacts.append(_artifact(made, target, emission, timings))
+        # A target that ships the float student itself has no reference of that name.
+        names = {emission.export: target.name, **{label: label for label in references}}
+        measurements += [
+            _measurement(made, target, names[label], found, emission)
+            for label, found in timings.items()
+            if label in names
+        ]
+    return [*artifacts, *references.values()], measurements
+
+
+def _timings(made: Assembly, target: Target, emission: Emission) -> dict[str, dict[str, Any]]:
+    """Export label -> what the measure stage found, with the raw arrays."""
+    entry = made.context.entries[emission.measure]
+    found = {}
+    for label, result in entry.result.items():
+        with np.load(entry.file(result["raw"]), allow_pickle=False) as raw:
+            found[label] = {**result, "latency_ms": raw["latency_ms"], "process": raw["process"]}
+    return found
+
+
+def _measurement(
+    made: Assembly, target: Target, name: str, found: Mapping[str, Any], emission: Emission
+) -> schema.MeasurementRecord:
+    values: NDArray[np.float64] = found["latency_ms"]
+    process: NDArray[np.int64] = found["process"]
+    raw = f"measurements/{emission.measure}-{name}.npz"
+    if not (made.folder / raw).exists():
+        np.savez_compressed(made.folder / raw, latency_ms=values, process=process)
+    return schema.MeasurementRecord(
+        artifact_id=name,
+        target=target.name,
+        device=str(made.host["cpu"]),
+        runtime=found["runtime"],
+        runtime_version=found["runtime_version"],
+        delegate=found["delegate"],
+        kind=_kind(target),
+        num_threads=found["protocol"]["num_threads"],
+        num_runs=len(values),
+        num_processes=len(np.unique(process)),
+        median_ms=float(np.median(values)),
+        p90_ms=float(np.percentile(values, 90)),
+        p99_ms=float(np.percentile(values, 99)) if len(values) >= 1000 else None,
+        first_ms=plain.median(found["first_ms"]),
+        init_ms=plain.median(found["init_ms"]),
+        process_medians_ms=tuple(float(np.median(values[process == p])) for p in np.unique(process)),
+        peak_memory_bytes=found["peak_memory_bytes"],
+        raw_path=raw,
+    )
+
+
+def _kind(target: Target) -> schema.Kind:
+    """A figure counts as measured only on the target's own hardware and its own delegate."""
+    return "host" if target.runtime.delegate == "gpu" else local_kind(target)
+
+
+def _ratio(
+    made: Assembly, slow: Mapping[str, Any] | None, fast: Mapping[str, Any], alpha: float
+) -> schema.Ratio | None:
+    """How many times faster `fast` is, by medians taken side by side, with a bootstrap interval."""
+    if slow is None:
+        return None
+    rng = np.random.default_rng(made.context.seed)
+    medians = [bootstrap_quantile(m["latency_ms"], m["process"], 0.5, rng) for m in (slow, fast)]
+    lower, upper = percentile_interval(medians[0] / medians[1], alpha)
+    value = float(np.median(slow["latency_ms"]) / np.median(fast["latency_ms"]))
+    return schema.Ratio(value=value, lower=lower, upper=upper)
+
+
+def _artifact(
+    made: Assembly, target: Target, emission: Emission, timings: Mapping[str, Mapping[str, Any]]
+) -> schema.ArtifactRecord:
+    entries = made.context.entries
+    found = _predictions(made.context, entries[emission.evaluate])
+    comparison = gate.compare(made.baseline, found, made.policy.max_drop_pp, made.policy.alpha)
+    own = timings[emission.export]
+    teacher = timings.get(emission.teacher_float) if emission.teacher_float else None
+    student = timings.get(emission.student_float) if emission.student_float != emission.export else None
+    size = _size(entries[emission.export])
+    teacher_size = _size(entries[emission.teacher_float]) if emission.teacher_float else None
+    node = made.plan.node(emission.export)
+    return _record(
+        made,
+        emission.export,
+        name=target.name,
+        stage_id=node.parents["model"],
+        target=target.name,
+        required=target.name in made.plan.recipe.required_targets,
+        role="target",
+        metrics=(_metric(made, found, made.policy.max_drop_pp),),
+        agreement=comparison.agreement,
+        negative_flip_rate=comparison.negative_flip_rate,
+        speedup_over_teacher=_ratio(made, teacher, own, made.policy.alpha),
+        speedup_over_float=_ratio(made, student, own, made.policy.alpha),
+        size_ratio_to_teacher=teacher_size / size if teacher_size else None,
+        predictions=_store_predictions(made, target.name, found),
+    )
+
+
+def _reference(made: Assembly, label: str, role: str) -> schema.ArtifactRecord:
+    entry = made.context.entries[label.replace("export", "evaluate", 1)]
+    found = _predictions(made.context, entry)
+    return _record(
+        made,
+        label,
+        name=label,
+        stage_id=made.plan.node(label).parents["model"],
+        target=None,
+        required=False,
+        role=role,
+        metrics=(_metric(made, found, None),),
+        agreement=None,
+        negative_flip_rate=None,
+        speedup_over_teacher=None,
+        speedup_over_float=None,
+        size_ratio_to_teacher=None,
+        predictions=_store_predictions(made, label, found),
+    )
+
+
+def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.ArtifactRecord:
+    """An artifact's record, its file copied into the run's folder."""
+    entry = made.context.entries[label]
+    result, files = entry.result, []
+    for file in result["files"]:
+        path = f"artifacts/{name}{Path(file['name']).suffix}"
+        shutil.copyfile(entry.file(file["name"]), made.folder / path)
+        files.append(schema.FileRecord(path=path, sha256=file["sha256"], size_bytes=file["size_bytes"]))
+    parity, spec = result["parity"], result["input_spec"]
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+    return schema.ArtifactRecord(
+        id=name,
+        format=result["format"],
+        scheme=result["scheme"],
+        files=tuple(files),
+        size_bytes=_size(entry),
+        parity=schema.ParityRecord(**{**parity, "batch_sizes": tuple(parity["batch_sizes"])})
+        if parity
+        else None,
+        inventory=schema.InventoryRecord(**result["inventory"]),
+        input_spec=schema.InputSpecRecord(**tuples),
+        **rest,
+    )
+
+
+def _size(entry: Entry) -> int:
+    return sum(int(f["size_bytes"]) for f in entry.result["files"])
+
+
+def _count_judgement(made: Assembly, artifacts: list[schema.ArtifactRecord]) -> int:
+    test = made.context.entries["data"].result["splits"]["test"]["sha256"]
+    evidence = hash_of(sorted(f.sha256 for a in artifacts if a.role == "target" for f in a.files))
+    return made.context.store.judged(test, evidence)

@@ -1,0 +1,228 @@
+"""The command line: parse, call one function, print, exit code.
+
+Nothing heavy is imported here: `edgekd --help` has to be there at once, and the
+release half (bench, gate, report) must work where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Distil, prune, quantize and export a model for edge devices; measure the file; judge it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+store_app = typer.Typer(help="Finished stages on disk.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Margin, in percentage points.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name or path.")],
+    targets: Annotated[str | None, typer.Option(help="Targets in place of the recipe's: a,b,c.")] = None,
+    workdir: Annotated[Path | None, typer.Option(help="Default: runs/<recipe>.")] = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage; nothing is judged.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: key=value.")] = None,
+    max_drop: MaxDrop = None,
+    json_: Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Run the whole chain of a recipe; exit code 0 PASS, 1 FAIL, 3 INCONCLUSIVE."""
+    from edgekd import config, pipeline
+
+    overrides = dict(config.parse_override(text) for text in set_ or ())
+    names = None if targets is None else [name.strip() for name in targets.split(",")]
+    if dry_run:
+        _print_plan(recipe, overrides, names, max_drop, json_)
+        return
+    report = pipeline.compress(
+        recipe,
+        targets=names,
+        workdir=workdir,
+        overrides=overrides,
+        max_drop_pp=max_drop,
+        until=until,
+        show=not json_,
+    )
+    if report is not None:
+        _show_report(report, workdir or Path("runs") / report.recipe.name, json_)
+
+
+def _print_plan(
+    recipe: str, overrides: dict[str, Any], names: list[str] | None, max_drop: float | None, json_: bool
+) -> None:
+    from edgekd import pipeline, terminal
+
+    plan, store = pipeline.plan_of(recipe, overrides, names, max_drop)
+    rows = pipeline.describe(plan, store)
+    if json_:
+        terminal.emit_json(
+            [
+                {"id": n.label, "stage": n.stage, "targets": n.targets, "cached": c, "seconds": s, "bytes": b}
+                for n, c, s, b in rows
+            ]
+        )
+    else:
+        terminal.show_plan(rows, pipeline.free_bytes(store.root))
+
+
+def _show_report(report: Any, folder: Path, json_: bool) -> None:
+    from edgekd import terminal
+    from edgekd.report.schema import dumps
+
+    if json_:
+        sys.stdout.write(dumps(report))
+    else:
+        terminal.show_report(report, folder)
+    raise typer.Exit(report.verdict.exit_code)
+
+
+@app.command()
+def bench(
+    artifact: Annotated[Path, typer.Argument(help="An ONNX or TFLite file, made here or not.")],
+    target: Annotated[str | None, typer.Option(help="Whose runtime and protocol to use.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for inference.")] = None,
+    json_: Json = False,
+) -> None:
+    """Measure a model file on this computer: size, latency, memory, operators."""
+    from edgekd import config, terminal
+    from edgekd.measure.bench import bench as measure
+
+    found = measure(artifact, config.load_target(target) if target else None, threads)
+    if json_:
+        terminal.emit_json(terminal.bench_as_dict(found))
+    else:
+        terminal.show_bench(found)
+
+
+@app.command()
+def gate(
+    report: Annotated[Path, typer.Argument(help="A report.json with its folder beside it.")],
+    max_drop: MaxDrop = None,
+    json_: Json = False,
+) -> None:
+    """Judge a report again from its stored predictions and timings alone."""
+    from edgekd import terminal
+    from edgekd.pipeline import judge_again
+
+    judged = judge_again(report, max_drop)
+    if json_:
+        terminal.emit_json(judged.verdict.model_dump(mode="json"))
+    else:
+        terminal.show_verdict(judged)
+    raise typer.Exit(judged.verdict.exit_code)
+
+
+@app.command()
+def report(workdir: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
+    """Write report.json, report.md and report.html of a finished run again."""
+    from edgekd.pipeline import rebuild
+
+    _show_report(rebuild(workdir), workdir, json_=False)
+
+
+@app.command()
+def targets(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
+    """List target profiles, or show one with the meaning of each field."""
+    from edgekd import terminal
+
+    terminal.show_configs("target", name)
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
+    """List recipes, or show one with the meaning of each field."""
+    from edgekd import terminal
+
+    terminal.show_configs("recipe", name)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Make a starter project: recipe, task module, README."""
+    from edgekd import starter
+
+    for path in starter.create(folder):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: cd {folder} && edgekd run recipe.toml")
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Check this computer: versions, runtimes that really work, CPU features, missing extras."""
+    from edgekd import doctor as check
+    from edgekd import terminal
+
+    found = check.examine()
+    if json_:
+        terminal.emit_json([vars(finding) for finding in found])
+    else:
+        terminal.show_findings(found)
+    raise typer.Exit(0 if all(f.ok or not f.needed for f in found) else 4)
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(help="recipe, target, calibration or report.")]) -> None:
+    """Print the JSON Schema of a config file or of the report, for editors."""
+    from edgekd import terminal
+
+    terminal.emit_json(terminal.schema_of(kind))
+
+
+@store_app.command("list")
+def store_list() -> None:
+    """List finished stages, those used longest ago first."""
+    from edgekd import terminal
+    from edgekd.store import Store
+
+    terminal.show_store(Store(Store.default_root()))
+
+
+@store_app.command("gc")
+def store_gc(
+    max_size: Annotated[str, typer.Option(help="What may stay: 5GB, 500MB, 0.")] = "5GB",
+) -> None:
+    """Remove the stages used longest ago until the rest fits."""
+    from edgekd import terminal
+    from edgekd.store import Store, parse_size
+
+    entries, freed = Store(Store.default_root()).gc(parse_size(max_size))
+    typer.echo(f"removed {entries} entries, {terminal.size_text(freed)}")
+
+
+def main() -> None:
+    """Entry point: turns errors that a user can mend into one line and an exit code."""
+    from edgekd.errors import EdgeKDError
+
+    try:
+        app()
+    except EdgeKDError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        extra = {"torch", "nncf", "torch_pruning", "litert_torch", "onnx", "lightning_fabric", "safetensors"}
+        if (error.name or "").split(".")[0] not in extra:
+            raise
+        typer.secho(
+            f"error: {error.name} is not installed (pip install 'edgekd[compress]')", fg="red", err=True
+        )
+        sys.exit(2)
+    except OSError as error:
+        import errno
+
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.secho(f"error: {error.filename or 'disk'}: no space left on the device", fg="red", err=True)
+        sys.exit(2)

@@ -1,0 +1,238 @@
+"""Runs and times models in a process of its own: `python -m edgekd.devices.agent JOB.json`.
+
+The same file works here and on a board, so it needs only the standard
+library, numpy, the runtimes, and nothing newer than Python 3.10.
+
+A job is a JSON object; `mode` chooses what is done. A model is
+`{"id", "path", "runtime", "delegate", "num_threads"}`.
+
+- `predict`: `model`, `inputs` (.npy of floats in the file's layout), `outputs`
+  (.npy to write), `batch_size`.
+- `latency`: `models` (each may name an `input` .npy; without one it is random),
+  `warmup_runs`, `min_runs`, `min_seconds`, `seed`.
+- `memory`: `model`, `num_runs`, `seed`.
+- `operators`: `model`.
+
+Each line on stdout is one JSON object with an `event`; the last one is `done`
+or `error`. What libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import EdgeKDError, MeasurementError
+from edgekd.runtimes import Session, list_operators, open_session, preload
+
+Job = dict[str, Any]
+Emit = Callable[..., None]
+
+# Models take turns for at least this long, and this many runs: short enough that
+# all of them see the same state of the machine, long enough to be at full speed.
+_TURN_MS = 20.0
+_TURN_RUNS = 5
+
+
+def predict(job: Job, emit: Emit) -> None:
+    """Writes the scores (N, classes) of every input to `outputs`, whole or not at all."""
+    session = _open(job["model"], emit)
+    inputs = np.load(job["inputs"], mmap_mode="r", allow_pickle=False)
+    size = int(job["batch_size"])
+    if len(inputs) == 0:
+        raise MeasurementError(f"{job['inputs']}: holds no samples")
+    scores = np.concatenate(
+        [session.run(np.asarray(inputs[start : start + size])) for start in range(0, len(inputs), size)]
+    )
+    final = Path(job["outputs"])
+    temporary = final.with_name(final.name + ".part")
+    with temporary.open("wb") as file:
+        np.save(file, scores, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    emit("scores", shape=list(scores.shape))
+
+
+def latency(job: Job, emit: Emit) -> None:
+    """Times all models in turns, so that a slow spell of the machine meets all of them."""
+    turns = []
+    for model in job["models"]:
+        session = _open(model, emit)
+        prepared = session.prepare(_inputs(session, model, int(job["seed"])))
+        start = time.perf_counter_ns()
+        session.invoke(prepared)
+        emit("first", id=model["id"], first_ms=(time.perf_counter_ns() - start) / 1e6)
+        turns.append(_Turn(session, prepared))
+    for turn in turns:
+        for _ in range(int(job["warmup_runs"])):
+            turn.session.invoke(turn.prepared)
+    gc.collect()
+    gc.disable()
+    unfinished = list(turns)
+    while unfinished:
+        for turn in unfinished:
+            turn.take(settle=len(turns) > 1)
+        unfinished = [
+            t for t in unfinished if not t.finished(int(job["min_runs"]), float(job["min_seconds"]))
+        ]
+    gc.enable()
+    for model, turn in zip(job["models"], turns, strict=True):
+        emit("latency", id=model["id"], values_ms=[round(ns / 1e6, 6) for ns in turn.values_ns])
+
+
+class _Turn:
+    """One model's runs so far."""
+
+    def __init__(self, session: Session, prepared: Any) -> None:
+        self.session, self.prepared = session, prepared
+        self.values_ns: list[int] = []
+
+    def take(self, settle: bool) -> None:
+        """One turn; `settle` runs once uncounted, since another model has just had the caches."""
+        invoke, prepared, clock = self.session.invoke, self.prepared, time.perf_counter_ns
+        if settle:
+            invoke(prepared)
+        begin, runs = clock(), 0
+        while runs < _TURN_RUNS or clock() - begin < _TURN_MS * 1e6:
+            start = clock()
+            invoke(prepared)
+            self.values_ns.append(clock() - start)
+            runs += 1
+
+    def finished(self, min_runs: int, min_seconds: float) -> bool:
+        return len(self.values_ns) >= min_runs and sum(self.values_ns) >= min_seconds * 1e9
+
+
+def memory(job: Job, emit: Emit) -> None:
+    """High-water mark of this process after it has loaded the file and run it a few times."""
+    session = _open(job["model"], emit)
+    prepared = session.prepare(_inputs(session, job["model"], int(job["seed"])))
+    for _ in range(int(job["num_runs"])):
+        session.invoke(prepared)
+    emit("memory", id=job["model"]["id"], peak_memory_bytes=peak_memory_bytes())
+
+
+def operators(job: Job, emit: Emit) -> None:
+    """The operators of the graph that the runtime builds."""
+    found = list_operators(job["model"]["runtime"], job["model"]["path"])
+    emit(
+        "operators",
+        id=job["model"]["id"],
+        operators=[[o.name, o.op_type, list(o.input_dtypes)] for o in found],
+    )
+
+
+MODES = {"predict": predict, "latency": latency, "memory": memory, "operators": operators}
+
+
+def peak_memory_bytes() -> int:
+    """This process's largest resident size.
+
+    Not getrusage's, where /proc tells: Linux carries the size of the process
+    that started this one into it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _open(model: Job, emit: Emit) -> Session:
+    preload(model["runtime"])  # once a process; an application does not pay it for each file
+    start = time.perf_counter_ns()
+    session = open_session(
+        model["runtime"],
+        model["path"],
+        delegate=model["delegate"],
+        num_threads=int(model["num_threads"]),
+    )
+    init_ms = (time.perf_counter_ns() - start) / 1e6
+    emit(
+        "session",
+        id=model["id"],
+        runtime=session.runtime,
+        version=session.version,
+        backend=session.backend,
+        num_threads=session.num_threads,
+        init_ms=init_ms,
+        inputs=[[info.name, list(info.shape), info.dtype] for info in session.inputs],
+        outputs=[[info.name, list(info.shape), info.dtype] for info in session.outputs],
+    )
+    return session
+
+
+def _inputs(session: Session, model: Job, seed: int) -> list[NDArray[Any]]:
+    if model.get("input") is None:
+        return session.random_inputs(seed)
+    if len(session.inputs) != 1:
+        raise MeasurementError(f"{model['id']}: has {len(session.inputs)} inputs, one was given")
+    return [session.inputs[0].encode(np.load(model["input"], allow_pickle=False))]
+
+
+def _claim_stdout() -> Emit:
+    """A function that writes events; whatever else writes to stdout lands on stderr."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: str, **fields: Any) -> None:
+        stream.write(json.dumps({"event": event, **fields}) + "\n")
+        stream.flush()
+
+    return emit
+
+
+def _follow_stdin() -> None:
+    """Ends this process when whoever holds the other end of stdin is gone, however it went."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    """Does one job; 0 where it was done, 1 where an `error` event says why not."""
+    emit = _claim_stdout()
+    if "--follow-stdin" in arguments:
+        _follow_stdin()
+    try:
+        job = json.loads(Path(arguments[-1]).read_text(encoding="utf-8"))
+        if job.get("mode") not in MODES:
+            raise MeasurementError(f"unknown mode {job.get('mode')!r} (known: {', '.join(MODES)})")
+        MODES[job["mode"]](job, emit)
+    except EdgeKDError as error:
+        emit("error", message=error.message, hint=error.hint)
+        return 1
+    except KeyError as error:
+        emit("error", message=f"the job lacks {error}", hint="")
+        return 1
+    except Exception as error:  # a runtime's own, of any type: its words are the answer
+        emit("error", message=" ".join(f"{type(error).__name__}: {error}".split()), hint="")
+        return 1
+    emit("done")
+    return 0
+
+
+if __name__ == "__main__":
+    # No teardown: a runtime that crashes while it unloads must not spoil a finished job.
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,60 @@
+"""The errors a user may meet. Each says what is wrong, where, and how to mend it.
+
+The command line turns any of them into one line and an exit code; a traceback
+is kept for faults of edgekd itself.
+"""
+
+from __future__ import annotations
+
+
+class EdgeKDError(Exception):
+    """Base of every error that a user can cause or mend.
+
+    Args:
+        message: what is wrong and where (file, key, value).
+        hint: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(EdgeKDError):
+    """A recipe, a target, a flag or a model that cannot be used as it stands."""
+
+
+class DataError(EdgeKDError):
+    """A data file or data set that is missing, truncated, leaking or inconsistent."""
+
+
+class StoreError(EdgeKDError):
+    """The store or the workdir cannot be read, written or locked."""
+
+
+class TrainingError(EdgeKDError):
+    """Training diverged (NaN or infinite loss)."""
+
+    exit_code = 4
+
+
+class ExportError(EdgeKDError):
+    """A model holds something that the target's format cannot express."""
+
+    exit_code = 4
+
+
+class MeasurementError(EdgeKDError):
+    """A model could not be run or measured in its runtime."""
+
+    exit_code = 4
+
+
+class ParityError(MeasurementError):
+    """The exported file does not compute what the model it came from computes."""

@@ -1,0 +1,128 @@
+"""Torch module to ONNX: opset 18, dynamic batch, int8 weights folded, metadata inside."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edgekd.errors import ExportError
+
+OPSET = 18
+
+
+def export(
+    module: nn.Module,
+    example_input: Tensor,
+    path: Path,
+    *,
+    scheme: str,
+    input_name: str,
+    metadata: dict[str, str],
+) -> None:
+    """See `edgekd.exporters.export`. The file takes (batch, *shape) and gives `logits` (batch, classes)."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        raw = Path(folder) / "raw.onnx"
+        _trace(_half(module) if scheme == "fp16" else module, example_input, raw, input_name)
+        if scheme == "static_wi8_ai8":
+            raw = _fold_weights(raw, Path(folder) / "folded.onnx")
+        elif scheme == "dynamic_wi8_afp32":
+            raw = _dynamic(raw, Path(folder) / "dynamic.onnx")
+        model = onnx.load(raw)
+        _clean(model)
+        onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+        onnx.checker.check_model(model, full_check=True)
+        done = Path(folder) / "done.onnx"
+        done.write_bytes(model.SerializeToString(deterministic=True))
+        done.replace(path)
+
+
+def _trace(module: nn.Module, example_input: Tensor, path: Path, input_name: str) -> None:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    # torch.export specialises a dimension of size 1, so the example has two samples.
+    two = torch.cat([example_input, example_input])
+    try:
+        program = torch.onnx.export(
+            module.eval(),
+            (two,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:  # the exporter wraps every cause in types of its own
+        raise ExportError(f"ONNX: {_cause(error)}", hint="replace that operator in the network") from error
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message: that is where the operator is named."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
+
+
+class _Half(nn.Module):
+    """float32 outside, float16 inside: what a device with half-precision units wants."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        import copy
+
+        self.module = copy.deepcopy(module).half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.half()).float()  # type: ignore[no-any-return]
+
+
+def _half(module: nn.Module) -> nn.Module:
+    return _Half(module).eval()
+
+
+def _fold_weights(source: Path, path: Path) -> Path:
+    """Turns float weights followed by QuantizeLinear into int8 weights: constants fold in a basic pass."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    return path
+
+
+def _dynamic(source: Path, path: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    del model.graph.value_info[:]  # stale shapes make the quantizer stumble
+    quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True)
+    return path
+
+
+def _clean(model: Any) -> None:
+    """Drops what tracing left behind: stack traces with paths of the machine that exported."""
+    graph = model.graph
+    for holder in (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    for function in model.functions:
+        del function.metadata_props[:]
+        function.doc_string = ""
+    model.producer_name, model.producer_version = "edgekd", ""

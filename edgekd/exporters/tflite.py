@@ -1,0 +1,106 @@
+"""Torch module to TFLite through litert-torch: NHWC input, float32 at the borders."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+from torch import Tensor, nn
+
+from edgekd.errors import ExportError
+
+METADATA_NAME = "edgekd"
+
+
+def export(
+    module: nn.Module,
+    example_input: Tensor,
+    path: Path,
+    *,
+    scheme: str,
+    input_name: str,
+    metadata: dict[str, str],
+) -> None:
+    """See `edgekd.exporters.export`. Images are taken as (1, H, W, C), one sample at a time."""
+    import litert_torch
+
+    example: tuple[Tensor, ...] = (example_input,)
+    if example_input.dim() == 4:
+        module = litert_torch.to_channel_last_io(module, args=[0]).eval()
+        example = (example_input.permute(0, 2, 3, 1).contiguous(),)
+    try:
+        converted = litert_torch.convert(module, example, quant_config=_static_mode(scheme))
+    except Exception as error:  # the converter raises whatever its lowering met
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(f"TFLite: {reason}", hint="replace that operator in the network") from error
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        raw = Path(folder) / "raw.tflite"
+        converted.export(str(raw))
+        if scheme in ("fp16", "dynamic_wi8_afp32"):
+            raw = _post_training(raw, Path(folder) / "quantized.tflite", scheme)
+        done = Path(folder) / "done.tflite"
+        done.write_bytes(_with_metadata(raw.read_bytes(), input_name, metadata))
+        done.replace(path)
+
+
+def _static_mode(scheme: str) -> Any:
+    """The converter emits integer kernels only when it is told that a quantizer was used.
+
+    The scales in the file are those in the module, not this quantizer's.
+    """
+    if scheme != "static_wi8_ai8":
+        return None
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
+
+
+def _post_training(source: Path, path: Path, scheme: str) -> Path:
+    from ai_edge_quantizer import quantizer, recipe
+
+    engine = quantizer.Quantizer(str(source))
+    if scheme == "dynamic_wi8_afp32":
+        engine.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    else:
+        from ai_edge_quantizer import qtyping
+
+        engine.update_quantization_recipe(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+            op_config=qtyping.OpQuantizationConfig(
+                weight_tensor_config=qtyping.TensorQuantizationConfig(
+                    num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+                ),
+                compute_precision=qtyping.ComputePrecision.FLOAT,
+            ),
+            algorithm_key="float_casting",
+        )
+    engine.quantize().export_model(str(path), overwrite=True)
+    return path
+
+
+def _with_metadata(content: bytes, input_name: str, metadata: dict[str, str]) -> bytes:
+    """The file with one named metadata buffer (JSON) and readable input and output names."""
+    import json
+
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for graph in model.subgraphs:
+        graph.tensors[graph.inputs[0]].name = input_name.encode()
+        graph.tensors[graph.outputs[0]].name = b"logits"
+    for signature in model.signatureDefs or ():
+        signature.inputs[0].name, signature.outputs[0].name = input_name.encode(), b"logits"
+    buffer = schema.BufferT()
+    buffer.data = list(json.dumps(metadata, sort_keys=True).encode())
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = METADATA_NAME.encode(), len(model.buffers) - 1
+    model.metadata = [*(m for m in model.metadata or () if m.name != entry.name), entry]
+    builder = flatbuffers.Builder(len(content) + 4096)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())

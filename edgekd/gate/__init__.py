@@ -1,0 +1,52 @@
+"""The gate: is the shipped file no worse than the teacher by more than the margin?
+
+Pure functions, no files, no torch: `compare` pairs two sets of predictions,
+each `judge_*` answers one question with a check, `conclude` makes the verdict.
+A figure that is missing, unstable, not a number or from other hardware is
+INCONCLUSIVE or an error, never a PASS.
+"""
+
+from __future__ import annotations
+
+from edgekd.gate.comparison import Comparison, compare
+from edgekd.gate.judge import (
+    conclude,
+    judge_accuracy,
+    judge_int8_beats_float,
+    judge_int8_share,
+    judge_latency,
+    judge_memory,
+    judge_negative_flips,
+    judge_size,
+)
+from edgekd.gate.statistics import (
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+    mcnemar_exact_p,
+    non_inferior,
+    samples_needed,
+    samples_needed_at_drop,
+    score_z,
+    tango_interval,
+)
+
+__all__ = [
+    "Comparison",
+    "clopper_pearson_lower",
+    "clopper_pearson_upper",
+    "compare",
+    "conclude",
+    "judge_accuracy",
+    "judge_int8_beats_float",
+    "judge_int8_share",
+    "judge_latency",
+    "judge_memory",
+    "judge_negative_flips",
+    "judge_size",
+    "mcnemar_exact_p",
+    "non_inferior",
+    "samples_needed",
+    "samples_needed_at_drop",
+    "score_z",
+    "tango_interval",
+]

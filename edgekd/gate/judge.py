@@ -1,0 +1,300 @@
+"""One function a question: accuracy, negative flips, size, latency, memory, int8.
+
+Each gives a `Check` in plain words. What cannot be answered (no measurement,
+noise, other hardware, too few samples) is INCONCLUSIVE and blocks a release as
+a FAIL does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from edgekd.config import GateConfig
+from edgekd.errors import UsageError
+from edgekd.gate import statistics
+from edgekd.gate.comparison import Comparison
+from edgekd.types import Check, Inventory, Measurement, Status, Verdict
+
+MIN_PROCESSES = 3
+MAX_PROCESS_VARIATION = 0.15
+# One-sided level of the bootstrap bounds of latency; accuracy takes its own from the policy.
+LATENCY_ALPHA = 0.05
+SEED = 0
+
+
+def judge_accuracy(comparison: Comparison, policy: GateConfig, target: str) -> Check:
+    """Is accuracy no worse than the teacher's by more than the margin? (Tango's score test).
+
+    PASS: Z(margin) < -z, which is an upper bound below the margin. FAIL: lower
+    bound at or above it, or the drop seen at or above it on n90 samples or more.
+    INCONCLUSIVE otherwise. Only the counts and the policy decide.
+
+    Raises:
+        DataError: the counts are not those of a paired table.
+    """
+    b, c, n = comparison.b, comparison.c, comparison.n
+    margin, alpha = policy.max_drop_pp / 100, policy.alpha
+    if statistics.non_inferior(b, c, n, margin, alpha):
+        status, reason = Status.PASS, "shown to be below the margin"
+    elif statistics.inferior(b, c, n, margin, alpha):
+        status, reason = Status.FAIL, "not below the margin, and more samples would not help"
+        if statistics.score_z(b, c, n, margin) >= statistics.normal_quantile(1 - alpha):
+            reason = "shown to be at or above the margin"
+    else:
+        status, reason = Status.INCONCLUSIVE, _samples_to_decide(comparison, policy)
+    low, high = statistics.tango_interval(b, c, n, 1 - 2 * alpha)
+    detail = (
+        f"accuracy drop {100 * (b - c) / n:.2f} pp, {100 * (1 - 2 * alpha):g}% interval "
+        f"{100 * low:.2f} to {100 * high:.2f} pp, margin {policy.max_drop_pp:g} pp: {reason}; "
+        f"b = {b} lost, c = {c} won, n = {n} samples; "
+        f"McNemar p = {statistics.mcnemar_exact_p(b, c):.2g} (shown, not decided by)"
+    )
+    return Check("accuracy", target, 100 * (b - c) / n, policy.max_drop_pp, "pp", status, detail)
+
+
+def judge_negative_flips(comparison: Comparison, policy: GateConfig, target: str) -> Check:
+    """Are samples that the teacher has right and the candidate wrong rare enough?
+
+    By Clopper-Pearson bounds of b / n: PASS if the upper one is below the limit,
+    FAIL if the lower one is not, else INCONCLUSIVE.
+
+    Raises:
+        DataError: the counts are not those of a paired table.
+    """
+    b, n, limit = comparison.b, comparison.n, policy.max_negative_flip_rate
+    upper = statistics.clopper_pearson_upper(b, n, policy.alpha)
+    lower = statistics.clopper_pearson_lower(b, n, policy.alpha)
+    status = Status.INCONCLUSIVE
+    if limit is None:
+        status = Status.NOT_APPLICABLE
+    elif upper < limit:
+        status = Status.PASS
+    elif lower >= limit:
+        status = Status.FAIL
+    detail = (
+        f"{b} of {n} samples went from right to wrong ({b / n:.3%}); one-sided {1 - policy.alpha:.3g} bounds "
+        f"{lower:.3%} and {upper:.3%}; " + ("no limit set" if limit is None else f"limit {limit:.3%}")
+    )
+    return Check("negative_flips", target, b / n, limit, "fraction", status, detail)
+
+
+def judge_size(size_bytes: int, limit: int | None, target: str) -> Check:
+    """Do all files together take no more bytes than the target allows?"""
+    return _judge_bytes("size", size_bytes, limit, target)
+
+
+def judge_memory(measurement: Measurement | None, limit_bytes: int | None, target: str) -> Check:
+    """Does a process that only runs the file stay within the target's memory? Measured there only."""
+    observed = None if measurement is None else measurement.peak_memory_bytes
+    if limit_bytes is not None:
+        obstacle = _wrong_hardware(measurement)
+        if obstacle:
+            return _inconclusive("memory", target, observed, limit_bytes, "bytes", obstacle)
+    return _judge_bytes("memory", observed, limit_bytes, target)
+
+
+def judge_latency(measurement: Measurement | None, limit_ms_p90: float | None, target: str) -> Check:
+    """Is the 90th percentile of latency within the budget? Measured on the target only.
+
+    By the bootstrap interval of p90 (90%, processes resampled, then runs): PASS if
+    all of it is below the limit, FAIL if all of it is above, else INCONCLUSIVE.
+
+    Raises:
+        UsageError: the limit is not a positive number.
+    """
+    observed = measurement.p90_ms if measurement is not None and _has_latencies(measurement) else None
+    if limit_ms_p90 is None:
+        detail = "no latency budget set"
+        return Check("latency", target, observed, None, "ms", Status.NOT_APPLICABLE, detail)
+    if not 0 < limit_ms_p90 < math.inf:
+        raise UsageError(f"latency budget {limit_ms_p90!r} of target {target} is not a positive number")
+    obstacle = _wrong_hardware(measurement) or _unsound(measurement)
+    if measurement is None or obstacle:
+        return _inconclusive("latency", target, observed, limit_ms_p90, "ms", obstacle)
+    replicates = statistics.bootstrap_quantile(
+        measurement.latency_ms, measurement.process, 0.9, np.random.default_rng(SEED)
+    )
+    low, high = statistics.percentile_interval(replicates, LATENCY_ALPHA)
+    status = _place(low, high, limit_ms_p90)
+    detail = (
+        f"p90 {measurement.p90_ms:.4g} ms, 90% interval {low:.4g} to {high:.4g} ms, budget "
+        f"{limit_ms_p90:g} ms; {len(measurement.latency_ms)} runs on {measurement.device}"
+    )
+    if status is Status.INCONCLUSIVE:
+        detail += "; the budget lies inside the interval: more runs, or a quieter device, would decide"
+    return Check("latency", target, measurement.p90_ms, limit_ms_p90, "ms", status, detail)
+
+
+def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None, target: str) -> Check:
+    """Is the int8 file faster than the float file on the target itself?
+
+    By the bootstrap interval (90%) of the ratio of medians, int8 over float: PASS
+    below 1, FAIL above 1, else INCONCLUSIVE.
+    """
+    name, unit = "int8_beats_float", "ratio"
+    for measurement in (int8, float_):
+        if measurement is not None and measurement.kind != "measured":
+            detail = f"measured on hardware that is not the target ({measurement.kind}: {measurement.device})"
+            return Check(name, target, None, 1.0, unit, Status.NOT_APPLICABLE, detail)
+    obstacles = [
+        f"{which} file: {_wrong_hardware(m) or _unsound(m)}"
+        for which, m in (("int8", int8), ("float", float_))
+        if _wrong_hardware(m) or _unsound(m)
+    ]
+    if int8 is None or float_ is None or obstacles:
+        return _inconclusive(name, target, None, 1.0, unit, "; ".join(obstacles))
+    if _setting(int8) != _setting(float_):
+        detail = f"not comparable: int8 ran on {_setting(int8)}, float on {_setting(float_)}"
+        return _inconclusive(name, target, None, 1.0, unit, detail)
+    # One generator for both: the same draws twice would make the ratio look steadier than it is.
+    rng = np.random.default_rng(SEED)
+    over, under = (statistics.bootstrap_quantile(m.latency_ms, m.process, 0.5, rng) for m in (int8, float_))
+    low, high = statistics.percentile_interval(over / under, LATENCY_ALPHA)
+    ratio = int8.median_ms / float_.median_ms
+    status = _place(low, high, 1.0)
+    advice = {
+        Status.PASS: "int8 is faster",
+        Status.FAIL: "int8 is slower than float on this target: ship the float file there",
+    }.get(status, "too close to tell: more runs would decide")
+    detail = f"int8 takes {ratio:.3f} of the float time, 90% interval {low:.3f} to {high:.3f}; {advice}"
+    return Check(name, target, ratio, 1.0, unit, status, detail)
+
+
+def judge_int8_share(inventory: Inventory | None, minimum: float, scheme: str, target: str) -> Check:
+    """Do enough computing operators of an int8 file really run in int8?"""
+    name, unit = "int8_share", "fraction"
+    if scheme != "static_wi8_ai8":
+        observed = None if inventory is None else inventory.int8_share
+        detail = f"scheme {scheme} does not ask for int8 operators"
+        return Check(name, target, observed, None, unit, Status.NOT_APPLICABLE, detail)
+    if inventory is None or inventory.int8_ops + inventory.float_ops <= 0:
+        return _inconclusive(name, target, None, minimum, unit, "no computing operator was found in the file")
+    share = inventory.int8_share
+    status = Status.PASS if share >= minimum else Status.FAIL
+    detail = (
+        f"{inventory.int8_ops} computing operators run in int8, {inventory.float_ops} in float; "
+        f"at least {minimum:.1%} must be int8"
+    )
+    return Check(name, target, share, minimum, unit, status, detail)
+
+
+def conclude(checks: Iterable[Check], required_targets: Iterable[str]) -> Verdict:
+    """The overall verdict, over the checks of required targets only.
+
+    Any FAIL: FAIL. Else any INCONCLUSIVE: INCONCLUSIVE. A required target whose
+    accuracy was not judged gets an INCONCLUSIVE check that says so, and a PASS
+    with a value that is not a number becomes INCONCLUSIVE. Else PASS.
+
+    Raises:
+        UsageError: no target is required, so that nothing would be judged.
+    """
+    required = tuple(dict.fromkeys(required_targets))
+    if not required:
+        raise UsageError("no required target: nothing would be judged", hint="name at least one")
+    seen = [_without_nan(check) for check in checks]
+    for target in required:
+        answers = [
+            k
+            for k in seen
+            if (k.name, k.target) == ("accuracy", target) and k.status != Status.NOT_APPLICABLE
+        ]
+        if not answers:
+            detail = "accuracy was not judged for this required target"
+            seen.append(_inconclusive("accuracy", target, None, None, "pp", detail))
+    statuses = {check.status for check in seen if check.target in required}
+    worst = next((s for s in (Status.FAIL, Status.INCONCLUSIVE) if s in statuses), Status.PASS)
+    return Verdict(worst, tuple(seen))
+
+
+def _samples_to_decide(comparison: Comparison, policy: GateConfig) -> str:
+    margin, psi = policy.max_drop_pp / 100, (comparison.b + comparison.c) / comparison.n
+    drop = (comparison.b - comparison.c) / comparison.n
+    lossless = math.ceil(statistics.samples_needed(psi, margin, policy.alpha))
+    seen = statistics.samples_needed_at_drop(psi, drop, margin, policy.alpha)
+    text = f"too few samples to tell: about {lossless:,} decide if nothing was lost (90% power)"
+    if math.isfinite(seen):
+        return f"{text}, about {math.ceil(seen):,} if the drop seen is the true one"
+    return f"{text}; at the drop seen no number of samples would pass, and {lossless:,} would fail"
+
+
+def _judge_bytes(name: str, observed: int | None, limit: int | None, target: str) -> Check:
+    if limit is None:
+        return Check(name, target, observed, None, "bytes", Status.NOT_APPLICABLE, f"no {name} budget set")
+    if not 0 < limit < math.inf:
+        raise UsageError(f"{name} budget {limit!r} of target {target} is not a positive number")
+    if observed is None or not 0 < observed < math.inf:
+        detail = f"{observed!r} bytes is no measured {name}"
+        return _inconclusive(name, target, observed, limit, "bytes", detail)
+    status = Status.PASS if observed <= limit else Status.FAIL
+    return Check(name, target, observed, limit, "bytes", status, f"{observed:,} of {limit:,} bytes allowed")
+
+
+def _wrong_hardware(measurement: Measurement | None) -> str:
+    """Why this is no measurement on the target, or nothing."""
+    if measurement is None:
+        return "not measured"
+    if measurement.kind == "measured":
+        return ""
+    stand_in = {"host": "this computer standing in", "emulated": "an emulator"}.get(
+        measurement.kind, "unknown"
+    )
+    return (
+        f"kind {measurement.kind} ({stand_in}: {measurement.device}) is not a measurement on the target "
+        "and never satisfies its budget"
+    )
+
+
+def _unsound(measurement: Measurement | None) -> str:
+    """Why these latencies cannot be judged by, or nothing."""
+    if measurement is None or not _has_latencies(measurement):
+        return "latencies are missing, not finite or not positive"
+    runs, medians = len(measurement.latency_ms), measurement.process_medians_ms
+    protocol = measurement.protocol
+    if runs < protocol.min_runs:
+        return f"only {runs} timed runs, the protocol asks for {protocol.min_runs}"
+    processes = max(MIN_PROCESSES, protocol.num_processes)
+    if len(medians) < processes:
+        return f"only {len(medians)} fresh processes, {processes} are needed to see how they vary"
+    variation = (max(medians) - min(medians)) / float(np.median(medians))
+    if variation > MAX_PROCESS_VARIATION:
+        return (
+            f"unstable: medians of processes vary by {variation:.0%}, more than {MAX_PROCESS_VARIATION:.0%}"
+        )
+    return ""
+
+
+def _has_latencies(measurement: Measurement) -> bool:
+    values = measurement.latency_ms
+    sound = len(values) > 0 and len(values) == len(measurement.process)
+    return sound and bool(np.all(np.isfinite(values) & (values > 0)))
+
+
+def _setting(measurement: Measurement) -> str:
+    """Where and how it ran: what must be equal before two measurements are compared."""
+    return (
+        f"{measurement.device}, {measurement.runtime} {measurement.runtime_version}, "
+        f"{measurement.delegate}, {measurement.protocol.num_threads} threads"
+    )
+
+
+def _place(low: float, high: float, limit: float) -> Status:
+    if high < limit:
+        return Status.PASS
+    return Status.FAIL if low > limit else Status.INCONCLUSIVE
+
+
+def _inconclusive(
+    name: str, target: str, observed: float | None, limit: float | None, unit: str, detail: str
+) -> Check:
+    return Check(name, target, observed, limit, unit, Status.INCONCLUSIVE, detail)
+
+
+def _without_nan(check: Check) -> Check:
+    nan = any(x is not None and math.isnan(x) for x in (check.observed, check.limit))
+    if check.status is Status.FAIL or not nan:
+        return check
+    return replace(check, status=Status.INCONCLUSIVE, detail=f"{check.detail}; a value is not a number")

@@ -1,0 +1,141 @@
+"""A report judged from itself: stored predictions and raw timings in, verdict out.
+
+The run and `edgekd gate` both come through here, so a verdict can always be made again
+from the report's folder alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd import gate
+from edgekd.config import BudgetConfig, GateConfig, build
+from edgekd.errors import DataError
+from edgekd.report.schema import ArtifactRecord, MeasurementRecord, PredictionsFile, Report
+from edgekd.store import sha256_file
+from edgekd.types import Check, Inventory, Measurement, Operator, Predictions, Protocol, Verdict
+
+
+def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
+    """Stored per-sample outputs, their checksum verified.
+
+    Raises:
+        DataError: missing, changed, or not what a run writes.
+    """
+    path = _inside(folder, record.path)
+    if sha256_file(path) != record.sha256:
+        raise DataError(f"{path}: changed since the report was written", hint="run the recipe again")
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return Predictions(found["sample_ids"], found["labels"], found["scores"])
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(f"{path}: not a file of predictions: {error}") from error
+
+
+def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
+    """A measurement with its raw values."""
+    path = _inside(folder, record.raw_path)
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            latency_ms, process = found["latency_ms"], found["process"]
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(f"{path}: not a file of timings: {error}") from error
+    # The report keeps medians of the first inference and of loading; no check needs more.
+    return Measurement(
+        record.artifact_id,
+        record.device,
+        record.runtime,
+        record.runtime_version,
+        record.delegate,
+        record.kind,
+        Protocol(0, record.num_runs, 0.0, record.num_processes, record.num_threads),
+        latency_ms,
+        process,
+        (record.first_ms,),
+        (record.init_ms,),
+        record.peak_memory_bytes or 0,
+    )
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A path named in a report, which must lie in the report's own folder."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise DataError(f"report names a file outside its folder: {name!r}")
+    if not path.is_file():
+        raise DataError(f"{path}: missing", hint="keep the report's folder together, or run the recipe again")
+    return path
+
+
+def judge(report: Report, folder: Path, policy: GateConfig) -> Verdict:
+    """The verdict on every target of a report under a policy.
+
+    Raises:
+        DataError: predictions or timings that are missing, changed or do not pair up.
+    """
+    if report.teacher.predictions is None:
+        raise DataError("report: the teacher has no stored predictions")
+    baseline = read_predictions(report.teacher.predictions, folder)
+    checks: list[Check] = []
+    required = []
+    for artifact in report.artifacts:
+        if artifact.role == "target":
+            checks += _judge_artifact(artifact, report, folder, policy, baseline)
+            if artifact.required:
+                required.append(str(artifact.target))
+    return gate.conclude(checks, required)
+
+
+def _judge_artifact(
+    artifact: ArtifactRecord, report: Report, folder: Path, policy: GateConfig, baseline: Predictions
+) -> list[Check]:
+    target = str(artifact.target)
+    if artifact.predictions is None:
+        raise DataError(f"report: the file for {target} has no stored predictions")
+    comparison = gate.compare(
+        baseline, read_predictions(artifact.predictions, folder), policy.max_drop_pp, policy.alpha
+    )
+    budgets = _budgets(report.gate, target)
+    found = _measurements(report, target, folder)
+    own = found.get(artifact.id)
+    floats = [a.id for a in report.artifacts if a.role == "student_float" and a.id in found]
+    checks = [
+        gate.judge_accuracy(comparison, policy, target),
+        gate.judge_negative_flips(comparison, policy, target),
+        gate.judge_size(artifact.size_bytes, budgets.size_bytes, target),
+        gate.judge_latency(own, budgets.latency_ms_p90, target),
+        gate.judge_memory(own, budgets.peak_memory_bytes, target),
+        gate.judge_int8_share(_inventory(artifact), policy.min_int8_share, artifact.scheme, target),
+    ]
+    if "wi8" in artifact.scheme:
+        reference = found[floats[0]] if floats else None
+        checks.append(gate.judge_int8_beats_float(own, reference, target))
+    return checks
+
+
+def _measurements(report: Report, target: str, folder: Path) -> dict[str, Measurement]:
+    records = [m for m in report.measurements if m.target == target]
+    return {m.artifact_id: read_measurement(m, folder) for m in records}
+
+
+def _budgets(stored: Mapping[str, Any], target: str) -> BudgetConfig:
+    budgets: Mapping[str, Any] = stored["budgets"]
+    if target not in budgets:
+        raise DataError(f"report: gate.budgets has no entry for target {target!r}")
+    return build(BudgetConfig, budgets[target], f"report gate.budgets.{target}")
+
+
+def _inventory(artifact: ArtifactRecord) -> Inventory | None:
+    record = artifact.inventory
+    if record is None:
+        return None
+    operators = tuple(
+        Operator(name, *name.split("/", 1))  # "TYPE/dtype", as the report counts them
+        for name, count in record.ops.items()
+        for _ in range(count)
+    )
+    return Inventory(operators, record.int8_ops, record.float_ops)

@@ -1,0 +1,146 @@
+"""Latency of files in their runtime: fresh processes, files in turns, raw values kept."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.devices.local import Event, run_agent
+from edgekd.errors import MeasurementError
+from edgekd.measure import Layout, to_layout
+from edgekd.measure.memory import peak_memory_bytes
+from edgekd.types import Artifact, Kind, Measurement, Protocol
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One file to be timed.
+
+    Attributes:
+        id: unique among the files timed together.
+        path: the model file.
+        runtime: a name of `edgekd.runtimes.RUNTIMES`.
+        delegate: backend in the runtime.
+        sample: one input (1, ...) in the file's layout; None for a random one.
+    """
+
+    id: str
+    path: Path
+    runtime: str
+    delegate: str = "cpu"
+    sample: NDArray[np.float32] | None = None
+
+
+def subject(
+    artifact: Artifact,
+    runtime: str,
+    *,
+    delegate: str = "cpu",
+    layout: Layout = "NCHW",
+    sample: NDArray[np.float32] | None = None,
+) -> Subject:
+    """An artifact as a `Subject`; `sample` is a model input (1, *input_spec.shape), preprocessed."""
+    arranged = None if sample is None else to_layout(np.asarray(sample, np.float32), layout)
+    return Subject(artifact.id, artifact.path, runtime, delegate, arranged)
+
+
+def measure_latency(
+    subjects: Sequence[Subject],
+    protocol: Protocol,
+    kind: Kind,
+    *,
+    device: str,
+    seed: int = 0,
+    time_limit_s: float = 600.0,
+) -> tuple[Measurement, ...]:
+    """One measurement a file, in the order given.
+
+    Each of `protocol.num_processes` fresh processes loads all files and times
+    them in turns, so that a slow spell of the machine meets all of them alike.
+    Peak memory comes from a further process for each file.
+
+    Args:
+        subjects: files that are compared with each other, of one target.
+        protocol: runs, seconds, processes and threads.
+        kind: whether this computer is the target (`edgekd.devices.local.local_kind`).
+        device: what the runs are on, for the record.
+        seed: of random inputs.
+        time_limit_s: for each process.
+
+    Raises:
+        MeasurementError: a file does not run, or on another backend than asked for.
+    """
+    ids = [s.id for s in subjects]
+    if len(set(ids)) != len(ids):
+        raise MeasurementError(f"two files are timed under one id: {', '.join(sorted(ids))}")
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        models = [_model(s, protocol.num_threads, Path(folder)) for s in subjects]
+        job = {
+            "mode": "latency",
+            "models": models,
+            "warmup_runs": protocol.warmup_runs,
+            "min_runs": math.ceil(protocol.min_runs / protocol.num_processes),
+            "min_seconds": protocol.min_seconds / protocol.num_processes,
+            "seed": seed,
+        }
+        processes = [run_agent(job, time_limit_s=time_limit_s) for _ in range(protocol.num_processes)]
+        memory = [peak_memory_bytes(model, seed=seed, time_limit_s=time_limit_s) for model in models]
+    return tuple(
+        _measurement(s, processes, peak, protocol, kind, device)
+        for s, peak in zip(subjects, memory, strict=True)
+    )
+
+
+def _model(one: Subject, num_threads: int, folder: Path) -> dict[str, Any]:
+    stored = None
+    if one.sample is not None:
+        stored = folder.resolve() / f"{len(list(folder.iterdir()))}.npy"
+        np.save(stored, one.sample, allow_pickle=False)
+    return {
+        "id": one.id,
+        "path": str(one.path.resolve()),
+        "runtime": one.runtime,
+        "delegate": one.delegate,
+        "num_threads": num_threads,
+        "input": None if stored is None else str(stored),
+    }
+
+
+def _measurement(
+    one: Subject,
+    processes: Sequence[tuple[Event, ...]],
+    peak: int,
+    protocol: Protocol,
+    kind: Kind,
+    device: str,
+) -> Measurement:
+    session = [_event(events, "session", one.id) for events in processes]
+    first = [_event(events, "first", one.id) for events in processes]
+    values = [_event(events, "latency", one.id)["values_ms"] for events in processes]
+    if any(s["num_threads"] != protocol.num_threads for s in session):
+        raise MeasurementError(f"{one.id}: the runtime did not take {protocol.num_threads} threads")
+    return Measurement(
+        artifact_id=one.id,
+        device=device,
+        runtime=one.runtime,
+        runtime_version=str(session[0]["version"]),
+        delegate=str(session[0]["backend"]),
+        kind=kind,
+        protocol=protocol,
+        latency_ms=np.concatenate([np.asarray(v, np.float64) for v in values]),
+        process=np.repeat(np.arange(len(values)), [len(v) for v in values]),
+        first_ms=tuple(float(f["first_ms"]) for f in first),
+        init_ms=tuple(float(s["init_ms"]) for s in session),
+        peak_memory_bytes=peak,
+    )
+
+
+def _event(events: Sequence[Event], name: str, model: str) -> Event:
+    return next(event for event in events if event["event"] == name and event["id"] == model)

@@ -1,0 +1,26 @@
+"""Peak memory of a file: the high-water mark of a fresh process that only loads and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgekd.devices.local import run_agent
+
+_NUM_RUNS = 5
+
+
+def peak_memory_bytes(model: Mapping[str, Any], *, seed: int = 0, time_limit_s: float = 300.0) -> int:
+    """Largest resident size of the process, interpreter and runtime included, in bytes.
+
+    Args:
+        model: the model of an agent's job (see `edgekd.devices.agent`).
+        seed: of random inputs, where the model names none.
+        time_limit_s: for the process.
+
+    Raises:
+        MeasurementError: the file does not run.
+    """
+    job = {"mode": "memory", "model": dict(model), "num_runs": _NUM_RUNS, "seed": seed}
+    events = run_agent(job, time_limit_s=time_limit_s)
+    return next(int(event["peak_memory_bytes"]) for event in events if event["event"] == "memory")

@@ -1,0 +1,107 @@
+"""Parity: does the exported file compute what the model it came from computes?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import ParityError
+from edgekd.types import Parity
+
+_STEPS = 255  # quantization steps across the output's range, 8 bits
+
+MAX_ABS_FP32 = 1e-4
+"""Largest error of fp32 files, times the output's range where that is above 1."""
+MAX_ABS_FP16 = 1e-2
+"""Largest error of fp16 files, as a fraction of the output's range."""
+MEAN_STEPS_INT8 = 1.0
+"""Largest mean error of int8 files, in quantization steps of the output."""
+MIN_AGREEMENT_INT8 = 0.99
+"""Smallest share of samples on which int8 files choose the same class."""
+
+
+def output_range(reference: NDArray[Any]) -> float:
+    """Largest minus smallest value of reference outputs (N, classes)."""
+    return float(reference.max() - reference.min())
+
+
+def parity(reference: NDArray[Any], outputs: Mapping[int, NDArray[Any]], scheme: str) -> Parity:
+    """How far a file's outputs are from the reference's.
+
+    Args:
+        reference: outputs (N, classes) of the model that was exported.
+        outputs: batch size -> the file's outputs (N, classes) on the same inputs.
+        scheme: the file's scheme; int8 ones get their error in quantization steps too.
+
+    Raises:
+        ParityError: outputs are of another shape, or hold NaN or infinity.
+    """
+    expected = np.asarray(reference, np.float64)
+    if not outputs or expected.size == 0:
+        raise ParityError("parity needs outputs of at least one sample at one batch size")
+    errors, agreements = [], []
+    for size, values in outputs.items():
+        if values.shape != expected.shape:
+            raise ParityError(
+                f"at batch size {size} the file gives shape {values.shape}, not {expected.shape}"
+            )
+        if not np.isfinite(values).all():
+            raise ParityError(f"at batch size {size} the file gives NaN or infinity")
+        errors.append(np.abs(np.asarray(values, np.float64) - expected))
+        agreements.append(float(np.mean(values.argmax(axis=1) == expected.argmax(axis=1))))
+    # The worst batch size counts: an error that shows at one of them is an error.
+    mean_abs = max(float(error.mean()) for error in errors)
+    step = output_range(expected) / _STEPS
+    return Parity(
+        num_samples=len(expected),
+        batch_sizes=tuple(outputs),
+        max_abs=max(float(error.max()) for error in errors),
+        mean_abs=mean_abs,
+        mean_steps=(mean_abs / step if step else float("inf")) if _is_int8(scheme) else None,
+        argmax_agreement=min(agreements),
+    )
+
+
+def check_parity(
+    found: Parity, scheme: str, output_range: float, *, locate: Callable[[], str] | None = None
+) -> None:
+    """Does nothing where the file is close enough to its model for its scheme.
+
+    Args:
+        found: as measured by `parity`.
+        scheme: the file's scheme.
+        output_range: of the reference outputs (`output_range`).
+        locate: asked, only on failure, which tensor departs first.
+
+    Raises:
+        ParityError: with the error, the limit, and what `locate` said.
+    """
+    complaint = _complaint(found, scheme, output_range)
+    if complaint:
+        where = f"; {locate()}" if locate else ""
+        sizes = " and ".join(str(size) for size in found.batch_sizes)
+        raise ParityError(
+            f"the {scheme} file does not compute what its model does: {complaint} "
+            f"({found.num_samples} samples, batch sizes {sizes}){where}"
+        )
+
+
+def _complaint(found: Parity, scheme: str, span: float) -> str:
+    if _is_int8(scheme):
+        steps = float("inf") if found.mean_steps is None else found.mean_steps
+        if not steps <= MEAN_STEPS_INT8:
+            return f"mean error {steps:.3g} output steps, limit {MEAN_STEPS_INT8:g}"
+        if not found.argmax_agreement >= MIN_AGREEMENT_INT8:
+            return f"same class on {found.argmax_agreement:.2%} of samples, limit {MIN_AGREEMENT_INT8:.0%}"
+        return ""
+    limit = MAX_ABS_FP16 * span if scheme == "fp16" else MAX_ABS_FP32 * max(1.0, span)
+    if not found.max_abs <= limit:  # also where it is NaN
+        return f"largest error {found.max_abs:.3g}, limit {limit:.3g}"
+    return ""
+
+
+def _is_int8(scheme: str) -> bool:
+    return "wi8" in scheme

@@ -1,0 +1,294 @@
+"""The chain: recipe and targets in; artifacts, report and verdict out."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from edgekd import config as configs
+from edgekd.assemble import assemble, with_verdict
+from edgekd.config import CalibrationPolicy, GateConfig, Recipe, Target
+from edgekd.devices.local import host_info
+from edgekd.errors import UsageError
+from edgekd.judgement import judge
+from edgekd.plan import Node, Plan, make_plan
+from edgekd.progress import Display, chatter_to
+from edgekd.report.render import write
+from edgekd.report.schema import Report, parse
+from edgekd.stages import STAGES
+from edgekd.stages.context import Context
+from edgekd.store import Store, lock_workdir, write_atomic
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgekd.types import Task
+
+RUN_FILE = "run.json"
+
+
+def compress(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    teacher: nn.Module | None = None,
+    student: nn.Module | None = None,
+    task: Task | None = None,
+    targets: Sequence[str | Target] | None = None,
+    calibration: CalibrationPolicy | None = None,
+    workdir: Path | None = None,
+    store: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    max_drop_pp: float | None = None,
+    until: str | None = None,
+    show: bool = False,
+) -> Report | None:
+    """Runs the whole chain and returns the report, verdict included.
+
+    Args:
+        recipe: name or path of a recipe, its keys as a mapping, or a `Recipe`.
+        teacher: a trained module, in place of `[teacher]`.
+        student: a module, in place of `[student.model]`; trained where the recipe has `[distill]`.
+        task: data, in place of `[task]`.
+        targets: names or profiles, in place of the recipe's.
+        calibration: a policy, in place of the recipe's.
+        workdir: where artifacts and report go; `runs/<recipe>` if left out.
+        store: where finished stages are kept; the user's cache if left out.
+        overrides: dotted recipe keys to values.
+        max_drop_pp: another margin for the gate.
+        until: name of the last stage to run; then nothing is judged and None is returned.
+        show: whether to show progress on the terminal.
+
+    Raises:
+        EdgeKDError: anything a user can mend; see `edgekd.errors`.
+    """
+    objects = {
+        k: v for k, v in {"teacher": teacher, "student": student, "task": task}.items() if v is not None
+    }
+    chosen = resolve(recipe, objects, overrides or {}, max_drop_pp, targets)
+    profiles = tuple(
+        t if isinstance(t, Target) else configs.load_target(t) for t in targets or chosen.targets
+    )
+    policy = calibration or configs.load_calibration(chosen.calibration)
+    folder = workdir or Path("runs") / chosen.name
+    kept = Store(store or Store.default_root())
+    fingerprints = {role: _fingerprint(role, value) for role, value in objects.items()}
+    host = host_info()
+    plan = make_plan(chosen, profiles, policy, kept, host, fingerprints)
+    with lock_workdir(folder), kept.in_use():
+        with chatter_to(folder / "run.log") as screen:
+            display = Display(screen if show else Console(quiet=True))
+            context = Context(plan, kept, display, objects)
+            run_stages(context, until)
+        if until is not None:
+            return None
+        write_atomic(
+            folder / RUN_FILE, json.dumps(_run_record(plan, fingerprints, kept), indent=1, sort_keys=True)
+        )
+        report = assemble(context, folder, host, chosen.gate)
+        write(report, folder)
+    return report
+
+
+def resolve(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    objects: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    max_drop_pp: float | None,
+    targets: Sequence[str | Target] | None,
+) -> Recipe:
+    """The recipe that runs: read, overridden, with objects from Python in their places."""
+    if isinstance(recipe, Recipe):
+        data, where, text = recipe.model_dump(), "recipe", ""
+    elif isinstance(recipe, str | Path):
+        path = configs.find("recipe", str(recipe))
+        (data, text), where = configs.read_toml(path), str(path)
+    else:
+        data, where, text = copy.deepcopy(dict(recipe)), "recipe", ""
+    for role in objects:
+        if role == "task":
+            data["task"] = {"kind": "object"}
+        else:
+            data[role] = {**data.get(role, {}), "model": {"kind": "object"}}
+    for key, value in overrides.items():
+        configs.override(data, key, value)
+    if targets is not None:
+        names = [t.name if isinstance(t, Target) else t for t in targets]
+        data["targets"] = names
+        data["required_targets"] = [t for t in data.get("required_targets", names) if t in names] or names
+    if max_drop_pp is not None:
+        configs.override(data, "gate.max_drop_pp", float(max_drop_pp))
+    chosen = configs.build(Recipe, data, where, text)
+    return chosen.smoked() if chosen.smoke else chosen
+
+
+def _fingerprint(role: str, value: Any) -> str:
+    """Identity of an object passed from Python: its class, source and content."""
+    import hashlib
+    import inspect
+
+    digest = hashlib.sha256(f"{type(value).__module__}.{type(value).__qualname__}".encode())
+    try:
+        digest.update(inspect.getsource(type(value)).encode())
+    except (OSError, TypeError):
+        pass  # a class made at a prompt has no source; its tensors still tell it apart
+    if role == "task":
+        from edgekd import tasks
+
+        for name in sorted(value.splits):
+            digest.update(tasks.split_sha256(value.splits[name]).encode())
+        digest.update(repr(value.input_spec).encode())
+    else:
+        digest.update(repr(value).encode())
+        for name, tensor in sorted(value.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run_stages(context: Context, until: str | None = None) -> None:
+    """Runs every node of the plan that the store does not have yet, in order.
+
+    Raises:
+        UsageError: `until` names no stage of this plan.
+    """
+    nodes = context.plan.nodes
+    if until is not None:
+        last = [i for i, n in enumerate(nodes) if until in (n.label, n.stage)]
+        if not last:
+            names = ", ".join(dict.fromkeys(n.stage for n in nodes))
+            raise UsageError(f"--until {until!r}: no such stage in this recipe", hint=f"stages: {names}")
+        nodes = nodes[: last[-1] + 1]
+    for node in nodes:
+        entry = context.store.get(node.stage, node.key)
+        if entry is None:
+            context.display.line(f"[bold]{node.label}[/bold]")
+            entry = context.store.put(
+                node.stage, node.key, lambda folder, node=node: _run(folder, node, context)
+            )
+            context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
+        context.entries[node.label] = entry
+
+
+def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
+    stage = importlib.import_module(STAGES[node.stage].module)
+    result: Mapping[str, Any] = stage.run(folder, node, context)
+    return result
+
+
+def _news(result: Mapping[str, Any]) -> str:
+    for key, text in (
+        ("val_accuracy", "accuracy on validation {:.2f} %"),
+        ("accuracy", "accuracy on test {:.2f} %"),
+    ):
+        if key in result:
+            return ", " + text.format(result[key])
+    return ""
+
+
+def _run_record(plan: Plan, fingerprints: Mapping[str, str], store: Store) -> dict[str, Any]:
+    """What `edgekd report` needs to find the same results again."""
+    return {
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "targets": [t.model_dump(mode="json") for t in plan.targets],
+        "calibration": plan.policy.model_dump(mode="json"),
+        "objects": dict(fingerprints),
+        "store": str(store.root.resolve()),
+    }
+
+
+def rebuild(workdir: Path) -> Report:
+    """Writes report.{json,md,html} of a finished run again, from the store.
+
+    Raises:
+        UsageError: `workdir` holds no finished run, or the store no longer has its results.
+    """
+    path = workdir / RUN_FILE
+    if not path.is_file():
+        raise UsageError(f"{workdir}: holds no finished run", hint=f"edgekd run RECIPE --workdir {workdir}")
+    record = json.loads(path.read_text())
+    recipe = configs.build(Recipe, record["recipe"], str(path))
+    targets = tuple(configs.build(Target, t, str(path)) for t in record["targets"])
+    policy = configs.build(CalibrationPolicy, record["calibration"], str(path))
+    store, host = Store(Path(record["store"])), host_info()
+    plan = make_plan(recipe, targets, policy, store, host, record["objects"])
+    context = Context(plan, store, Display(Console(quiet=True)))
+    with lock_workdir(workdir), store.in_use():
+        for node in plan.nodes:
+            entry = store.get(node.stage, node.key)
+            if entry is None:
+                raise UsageError(
+                    f"{workdir}: the store no longer has the result of {node.label!r}",
+                    hint=f"run it again: edgekd run {recipe.name} --workdir {workdir}",
+                )
+            context.entries[node.label] = entry
+        report = assemble(context, workdir, host, recipe.gate)
+        write(report, workdir)
+    return report
+
+
+def judge_again(path: Path, max_drop_pp: float | None) -> Report:
+    """A report with its verdict made anew from the stored predictions, at its own or another margin."""
+    report = parse(path)
+    policy = configs.build(GateConfig, _policy(report, path), str(path))
+    if max_drop_pp is not None:
+        policy = configs.build(
+            GateConfig, {**policy.model_dump(), "max_drop_pp": float(max_drop_pp)}, "--max-drop"
+        )
+    judged = with_verdict(report, judge(report, path.parent, policy))
+    return judged.model_copy(update={"gate": {**report.gate, "policy": policy.model_dump(mode="json")}})
+
+
+def _policy(report: Report, path: Path) -> Mapping[str, Any]:
+    policy = report.gate.get("policy")
+    if not isinstance(policy, dict):
+        raise UsageError(f"{path}: gate.policy is missing", hint="was this report written by edgekd?")
+    return policy
+
+
+def plan_of(
+    recipe: str, overrides: Mapping[str, Any], targets: Sequence[str] | None, max_drop_pp: float | None
+) -> tuple[Plan, Store]:
+    """The plan of a run that is not started, and the store that it would use."""
+    chosen = resolve(recipe, {}, overrides, max_drop_pp, targets)
+    profiles = tuple(configs.load_target(name) for name in chosen.targets)
+    store = Store(Store.default_root())
+    policy = configs.load_calibration(chosen.calibration)
+    return make_plan(chosen, profiles, policy, store, host_info()), store
+
+
+def describe(plan: Plan, store: Store) -> list[tuple[Node, bool, float, int]]:
+    """(node, cached, estimated seconds, estimated bytes) of every stage, for `--dry-run`."""
+    rows = []
+    for node in plan.nodes:
+        folder = store.folder(node.stage, node.key)
+        cached = (folder / "result.json").is_file()
+        rows.append((node, cached, 0.0 if cached else estimate_seconds(node, plan), _disk(node)))
+    return rows
+
+
+def estimate_seconds(node: Node, plan: Plan) -> float:
+    """A rough guess: the stage's fixed cost, and training by epochs (reckoned at a minute each)."""
+    epochs = 0.0
+    for section in ("train", "distill", "prune", "quantize"):
+        settings = node.config.get(section)
+        if isinstance(settings, Mapping) and settings.get("method") != "ptq":
+            epochs += settings["epochs"]
+    return STAGES[node.stage].seconds + epochs * (2.0 if plan.recipe.task.limit else 60.0)
+
+
+def _disk(node: Node) -> int:
+    return {"data": 200_000_000, "outputs": 20_000_000}.get(node.stage, 4_000_000)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free where a folder is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,347 @@
+"""The plan of a run: every stage, what it depends on, and the key its result is stored under.
+
+Keys are computed before anything runs, from configs, data fingerprints and library
+versions, so a finished run is recognised without torch, and `--dry-run` can tell what is
+cached. Stages form a tree: targets that want the same thing share one node.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgekd import tasks
+from edgekd.config import (
+    CalibrationPolicy,
+    DistillConfig,
+    EmissionConfig,
+    ModelConfig,
+    Recipe,
+    Target,
+)
+from edgekd.errors import UsageError
+from edgekd.stages import STAGES
+from edgekd.store import Store, hash_of
+
+STATIC = "static_wi8_ai8"
+FLOAT_SCHEMES = ("fp32", "fp16")
+BYTES_PER_WEIGHT = {STATIC: 1, "dynamic_wi8_afp32": 1, "fp16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of a run.
+
+    Attributes:
+        label: unique in the plan, readable: `distill`, `prune-8`, `export-tflite-static_wi8_ai8`.
+        stage: name in the table of stages.
+        config: settings of this stage alone, JSON-able.
+        parents: role -> label of the nodes whose results it reads.
+        key: hash of stage, version, config, libraries and the parents' keys.
+        targets: targets whose files descend from it.
+    """
+
+    label: str
+    stage: str
+    config: Mapping[str, Any]
+    parents: Mapping[str, str]
+    key: str
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Emission:
+    """The nodes behind one target's file."""
+
+    export: str
+    evaluate: str
+    measure: str
+    teacher_float: str | None
+    student_float: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All nodes in an order in which they can run, and where each target's file comes from."""
+
+    recipe: Recipe
+    targets: tuple[Target, ...]
+    policy: CalibrationPolicy
+    nodes: tuple[Node, ...]
+    emissions: Mapping[str, Emission]
+
+    def node(self, label: str) -> Node:
+        """The node with this label."""
+        return next(n for n in self.nodes if n.label == label)
+
+
+@dataclass
+class Builder:
+    """Collects nodes; asking twice for the same node gives the same one."""
+
+    seed: int
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def add(
+        self,
+        label: str,
+        stage: str,
+        config: Mapping[str, Any],
+        parents: Mapping[str, str | None],
+        target: str | None = None,
+    ) -> str:
+        """Adds a node (or another target to one that is there) and returns its label."""
+        real = {role: parent for role, parent in parents.items() if parent is not None}
+        spec = STAGES[stage]
+        key = hash_of(
+            {
+                "stage": stage,
+                "version": spec.version,
+                "config": config,
+                "seed": self.seed,
+                "libraries": {name: library_version(name) for name in spec.libraries},
+                "parents": {role: self.nodes[parent].key for role, parent in real.items()},
+            }
+        )
+        known = self.nodes.get(label)
+        assert known is None or known.key == key, f"two different nodes are called {label}"
+        targets = known.targets if known else ()
+        if target is not None and target not in targets:
+            targets = (*targets, target)
+        self.nodes[label] = Node(label, stage, config, real, key, targets)
+        if target is not None:
+            for parent in real.values():
+                self._pass_up(parent, target)
+        return label
+
+    def _pass_up(self, label: str, target: str) -> None:
+        node = self.nodes[label]
+        if target not in node.targets:
+            self.nodes[label] = Node(
+                node.label, node.stage, node.config, node.parents, node.key, (*node.targets, target)
+            )
+            for parent in node.parents.values():
+                self._pass_up(parent, target)
+
+
+def library_version(name: str) -> str:
+    """Installed version of a distribution, or "absent"."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def make_plan(
+    recipe: Recipe,
+    targets: tuple[Target, ...],
+    policy: CalibrationPolicy,
+    store: Store,
+    host: Mapping[str, Any],
+    objects: Mapping[str, str] | None = None,
+) -> Plan:
+    """Works out every node of a run.
+
+    Args:
+        recipe: the chain.
+        targets: profiles to emit for.
+        policy: calibration policy.
+        store: remembers the hashes of source files.
+        host: what identifies this computer for measurements.
+        objects: role (teacher, student, task) -> fingerprint of objects passed in Python.
+    """
+    builder = Builder(recipe.seed)
+    objects = objects or {}
+    data = builder.add("data", "data", _data_config(recipe, store, objects), {})
+    teacher = _teacher(builder, recipe, store, data, objects)
+    student = _student(builder, recipe, store, data, teacher, objects)
+    calibration = builder.add(
+        "calibration", "calibration", {"policy": policy.model_dump(), "smoke": recipe.smoke}, {"data": data}
+    )
+    emissions = {
+        target.name: _emit(builder, recipe, target, data, teacher, student, calibration, host)
+        for target in targets
+    }
+    return Plan(recipe, targets, policy, tuple(builder.nodes.values()), emissions)
+
+
+def _data_config(recipe: Recipe, store: Store, objects: Mapping[str, str]) -> dict[str, Any]:
+    if recipe.task.kind == "object":
+        return {"object": objects["task"], "limit": recipe.task.limit, "on_overlap": recipe.task.on_overlap}
+    fingerprint = tasks.fingerprint(recipe.task, hash_file=store.hash_file)
+    return {"task": recipe.task.model_dump(), "fingerprint": fingerprint}
+
+
+def _model_config(
+    config: ModelConfig, checkpoint: str | None, store: Store, fingerprint: str | None
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": config.model_dump()}
+    if config.kind == "object":
+        found["object"] = fingerprint
+    elif ":" in config.kind:
+        found["source"] = store.hash_file(tasks.source_of(config.kind))
+    if checkpoint is not None:
+        path = tasks.expand_path(checkpoint, "checkpoint")
+        if not path.is_file():
+            raise UsageError(f"checkpoint {checkpoint!r}: no such file")
+        found["checkpoint"], found["checkpoint_sha256"] = str(path), store.hash_file(path)
+    return found
+
+
+def _teacher(
+    builder: Builder, recipe: Recipe, store: Store, data: str, objects: Mapping[str, str]
+) -> str | None:
+    if recipe.teacher is None:
+        return None
+    config = _model_config(recipe.teacher.model, recipe.teacher.checkpoint, store, objects.get("teacher"))
+    config["train"] = recipe.teacher.train.model_dump() if recipe.teacher.train else None
+    config["role"] = "teacher"
+    return builder.add("teacher", "network", config, {"data": data})
+
+
+def _student(
+    builder: Builder,
+    recipe: Recipe,
+    store: Store,
+    data: str,
+    teacher: str | None,
+    objects: Mapping[str, str],
+) -> str:
+    """The label of the network (or ONNX file) that is compressed."""
+    student = recipe.student
+    if student is None:
+        assert teacher is not None  # the recipe was checked
+        return teacher
+    if student.onnx is not None:
+        path = tasks.expand_path(student.onnx, "student.onnx")
+        if not path.is_file():
+            raise UsageError(f"student.onnx {student.onnx!r}: no such file")
+        config = {"path": str(path), "sha256": store.hash_file(path)}
+        return builder.add("student", "onnx_file", config, {"data": data})
+    assert student.model is not None
+    config = _model_config(student.model, student.checkpoint, store, objects.get("student"))
+    config["train"], config["role"] = None, "student"
+    if recipe.distill is None:
+        return builder.add("student", "network", config, {"data": data})
+    outputs = _outputs(builder, recipe.distill, data, teacher)
+    config["distill"] = recipe.distill.model_dump()
+    return builder.add("student", "distill", config, {"data": data, "outputs": outputs})
+
+
+def _outputs(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> str:
+    """The cache of teacher outputs for a stage's augmentation: stages that agree share one."""
+    views = config.views if config.augment else 1
+    settings = {"augment": list(config.augment), "views": views}
+    label = "teacher-outputs" + "".join(f"-{name}" for name in config.augment) + f"-{views}"
+    return builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})
+
+
+def _emit(
+    builder: Builder,
+    recipe: Recipe,
+    target: Target,
+    data: str,
+    teacher: str | None,
+    student: str,
+    calibration: str,
+    host: Mapping[str, Any],
+) -> Emission:
+    name, emission = target.name, target.artifact
+    network = _pruned(builder, recipe, emission, data, teacher, student)
+    from_file = recipe.student is not None and recipe.student.onnx is not None
+    if from_file and emission.format != "onnx":
+        raise UsageError(
+            f"target {name!r} takes {emission.format}, but an ONNX file can only be emitted as ONNX",
+            hint="choose ONNX targets, or give the student as a network",
+        )
+    source = network
+    if emission.scheme == STATIC and not from_file:
+        source = _quantized(builder, recipe, data, teacher, calibration, network)
+    export = _export(builder, source, emission, data, calibration if from_file else None, target=name)
+    references = [_export(builder, n, _float(emission), data, None, name) for n in (teacher, network) if n]
+    teacher_float = references[0] if teacher else None
+    runtime = {"runtime": target.runtime.name}
+    evaluate = builder.add(
+        export.replace("export", "evaluate", 1), "evaluate", runtime, {"data": data, "export": export}, name
+    )
+    for reference in references:
+        builder.add(
+            reference.replace("export", "evaluate", 1),
+            "evaluate",
+            runtime,
+            {"data": data, "export": reference},
+            name,
+        )
+    protocol = {
+        "smoke": recipe.smoke,
+        "num_threads": target.runtime.num_threads,
+    } | target.protocol.model_dump()
+    together = list(dict.fromkeys([export, *references]))
+    config = {"runtime": target.runtime.name, "protocol": protocol, "host": dict(host)}
+    measure = builder.add(
+        f"measure-{hash_of([config, together])[:8]}",
+        "measure",
+        config,
+        {"data": data, **{f"artifact{i}": label for i, label in enumerate(together)}},
+        name,
+    )
+    return Emission(export, evaluate, measure, teacher_float, references[-1])
+
+
+def _float(emission: EmissionConfig) -> EmissionConfig:
+    return emission.model_copy(update={"scheme": "fp32"})
+
+
+def _pruned(
+    builder: Builder,
+    recipe: Recipe,
+    emission: EmissionConfig,
+    data: str,
+    teacher: str | None,
+    student: str,
+) -> str:
+    if recipe.prune is None:
+        return student
+    width = BYTES_PER_WEIGHT[emission.scheme] if recipe.prune.goal == "size_bytes" else 4
+    config = {
+        "prune": recipe.prune.model_dump(),
+        "channel_multiple": emission.channel_multiple,
+        "bytes_per_weight": width,
+    }
+    label = f"prune-{emission.channel_multiple}" + (f"-{width}" if recipe.prune.goal == "size_bytes" else "")
+    outputs = _outputs(builder, recipe.prune, data, teacher)
+    return builder.add(label, "prune", config, {"data": data, "outputs": outputs, "network": student})
+
+
+def _quantized(
+    builder: Builder, recipe: Recipe, data: str, teacher: str | None, calibration: str, network: str
+) -> str:
+    config = recipe.quantize
+    if config is None:
+        raise UsageError(
+            "a target has the scheme static_wi8_ai8, but the recipe has no [quantize]",
+            hint='add [quantize] with method = "qat" or "ptq"',
+        )
+    outputs = _outputs(builder, config, data, teacher) if config.method == "qat" else None
+    parents = {"data": data, "calibration": calibration, "network": network, "outputs": outputs}
+    return builder.add(f"quantize-{network}", "quantize", {"quantize": config.model_dump()}, parents)
+
+
+def _export(
+    builder: Builder, source: str, emission: EmissionConfig, data: str, calibration: str | None, target: str
+) -> str:
+    config = {
+        "format": emission.format,
+        "scheme": emission.scheme,
+        "activations": emission.activation_signedness if emission.scheme == STATIC else None,
+        "unavailable_ops": list(emission.unavailable_ops),
+    }
+    parts = [source, emission.format, emission.scheme]
+    if emission.scheme == STATIC and emission.format == "onnx":
+        parts.append(emission.activation_signedness)
+    if emission.unavailable_ops:
+        parts.append(hash_of(config)[:6])
+    parents = {"data": data, "model": source, "calibration": calibration}
+    return builder.add("export-" + "-".join(parts), "export", config, parents, target)

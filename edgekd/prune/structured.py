@@ -1,0 +1,156 @@
+"""Structured pruning: dependency groups and their cutting by Torch-Pruning, the goal by search."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.config import PruneConfig
+from edgekd.errors import UsageError
+
+History = list[Any]
+SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
+
+
+def count(module: nn.Module, example_input: Tensor) -> tuple[int, int]:
+    """(multiply-accumulates of one sample, parameters)."""
+    import torch_pruning as tp
+
+    macs, params = tp.utils.count_ops_and_params(copy.deepcopy(module).eval(), example_input)
+    return int(macs), int(params)
+
+
+def prune(
+    module: nn.Module,
+    example_input: Tensor,
+    config: PruneConfig,
+    *,
+    channel_multiple: int,
+    bytes_per_weight: int,
+    seed: int,
+) -> tuple[nn.Module, History]:
+    """A pruned copy that just meets the goal, and the history that makes it again from the original.
+
+    The widest network that meets the goal is searched by halving the pruning ratio; each
+    try cuts a fresh copy, since Torch-Pruning works in place (Fang et al. 2023, arXiv 2301.12900).
+
+    Args:
+        module: the network; left as it is.
+        example_input: (1, *shape).
+        config: goal, importance, what to leave alone.
+        channel_multiple: widths are rounded to multiples of this.
+        bytes_per_weight: for the goal size_bytes: 1 for int8 weights, 2 for fp16, 4 for fp32.
+        seed: for the importance `random`.
+
+    Raises:
+        UsageError: an unknown layer path, nothing to prune, or a goal out of reach.
+    """
+
+    def cost(candidate: nn.Module) -> int:
+        macs, params = count(candidate, example_input)
+        return {"macs": macs, "params": params, "size_bytes": params * bytes_per_weight}[config.goal]
+
+    whole = cost(module)
+    limit = config.limit if config.limit is not None else math.floor(whole * (config.keep or 1.0))
+    if limit >= whole:
+        raise UsageError(
+            f"prune: the goal of {limit:,} {config.goal} is not below the student's own {whole:,}",
+            hint="lower prune.limit or prune.keep, or leave [prune] out",
+        )
+
+    def attempt(ratio: float) -> tuple[nn.Module, History, int]:
+        torch.manual_seed(seed)
+        cut, history = _cut(module, example_input, config, ratio, channel_multiple)
+        return cut, history, cost(cut)
+
+    best = attempt(config.max_pruning_ratio)
+    if not best[1]:
+        raise UsageError(
+            f"prune: nothing in {type(module).__name__} can be pruned to multiples of {channel_multiple}",
+            hint="a wider student, a smaller channel_multiple, or fewer prune.ignored_layers",
+        )
+    if best[2] > limit:
+        raise UsageError(
+            f"prune: {config.goal} = {limit:,} is out of reach: the smallest network has {best[2]:,}",
+            hint="raise prune.max_pruning_ratio or the goal",
+        )
+    return _search(attempt, best, limit, config.max_pruning_ratio)
+
+
+def _search(
+    attempt: Callable[[float], tuple[nn.Module, History, int]],
+    best: tuple[nn.Module, History, int],
+    limit: int,
+    high: float,
+) -> tuple[nn.Module, History]:
+    low = 0.0
+    for _ in range(SEARCH_STEPS):
+        middle = (low + high) / 2
+        candidate = attempt(middle)
+        if candidate[2] <= limit:
+            high = middle
+            if candidate[2] >= best[2]:
+                best = candidate
+        else:
+            low = middle
+    return best[0], best[1]
+
+
+def _cut(
+    module: nn.Module, example_input: Tensor, config: PruneConfig, ratio: float, multiple: int
+) -> tuple[nn.Module, History]:
+    import torch_pruning as tp
+
+    cut = copy.deepcopy(module).eval()
+    importance = {
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "random": tp.importance.RandomImportance,
+    }[config.importance]()
+    pruner = tp.pruner.BasePruner(
+        cut,
+        example_input,
+        importance=importance,
+        global_pruning=True,
+        pruning_ratio=ratio,
+        max_pruning_ratio=config.max_pruning_ratio,
+        round_to=multiple,
+        ignored_layers=_ignored(cut, example_input, config),
+    )
+    pruner.step()
+    return cut, pruner.pruning_history()
+
+
+def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
+    """The layers named in the recipe, and those that make the outputs: classes are not channels."""
+    modules = dict(module.named_modules())
+    for path in config.ignored_layers:
+        if path not in modules:
+            layers = [n for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)]
+            raise UsageError(f"prune.ignored_layers: no layer {path!r}", hint=f"layers: {', '.join(layers)}")
+    last: list[nn.Module] = []
+    hooks = [
+        m.register_forward_hook(lambda m, *_: last.append(m))
+        for m in module.modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        module(example_input)
+    for hook in hooks:
+        hook.remove()
+    return [modules[path] for path in config.ignored_layers] + last[-1:]
+
+
+def rebuild(module: nn.Module, example_input: Tensor, history: History) -> nn.Module:
+    """A copy of the unpruned network cut to the recorded architecture; weights are loaded afterwards."""
+    import torch_pruning as tp
+
+    cut = copy.deepcopy(module).eval()
+    graph = tp.DependencyGraph().build_dependency(cut, example_input)
+    graph.load_pruning_history(history)
+    return cut

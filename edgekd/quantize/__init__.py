@@ -1,0 +1,1 @@
+"""Quantization: learned or calibrated once a network, emitted to every target in its convention."""

@@ -1,0 +1,129 @@
+"""Fake quantizers by NNCF, their ranges by our observers; then trained like any other network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgekd.config import CalibrationPolicy
+from edgekd.errors import ExportError
+from edgekd.quantize.observers import BINS, choose_range
+from edgekd.quantize.schemes import OutputQuantizer, QuantizedNet, fold_batch_norm
+
+BATCH = 32
+
+
+def prepare(module: nn.Module, samples: NDArray[np.float32], policy: CalibrationPolicy) -> QuantizedNet:
+    """A calibrated copy with fake quantizers: ready to judge (PTQ) or to train on (QAT).
+
+    Args:
+        module: a float network with its BatchNorms; left as it is.
+        samples: calibration inputs (N, *shape), preprocessed.
+        policy: which observer chooses the ranges.
+
+    Raises:
+        ExportError: NNCF put no quantizer anywhere.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # switches its telemetry off; read at import
+    import nncf
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+
+    batches = [torch.from_numpy(samples[i : i + BATCH]) for i in range(0, len(samples), BATCH)]
+    body = nncf.quantize(
+        fold_batch_norm(module),
+        nncf.Dataset(batches),
+        preset=nncf.QuantizationPreset.MIXED,
+        target_device=nncf.TargetDevice.CPU,
+        subset_size=len(batches),
+        # Per-channel activation ranges, NNCF's choice for depthwise convolutions, run in no kernel.
+        advanced_parameters=AdvancedQuantizationParameters(
+            activations_quantization_params=QuantizationParameters(per_channel=False)
+        ),
+    )
+    net = QuantizedNet(body, OutputQuantizer())
+    _set_ranges(net, batches, policy)
+    return net.eval()
+
+
+def _set_ranges(net: QuantizedNet, batches: list[Tensor], policy: CalibrationPolicy) -> None:
+    quantizers = dict(activation_quantizers(net.body))
+    if not quantizers:
+        raise ExportError(f"{type(net.body).__name__}: no layer takes a quantizer")
+    watched: dict[str, nn.Module] = {**quantizers, "output": net.output}
+    seen: dict[str, list[Tensor]] = {name: [] for name in watched}
+    with _watching(watched, lambda name, x: seen[name].append(x.detach().flatten())):
+        _run(net, batches)
+    for name, module in watched.items():
+        values = torch.cat(seen[name])
+        low, high = float(values.min()), float(values.max())
+        counts = torch.histc(values, BINS, low, high).numpy().astype(np.int64)
+        # The logits keep their full range: a clipped logit changes who wins.
+        observer = "min_max" if name == "output" else policy.observer
+        low, high = choose_range(counts, low, high, observer, policy.percentile)
+        if isinstance(module, OutputQuantizer):
+            net.output = OutputQuantizer(low, high)
+        else:
+            _set_range(module, low, high)
+
+
+def activation_quantizers(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """NNCF's quantizers of activations, by path; those of weights hang before the layers' weights."""
+    from nncf.torch.quantization.layers import BaseQuantizer
+
+    for name, module in body.named_modules():
+        if isinstance(module, BaseQuantizer) and not module.per_channel:
+            yield name, module
+
+
+def _set_range(quantizer: Any, low: float, high: float) -> None:
+    width = max(high - low, 1e-6)
+    with torch.no_grad():
+        if hasattr(quantizer, "input_low"):
+            quantizer.input_low.fill_(low)
+            quantizer.input_range.fill_(width)
+        else:
+            quantizer.scale.fill_(max(-low, high, 1e-6))
+
+
+@contextmanager
+def _watching(modules: dict[str, nn.Module], see: Any) -> Iterator[None]:
+    """Calls see(name, input) whenever one of the modules runs."""
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def _run(net: nn.Module, batches: list[Tensor]) -> None:
+    net.eval()
+    for batch in batches:
+        net(batch)
+
+
+def describe(net: QuantizedNet) -> dict[str, Any]:
+    """What NNCF needs to put the same quantizers on the same network again, as JSON."""
+    import nncf.torch
+
+    return dict(nncf.torch.get_config(net.body))
+
+
+def rebuild(module: nn.Module, description: dict[str, Any]) -> QuantizedNet:
+    """The quantized network's structure on a float network; weights and scales are loaded afterwards."""
+    os.environ.setdefault("NNCF_CI", "1")
+    import nncf.torch
+
+    body = nncf.torch.load_from_config(fold_batch_norm(module), description)
+    return QuantizedNet(body, OutputQuantizer()).eval()

@@ -1,0 +1,171 @@
+"""The quantization schemes, and the two rewrites that one quantized model goes through.
+
+A scheme describes what the numbers are (bits, symmetry, granularity); signedness of
+the emitted activations and the layout belong to the target. Asymmetric 8-bit values
+shifted by 128 are the same arithmetic, so one set of scales serves all targets.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.ao.quantization.fx._decomposed
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from edgekd.errors import ExportError
+from edgekd.types import Scheme, TensorScheme
+
+SCHEMES = {
+    "static_wi8_ai8": Scheme(
+        "static_wi8_ai8",
+        weights=TensorScheme(8, signed=True, symmetric=True, granularity="per_channel"),
+        activations=TensorScheme(8, signed=False, symmetric=False, granularity="per_tensor"),
+    ),
+    "dynamic_wi8_afp32": Scheme(
+        "dynamic_wi8_afp32",
+        weights=TensorScheme(8, signed=True, symmetric=True, granularity="per_channel"),
+        activations=None,
+    ),
+    "fp16": Scheme("fp16", weights=None, activations=None),
+    "fp32": Scheme("fp32", weights=None, activations=None),
+}
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy with every BatchNorm folded into the convolution or linear layer before it.
+
+    Quantizers must see the folded weights: left apart, no runtime builds an integer
+    convolution from the pair. The copy keeps the module's own classes (a traced
+    GraphModule would send NNCF down another path).
+
+    Raises:
+        ExportError: the module's forward cannot be traced, named with the reason.
+    """
+    folded = copy.deepcopy(module).eval()
+    try:
+        graph = fx.symbolic_trace(folded).graph
+    except Exception as error:  # torch.fx raises many types; all of them mean the same here
+        raise ExportError(
+            f"{type(module).__name__}: forward cannot be traced: {error}",
+            hint="avoid Python control flow that depends on tensor values",
+        ) from error
+    modules = dict(folded.named_modules())
+    calls: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[node.target] = calls.get(node.target, 0) + 1
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.modules.batchnorm._BatchNorm):
+            continue
+        before = node.args[0]
+        fuse = _fuser(modules.get(before.target)) if before.op == "call_module" else None
+        if fuse is None or len(before.users) != 1 or calls[before.target] != 1 or calls[node.target] != 1:
+            continue  # such a BatchNorm stays as it is: it still exports, only as an operator of its own
+        folded.set_submodule(before.target, fuse(modules[before.target], modules[node.target]))
+        folded.set_submodule(node.target, nn.Identity())
+    return folded
+
+
+def _fuser(module: nn.Module | None):  # type: ignore[no-untyped-def]
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return fuse_conv_bn_eval
+    return fuse_linear_bn_eval if isinstance(module, nn.Linear) else None
+
+
+class OutputQuantizer(nn.Module):
+    """Fake quantization of the logits, per tensor, 0..255, with a straight-through gradient.
+
+    NNCF leaves a model's output in float, and LiteRT then runs the last layer in float.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__()
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max(high - low, 1e-6) / 255
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor(round(-low / scale), dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, classes) to the nearest representable values."""
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, 255)
+
+
+class QuantizedNet(nn.Module):
+    """A network with NNCF's fake quantizers inside and one at its output."""
+
+    def __init__(self, body: nn.Module, output: OutputQuantizer) -> None:
+        super().__init__()
+        self.body = body
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes), on the 8-bit grid."""
+        return self.output(self.body(x))  # type: ignore[no-any-return]
+
+
+class _PerTensor(nn.Module):
+    """One quantizer as the pair of operators that both exporters read, in one signedness."""
+
+    def __init__(self, scale: float, zero_point: int, low: int) -> None:
+        super().__init__()
+        # Plain numbers, not buffers: export would take values read from a tensor for data-dependent.
+        self.setting = (scale, zero_point, low, low + 255, torch.int8 if low < 0 else torch.uint8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        return ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *self.setting), *self.setting)  # type: ignore[no-any-return]
+
+
+class _PerChannel(nn.Module):
+    """The same for weights: one scale a channel along `axis`, signed."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, axis: int, low: int, high: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone().float())
+        self.register_buffer("zero_point", zero_point.detach().clone().to(torch.int64))
+        self.rest = (axis, low, high, torch.int8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        setting = (self.scale, self.zero_point, *self.rest)
+        return ops.dequantize_per_channel(ops.quantize_per_channel(x, *setting), *setting)  # type: ignore[no-any-return]
+
+
+def lower(net: QuantizedNet, example_input: Tensor, activations: str) -> nn.Module:
+    """A copy ready for export: every fake quantizer replaced by quantize and dequantize operators.
+
+    Args:
+        net: the quantized network; left as it is.
+        example_input: (1, *shape).
+        activations: "unsigned" or "signed"; weights are signed in both.
+    """
+    import nncf
+
+    body = nncf.strip(
+        net.body, do_copy=True, strip_format=nncf.StripFormat.NATIVE, example_input=example_input
+    )
+    body.eval()
+    shift = 128 if activations == "signed" else 0
+    for name, module in list(body.named_modules()):
+        if isinstance(module, torch.ao.quantization.FakeQuantize):
+            body.set_submodule(name, _pair(module, shift))
+    output = _PerTensor(float(net.output.scale), int(net.output.zero_point) - shift, -shift)
+    return nn.Sequential(body, output).eval()
+
+
+def _pair(fake: torch.ao.quantization.FakeQuantize, shift: int) -> nn.Module:
+    low, high = int(fake.quant_min), int(fake.quant_max)
+    if "channel" in str(fake.qscheme):
+        return _PerChannel(fake.scale, fake.zero_point, int(fake.ch_axis), low, high)
+    if high - low != 255:
+        raise ExportError(f"a quantizer has {high - low + 1} levels, int8 has 256")
+    # What NNCF made signed (symmetric) is brought to unsigned first, then to the target's signedness.
+    return _PerTensor(float(fake.scale), int(fake.zero_point) - low - shift, -shift)

@@ -1,0 +1,252 @@
+"""Numbers and sentences of the report, shared by Markdown and HTML.
+
+Decimals are fixed within a column, so that they align; a minus is a minus, and
+a lost value reads as lost: drops always carry their sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edgekd.report.schema import ArtifactRecord, CheckRecord, MeasurementRecord, MetricValue, Report
+
+ABSENT = "–"
+JUDGED_TOO_OFTEN = 10
+ROLES = {"teacher_float": "teacher in float", "student_float": "student in float"}
+
+
+def number(value: float | None, decimals: int) -> str:
+    """`1234.5` as "1,234.50"; None as a dash."""
+    if value is None:
+        return ABSENT
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """As `number`, with a plus before what is above zero."""
+    text = number(value, decimals)
+    return f"+{text}" if value is not None and round(value, decimals) > 0 else text
+
+
+def interval(ends: tuple[float, float] | None, decimals: int) -> str:
+    """Both ends in brackets, signed."""
+    return ABSENT if ends is None else f"[{signed(ends[0], decimals)}, {signed(ends[1], decimals)}]"
+
+
+def short(value: float) -> str:
+    """Three significant digits with k, M or G: `11173962` as "11.2 M"."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def plain(value: float | None) -> str:
+    """A check's number: up to four significant decimals, no trailing zeros."""
+    if value is None:
+        return ABSENT
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}".replace("-", "−")
+    decimals = 2 if abs(value) >= 100 else 4
+    text = f"{value:,.{decimals}f}".rstrip("0").rstrip(".")
+    return (text if text.strip("-0.") else f"{value:.3g}").replace("-", "−")
+
+
+def count(n: int, noun: str) -> str:
+    """`1 sample`, `2 samples`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *head, last = tuple(names) or ("none",)
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def ms_decimals(values: Iterable[float]) -> int:
+    """Decimals that show two significant digits of a column's smallest latency."""
+    smallest = min((v for v in values if v > 0), default=1.0)
+    return 1 if smallest >= 100 else 2 if smallest >= 1 else 3
+
+
+def value_decimals(unit: str) -> int:
+    """Two decimals for percentages, four for anything else."""
+    return 2 if unit == "percent" else 4
+
+
+def drop_unit(unit: str) -> str:
+    """The unit of a drop: percentage points for a percentage."""
+    return "pp" if unit == "percent" else unit
+
+
+def unit_sign(unit: str) -> str:
+    """As a column heading shows it."""
+    return "%" if unit == "percent" else unit
+
+
+def primary(report: Report) -> MetricValue:
+    """The teacher's first metric: the one that the waterfall is drawn for."""
+    return report.teacher.metrics[0]
+
+
+def find_metric(metrics: Iterable[MetricValue], name: str) -> MetricValue | None:
+    """The metric of that name, or None."""
+    return next((m for m in metrics if m.name == name), None)
+
+
+def baseline_name(report: Report) -> str:
+    """What everything is compared with: the teacher, or the float student where there is none."""
+    return "teacher" if report.recipe.config.get("teacher") else "float student"
+
+
+def confidence(report: Report) -> str:
+    """Level of the two-sided intervals, from the policy's alpha: `90%`."""
+    alpha = report.gate.get("alpha")
+    level = 1 - 2 * (float(alpha) if isinstance(alpha, int | float) else 0.05)
+    return f"{level * 100:.4g}%"
+
+
+def margin_of(report: Report) -> float | None:
+    """The margin of the primary metric, as the files that count were judged by."""
+    name = primary(report).name
+    ordered = sorted(report.artifacts, key=lambda a: not a.required)
+    found = (find_metric(a.metrics, name) for a in ordered)
+    return next((m.margin for m in found if m is not None and m.margin is not None), None)
+
+
+def required(report: Report) -> tuple[str, ...]:
+    """Targets that the overall verdict covers, in the report's order."""
+    return tuple(dict.fromkeys(a.target for a in report.artifacts if a.required and a.target))
+
+
+def covered(report: Report) -> tuple[CheckRecord, ...]:
+    """The checks that decide: those of required targets, and of the run as a whole."""
+    names = {a.target for a in report.artifacts if a.role == "target" and not a.required}
+    return tuple(c for c in report.verdict.checks if c.target not in names)
+
+
+def headline(report: Report) -> str:
+    """The verdict's reason in one sentence."""
+    checks = covered(report)
+    status = report.verdict.status
+    if status == "PASS":
+        passed = sum(c.status == "PASS" for c in checks)
+        margin, metric = margin_of(report), primary(report)
+        where = f"the required {_plural('target', required(report))}, {listed(required(report))}"
+        if margin is None:
+            return f"{count(passed, 'check')} passed on {where}."
+        allowed = f"{plain(margin)} {drop_unit(metric.unit)}"
+        return (
+            f"On {where}, no file loses as much as {allowed} of {metric.name} against the "
+            f"{baseline_name(report)}, and {_all(passed)}."
+        )
+    decisive = [c for c in checks if c.status == status]
+    if not decisive:
+        return f"The gate said {status} without naming a check."
+    first, more = decisive[0], len(decisive) - 1
+    verb = "failed" if status == "FAIL" else "could not be decided"
+    place = f" on {first.target}" if first.target else ""
+    rest = f", and {count(more, 'more check')} with it" if more else ""
+    return f"{sentence(first.name)}{place} {verb}{_compared(first)}{rest}."
+
+
+def _plural(noun: str, items: tuple[str, ...]) -> str:
+    return noun if len(items) == 1 else f"{noun}s"
+
+
+def _all(passed: int) -> str:
+    return "the one check passes" if passed == 1 else f"all {passed} checks pass"
+
+
+def _compared(check: CheckRecord) -> str:
+    if check.observed is None:
+        return ""
+    unit = f" {check.unit}" if check.unit else ""
+    limit = "" if check.limit is None else f", limit {plain(check.limit)}{unit}"
+    return f": {plain(check.observed)}{unit} observed{limit}"
+
+
+def sentence(text: str) -> str:
+    """First letter large, underscores as spaces."""
+    spaced = text.replace("_", " ").strip()
+    return spaced[:1].upper() + spaced[1:]
+
+
+def decisive_detail(report: Report) -> str:
+    """What the gate says about the first check that decided against a PASS; empty on PASS."""
+    return next((c.detail for c in covered(report) if c.status == report.verdict.status != "PASS"), "")
+
+
+def cautions(report: Report) -> tuple[str, ...]:
+    """What a reader should know before relying on the verdict."""
+    found: list[str] = []
+    if report.recipe.config.get("smoke"):
+        found.append("A smoke run on a sliver of data: it shows that the chain runs, nothing else.")
+    if report.judgements >= JUDGED_TOO_OFTEN:
+        found.append(
+            f"This test split has been judged {report.judgements} times; "
+            "a split that is asked that often no longer gives an honest answer. Take fresh samples."
+        )
+    kinds = {m.target: m.kind for m in report.measurements}
+    stand_in = [t for t in targets(report) if kinds.get(t) in ("host", "emulated")]
+    if stand_in:
+        found.append(f"Latency of {listed(stand_in)} was not measured on the device itself.")
+    if not any(a.role == "teacher_float" for a in report.artifacts):
+        found.append(f"The {baseline_name(report)} has no float file, so no speed-up over it is shown.")
+    return tuple(found)
+
+
+def targets(report: Report) -> tuple[str, ...]:
+    """Targets that have a file, in the report's order."""
+    return tuple(dict.fromkeys(a.target for a in report.artifacts if a.target))
+
+
+def name_of(artifact: ArtifactRecord) -> str:
+    """The target, or what float reference it is."""
+    return artifact.target if artifact.target is not None else ROLES[artifact.role]
+
+
+def measurements_of(report: Report, artifact: ArtifactRecord) -> tuple[MeasurementRecord, ...]:
+    """Measurements of one artifact, its own target's first."""
+    own = [m for m in report.measurements if m.artifact_id == artifact.id]
+    return tuple(sorted(own, key=lambda m: m.target != artifact.target))
+
+
+def toml(data: Mapping[str, Any], path: str = "") -> str:
+    """A recipe as TOML: plain keys first, then tables; keys without a value left out."""
+    lines = [f"{_key(k)} = {_toml_value(v)}" for k, v in data.items() if _is_plain(v)]
+    parts = ["\n".join(lines)] if lines else []
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            full = f"{path}.{_key(key)}" if path else _key(key)
+            body = toml(value, full)
+            plain_keys = any(_is_plain(v) for v in value.values()) or not value
+            parts.append(f"[{full}]\n{body}".rstrip() if plain_keys else body)
+    return "\n\n".join(parts)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, Mapping)
+
+
+def _key(key: str) -> str:
+    bare = key.replace("-", "").replace("_", "")
+    return key if bare.isascii() and bare.isalnum() else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    safe = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{safe}"'
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_value(v) for v in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_key(k)} = {_toml_value(v)}' for k, v in value.items())} }}"
+    return str(value)

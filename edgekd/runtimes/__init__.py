@@ -1,0 +1,64 @@
+"""Runtimes: a model file in, a `Session` out. One name, one module, loaded on demand."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import MeasurementError, UsageError
+from edgekd.runtimes._session import OperatorInfo, Session, TensorInfo
+
+__all__ = ["RUNTIMES", "OperatorInfo", "Session", "TensorInfo", "list_operators", "open_session", "preload"]
+
+RUNTIMES = {
+    "litert": "edgekd.runtimes.litert",
+    "onnxruntime": "edgekd.runtimes.onnxruntime",
+    "tflite_runtime": "edgekd.runtimes.tflite_runtime",
+}
+
+
+def open_session(runtime: str, path: str | Path, *, delegate: str = "cpu", num_threads: int = 1) -> Session:
+    """The file loaded in a runtime, on exactly the delegate that was asked for.
+
+    Args:
+        runtime: a name of `RUNTIMES`.
+        path: the model file.
+        delegate: "cpu" is the runtime's own default on the processor; others must take the graph.
+        num_threads: threads for inference.
+
+    Raises:
+        UsageError: the runtime or the delegate has no such name.
+        MeasurementError: the file does not load, or the delegate did not take it.
+    """
+    module, file = _module(runtime), _existing(path)
+    if delegate not in module.DELEGATES:
+        raise UsageError(
+            f"{runtime} has no delegate {delegate!r}", hint=f"known: {', '.join(module.DELEGATES)}"
+        )
+    session: Session = module.open_session(file, delegate, num_threads)
+    return session
+
+
+def list_operators(runtime: str, path: str | Path) -> tuple[OperatorInfo, ...]:
+    """The operators of the graph that a runtime builds from a file, in the order they run."""
+    operators: tuple[OperatorInfo, ...] = _module(runtime).list_operators(_existing(path))
+    return operators
+
+
+def preload(runtime: str) -> None:
+    """Imports a runtime, so that opening a session no longer pays for it."""
+    _module(runtime).preload()
+
+
+def _module(runtime: str) -> Any:
+    if runtime not in RUNTIMES:
+        raise UsageError(f"unknown runtime {runtime!r}", hint=f"known: {', '.join(RUNTIMES)}")
+    return importlib.import_module(RUNTIMES[runtime])
+
+
+def _existing(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise MeasurementError(f"{path}: no such file")
+    return file

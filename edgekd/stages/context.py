@@ -1,0 +1,72 @@
+"""What a stage may look at: the recipe, the data, the results of the stages before it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd import tasks
+from edgekd.plan import Node, Plan
+from edgekd.progress import Display
+from edgekd.store import Entry, Store
+from edgekd.types import Artifact, File, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class Context:
+    """One run.
+
+    Attributes:
+        plan: all nodes.
+        store: where results lie.
+        display: shows progress.
+        objects: teacher, student and task passed from Python, by role.
+        entries: label -> result of every stage that is done.
+    """
+
+    plan: Plan
+    store: Store
+    display: Display
+    objects: Mapping[str, Any] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed."""
+        return self.plan.recipe.seed
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The data, memory-mapped from the data stage's result."""
+        return tasks.load(self.entries["data"].folder)
+
+    def parent(self, node: Node, role: str) -> Entry:
+        """The result of one of a node's parents."""
+        return self.entries[node.parents[role]]
+
+    def teacher_outputs(self, node: Node) -> NDArray[np.float16]:
+        """Cached teacher logits (views, N, classes), memory-mapped."""
+        path: Path = self.parent(node, "outputs").file("logits.npy")
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    def object_of(self, role: str) -> nn.Module:
+        """A copy of the module that was passed from Python for a role."""
+        import copy
+
+        return copy.deepcopy(self.objects[role])  # type: ignore[no-any-return]
+
+
+def artifact_of(entry: Entry, label: str, task: Task) -> Artifact:
+    """The file that an export stage wrote, as a value."""
+    files = tuple(File(entry.file(f["name"]), f["sha256"], f["size_bytes"]) for f in entry.result["files"])
+    result = entry.result
+    return Artifact(label, files, result["format"], result["scheme"], task.input_spec, task.class_names)

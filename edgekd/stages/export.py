@@ -1,0 +1,142 @@
+"""Stage: emit a network in a target's convention, prove that the file computes the same, list its operators."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgekd import exporters
+from edgekd.errors import ExportError
+from edgekd.exporters import locate, onnx_static
+from edgekd.measure.inventory import inventory_of
+from edgekd.measure import Layout, to_layout
+from edgekd.measure.parity import check_parity, output_range
+from edgekd.measure.parity import parity as parity_of
+from edgekd.plan import STATIC, Node
+from edgekd.quantize import schemes
+from edgekd.runtimes import Session, open_session
+from edgekd.stages import saved
+from edgekd.stages.context import Context
+from edgekd.stages.quantize import calibration_inputs
+from edgekd.store import sha256_file
+from edgekd.types import Task
+
+PARITY_SAMPLES = 256
+SECOND_BATCH = 3
+RUNTIME_OF = {"onnx": "onnxruntime", "tflite": "litert"}
+
+
+def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
+    """Writes the artifact; returns its files, parity and inventory."""
+    config, task = node.config, context.task
+    source = context.parent(node, "model")
+    path = folder / f"model{exporters.SUFFIXES[config['format']]}"
+    metadata = _metadata(node, context)
+    parity = None
+    if source.folder.name.startswith("onnx_file"):
+        onnx_static.emit(
+            source.file("model.onnx"),
+            path,
+            scheme=config["scheme"],
+            activations=config["activations"],
+            samples=calibration_inputs(node, context) if config["scheme"] == STATIC else None,
+            metadata=metadata,
+        )
+    else:
+        module = saved.load(source, context)
+        if config["scheme"] == STATIC:
+            module = schemes.lower(module, saved.example_input(task), config["activations"])
+        else:
+            module = schemes.fold_batch_norm(module)
+        exporters.export(
+            module,
+            saved.example_input(task),
+            path,
+            format=config["format"],
+            scheme=config["scheme"],
+            input_name=task.input_spec.name,
+            metadata=metadata,
+        )
+        parity = _prove(module, path, config, task)
+    found = inventory_of(path, config["format"])
+    _check_operators(found.operators, config["unavailable_ops"], path)
+    return {
+        "format": config["format"],
+        "scheme": config["scheme"],
+        "files": [{"name": path.name, "sha256": sha256_file(path), "size_bytes": path.stat().st_size}],
+        "parity": parity,
+        "inventory": {
+            "ops": _counted(found.operators),
+            "int8_ops": found.int8_ops,
+            "float_ops": found.float_ops,
+        },
+        "input_spec": asdict(task.input_spec),
+    }
+
+
+def _counted(operators: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for operator in operators:
+        name = f"{operator.op_type}/{operator.dtype}"
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _check_operators(operators: Any, unavailable: list[str], path: Path) -> None:
+    for operator in operators:
+        if operator.op_type in unavailable:
+            raise ExportError(
+                f"{path.name}: operator {operator.op_type} is not available on the target",
+                hint="replace it in the network, or correct artifact.unavailable_ops of the target",
+            )
+
+
+def _metadata(node: Node, context: Context) -> dict[str, str]:
+    """What a user of the file needs: how to prepare inputs, what outputs mean, where it comes from."""
+    spec, task = context.task.input_spec, context.task
+    lineage, label = [], node.parents["model"]
+    while label is not None:
+        ancestor = context.plan.node(label)
+        lineage.append({"stage": ancestor.stage, "id": ancestor.label, "key": ancestor.key})
+        label = ancestor.parents.get("network")  # type: ignore[assignment]
+    return {
+        "edgekd.input": json.dumps({**asdict(spec), "layout_in_file": layout_of(node.config["format"])}),
+        "edgekd.class_names": json.dumps(list(task.class_names)),
+        "edgekd.scheme": node.config["scheme"],
+        "edgekd.lineage": json.dumps(lineage[::-1]),
+    }
+
+
+def layout_of(format: str) -> Layout:
+    """Layout of image inputs in a file: the exporters write TFLite as NHWC and ONNX as NCHW."""
+    return "NHWC" if format == "tflite" else "NCHW"
+
+
+@torch.no_grad()
+def _prove(module: nn.Module, path: Path, config: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    x = task.input_spec.preprocess(np.asarray(task.splits["val"].inputs[:PARITY_SAMPLES]))
+    reference = module(torch.from_numpy(x)).numpy()
+    session = open_session(RUNTIME_OF[config["format"]], path)
+    fed = to_layout(x, layout_of(config["format"]))
+    # The same samples twice: in large batches, and in batches of another size.
+    sizes = {size: _in_batches(session, fed, size) for size in (len(fed), SECOND_BATCH)}
+    found = parity_of(reference, sizes, config["scheme"])
+    check_parity(
+        found,
+        config["scheme"],
+        output_range(reference),
+        locate=lambda: locate.first_departure(module, path, config["format"], x[:1]),
+    )
+    return {**asdict(found), "batch_sizes": list(found.batch_sizes)}
+
+
+def _in_batches(session: Session, fed: NDArray[Any], size: int) -> NDArray[np.float32]:
+    return np.concatenate([session.run(fed[i : i + size]) for i in range(0, len(fed), size)])

@@ -1,0 +1,51 @@
+"""Stage: time an artifact beside the float teacher and the float student, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.measure.latency import measure_latency, subject
+from edgekd.plan import Node
+from edgekd.stages.context import Context, artifact_of
+from edgekd.stages.export import layout_of
+from edgekd.types import Protocol
+
+
+def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
+    """Writes the raw latencies of each file; returns what was measured, by the file's export label."""
+    settings = node.config["protocol"]
+    # A smoke run shows that measuring works; nobody reads its milliseconds.
+    protocol = (
+        Protocol(2, 10, 0.01, 1, settings["num_threads"])
+        if settings["smoke"]
+        else Protocol(**{k: v for k, v in settings.items() if k != "smoke"})
+    )
+    labels = [label for role, label in node.parents.items() if role.startswith("artifact")]
+    sample = context.task.input_spec.preprocess(np.asarray(context.task.splits["val"].inputs[:1]))
+    subjects = []
+    for label in labels:
+        artifact = artifact_of(context.entries[label], label, context.task)
+        layout = layout_of(artifact.format)
+        subjects.append(subject(artifact, node.config["runtime"], layout=layout, sample=sample))
+    # Whether this computer is the target is a question of the target, asked when the report is written.
+    found = measure_latency(subjects, protocol, "host", device="this computer", seed=context.seed)
+    result = {}
+    for label, measurement in zip(labels, found, strict=True):
+        name = f"{label}.npz"
+        np.savez(folder / name, latency_ms=measurement.latency_ms, process=measurement.process)
+        result[label] = {
+            "raw": name,
+            "runtime": measurement.runtime,
+            "runtime_version": measurement.runtime_version,
+            "delegate": measurement.delegate,
+            "protocol": asdict(measurement.protocol),
+            "first_ms": list(measurement.first_ms),
+            "init_ms": list(measurement.init_ms),
+            "peak_memory_bytes": measurement.peak_memory_bytes,
+        }
+    return result

@@ -1,0 +1,39 @@
+"""Stage: a network with weights: from a checkpoint, from the user's function, or trained on labels (teacher)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd.config import TrainConfig
+from edgekd.losses.logits import cross_entropy
+from edgekd.plan import Node
+from edgekd.stages import saved
+from edgekd.stages.context import Context
+from edgekd.teachers.torch import load_checkpoint
+from edgekd.training import TrainingSet, fit
+
+
+def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
+    """Writes the network; returns its size, cost and how training went."""
+    config = dict(node.config)
+    module = saved.fresh(config, context)
+    history = []
+    if config.get("checkpoint"):
+        load_checkpoint(module, Path(config["checkpoint"]))
+    elif config["train"] is not None:
+        train = TrainConfig.model_validate(config["train"])
+        data = TrainingSet(context.task.splits["train"], context.task.input_spec, None, 1, context.seed)
+        history = fit(
+            module,
+            data,
+            lambda logits, labels, _: cross_entropy(logits, labels, train.label_smoothing),
+            train,
+            what=node.label,
+            display=context.display,
+            checkpoint=context.store.partial(node.stage, node.key),
+        )
+    architecture = {"model": config["model"], "role": config["role"]}
+    result = saved.save(folder, module, context, architecture, saved.example_input(context.task))
+    return {**result, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}

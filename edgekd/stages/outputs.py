@@ -1,0 +1,29 @@
+"""Stage: the teacher's outputs on the training set, computed once for all stages that distil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd.plan import Node
+from edgekd.stages import saved
+from edgekd.stages.context import Context
+from edgekd.teachers import cache
+
+
+def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
+    """Writes logits.npy (views, N, classes) in fp16."""
+    task = context.task
+    cache.build(
+        saved.load(context.parent(node, "teacher"), context),
+        task.splits["train"],
+        task.input_spec,
+        node.config["augment"],
+        views=node.config["views"],
+        num_classes=task.num_classes,
+        seed=context.seed,
+        path=folder / "logits.npy",
+        display=context.display,
+    )
+    return {"views": node.config["views"]}

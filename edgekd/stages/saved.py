@@ -1,0 +1,124 @@
+"""Networks in the store: weights as safetensors, the way to the architecture as JSON.
+
+A network is rebuilt by the steps that made it (build, prune by history, insert
+quantizers), then its weights are loaded; no pickle is involved.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from edgekd import models
+from edgekd.config import ModelConfig
+from edgekd.errors import UsageError
+from edgekd.plan import Node
+from edgekd.prune import structured
+from edgekd.quantize import qat
+from edgekd.stages.context import Context
+from edgekd.store import Entry
+from edgekd.training import predict
+from edgekd.types import Task
+
+WEIGHTS = "model.safetensors"
+ARCHITECTURE = "architecture.json"
+TEST_SCORES = "test_scores.npy"
+
+
+def example_input(task: Task) -> Tensor:
+    """A preprocessed sample (1, *shape): the first of the training split."""
+    return torch.from_numpy(task.input_spec.preprocess(np.asarray(task.splits["train"].inputs[:1])))
+
+
+def fresh(config: dict[str, Any], context: Context) -> nn.Module:
+    """The network that a config names, its outputs checked against the task's classes."""
+    choice = ModelConfig.model_validate(config["model"])
+    if choice.kind == "object":
+        module = context.object_of(config["role"])
+    else:
+        module = models.build(choice, context.task, context.seed)
+    _check_outputs(module.eval(), config["role"], context.task)
+    return module
+
+
+def _check_outputs(module: nn.Module, role: str, task: Task) -> None:
+    x = example_input(task)
+    try:
+        with torch.no_grad():
+            out = module(x)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"{role}: cannot take an input of shape {tuple(x.shape)}: {' '.join(str(error).split())[:150]}",
+            hint="the network does not fit the task's samples",
+        ) from error
+    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if shape != (1, task.num_classes):
+        raise UsageError(
+            f"{role}: gives outputs of shape {shape}, the task has {task.num_classes} classes",
+            hint=f"{role}.model must end in {task.num_classes} logits",
+        )
+
+
+def save(
+    folder: Path,
+    module: nn.Module,
+    context: Context,
+    architecture: dict[str, Any],
+    example: Tensor,
+) -> dict[str, Any]:
+    """Writes a network and its scores on the test split; returns params and MACs."""
+    save_file({k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}, folder / WEIGHTS)
+    (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1, sort_keys=True))
+    np.save(
+        folder / TEST_SCORES, predict(module, context.task.splits["test"].inputs, context.task.input_spec)
+    )
+    plain = module.body if hasattr(module, "body") and "quantizers" in architecture else module
+    macs, params = _count(plain, example, architecture)
+    return {"params": params, "macs": macs}
+
+
+def _count(module: nn.Module, example: Tensor, architecture: dict[str, Any]) -> tuple[int | None, int | None]:
+    # Fake quantizers would be counted as work and as weights: a quantized network has those of its source.
+    return (None, None) if "quantizers" in architecture else structured.count(module, example)
+
+
+def architecture_of(entry: Entry) -> dict[str, Any]:
+    """How an entry's network is built."""
+    return json.loads(entry.file(ARCHITECTURE).read_text())  # type: ignore[no-any-return]
+
+
+def load(entry: Entry, context: Context) -> nn.Module:
+    """The network of an entry, in eval mode, exactly as it was saved."""
+    architecture = architecture_of(entry)
+    example = example_input(context.task)
+    module = fresh(architecture, context)
+    if "pruning_history" in architecture:
+        module = structured.rebuild(module, example, architecture["pruning_history"])
+    if "quantizers" in architecture:
+        module = qat.rebuild(module, architecture["quantizers"])
+    module.load_state_dict(load_file(entry.file(WEIGHTS)))
+    return module.eval()
+
+
+def test_scores(entry: Entry) -> NDArray[np.float32]:
+    """Scores (N, classes) of an entry's network on the test split."""
+    return np.load(entry.file(TEST_SCORES), allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def accuracy_on(module: nn.Module, split_name: str, context: Context) -> float:
+    """Accuracy in percent on a split."""
+    split = context.task.splits[split_name]
+    scores = predict(module, split.inputs, context.task.input_spec)
+    return float((scores.argmax(axis=1) == split.labels).mean() * 100)
+
+
+def label_of(node: Node) -> str:
+    """How a stage is called in messages."""
+    return node.label

@@ -1,0 +1,268 @@
+"""Content-addressed stage results: written whole or not at all, verified when read.
+
+An entry is a folder `<stage>-<key>` with the stage's files and `result.json`, which
+lists the sha256 of each. It is made under a temporary name, synced, and renamed, so a
+killed run leaves either a whole entry or none. The key is a hash of all that the stage
+depends on, so whatever is found may be used.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from edgekd.errors import StoreError, UsageError
+
+RESULT = "result.json"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+
+
+def hash_of(value: Any) -> str:
+    """Hex sha256 of a JSON-able value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all: temporary name, sync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    with no_space_is_clear(path), temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def no_space_is_clear(where: Path) -> Iterator[None]:
+    """Turns a full disk or a read-only folder into a StoreError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"{where}: no space left", hint="free some, or `edgekd store gc --max-size 1GB`"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise StoreError(f"{where}: cannot be written: {error.strerror}") from error
+        raise
+
+
+def parse_size(text: str) -> int:
+    """`5GB`, `500 MB`, `0` as bytes; a UsageError for anything else."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|KB|MB|GB|TB)?\s*", text, re.IGNORECASE)
+    if not found:
+        raise UsageError(f"size {text!r}: not a number with B, KB, MB, GB or TB")
+    power = ("B", "KB", "MB", "GB", "TB").index((found[2] or "B").upper())
+    return int(float(found[1]) * 1000**power)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished stage: its folder and what the stage returned."""
+
+    folder: Path
+    result: Mapping[str, Any]
+    files: Mapping[str, str]
+    seconds: float
+
+    def file(self, name: str) -> Path:
+        """Path of one of the entry's files, its checksum verified."""
+        path = self.folder / name
+        if name not in self.files or not path.is_file() or sha256_file(path) != self.files[name]:
+            raise StoreError(
+                f"{path}: damaged or missing", hint=f"delete {self.folder} and run the same command again"
+            )
+        return path
+
+
+class Store:
+    """The folder of finished stages, shared by all runs of a user."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        with no_space_is_clear(root):
+            root.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def default_root() -> Path:
+        """`$EDGEKD_STORE`, else the user's cache folder."""
+        named = os.environ.get("EDGEKD_STORE")
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Path(named) if named else cache / "edgekd" / "store"
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an entry lies, or would."""
+        return self.root / f"{stage}-{key[:24]}"
+
+    def get(self, stage: str, key: str) -> Entry | None:
+        """The finished entry, or None; one whose result cannot be read counts as absent and is removed."""
+        folder = self.folder(stage, key)
+        path = folder / RESULT
+        if not path.is_file():
+            return None
+        try:
+            record = json.loads(path.read_text())
+            if record["key"] != key:
+                raise ValueError("key differs")
+            entry = Entry(folder, record["result"], record["files"], record["seconds"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path}: damaged: {error}", hint=f"delete {folder} and run the same command again"
+            ) from error
+        os.utime(path)  # last use, for gc
+        return entry
+
+    def partial(self, stage: str, key: str) -> Path:
+        """A folder for a stage's checkpoints, kept over a kill and removed when the stage ends."""
+        folder = self.root / ".partial" / f"{stage}-{key[:24]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def put(self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
+        """Runs `make(folder)`, which writes files there and returns its result, and keeps both."""
+        temporary = self.root / ".tmp" / f"{stage}-{key[:24]}-{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        started = time.monotonic()
+        try:
+            with no_space_is_clear(self.root):
+                temporary.mkdir(parents=True)
+                result = make(temporary)
+                seconds = round(time.monotonic() - started, 3)
+                files = {
+                    str(path.relative_to(temporary)): sha256_file(path)
+                    for path in sorted(temporary.rglob("*"))
+                    if path.is_file()
+                }
+                record = {
+                    "stage": stage,
+                    "key": key,
+                    "seconds": seconds,
+                    "files": files,
+                    "result": result,
+                }
+                for name in files:
+                    _sync(temporary / name)
+                write_atomic(
+                    temporary / RESULT, json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+                )
+                final = self.folder(stage, key)
+                if not (final / RESULT).exists():  # another run may have been quicker
+                    shutil.rmtree(final, ignore_errors=True)
+                    temporary.rename(final)
+                    _sync(self.root)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(self.root / ".partial" / f"{stage}-{key[:24]}", ignore_errors=True)
+        entry = self.get(stage, key)
+        assert entry is not None
+        return entry
+
+    def hash_file(self, path: Path) -> str:
+        """sha256 of a source file, remembered by path, size and time of change."""
+        stat = path.stat()
+        identity = hash_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+        memo = self.root / ".hashes" / identity
+        if memo.is_file() and len(known := memo.read_text()) == 64:
+            return known
+        digest = sha256_file(path)
+        write_atomic(memo, digest)
+        return digest
+
+    def judged(self, test_sha256: str, evidence: str) -> int:
+        """Logs one judgement of a test split; returns on how many different candidates it was used."""
+        folder = self.root / ".judgements" / test_sha256
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / evidence[:32]).touch()
+        return sum(1 for _ in folder.iterdir())
+
+    def entries(self) -> list[tuple[Path, int, float]]:
+        """(folder, bytes, last use as seconds since the epoch) of each entry, oldest use first."""
+        found = []
+        for result in self.root.glob(f"*/{RESULT}"):
+            size = sum(p.stat().st_size for p in result.parent.rglob("*") if p.is_file())
+            found.append((result.parent, size, result.stat().st_mtime))
+        return sorted(found, key=lambda item: item[2])
+
+    def gc(self, max_bytes: int) -> tuple[int, int]:
+        """Removes the entries used least recently until the rest fits; (entries, bytes) removed.
+
+        Raises:
+            StoreError: a run is using the store.
+        """
+        if busy := self.running():
+            raise StoreError(f"{self.root}: in use by process {', '.join(busy)}", hint="wait for it to end")
+        entries = self.entries()
+        total, removed, freed = sum(e[1] for e in entries), 0, 0
+        for folder, size, _ in entries:
+            if total - freed <= max_bytes:
+                break
+            (folder / RESULT).unlink()  # first, so that a kill leaves no entry that looks whole
+            shutil.rmtree(folder)
+            removed, freed = removed + 1, freed + size
+        return removed, freed
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps gc out while a run lasts: each run holds a lock of its own."""
+        folder = self.root / ".runs"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{os.getpid()}.lock"
+        with FileLock(path):
+            yield
+        path.unlink(missing_ok=True)
+
+    def running(self) -> list[str]:
+        """Process ids of the runs that use this store now."""
+        busy = []
+        for path in sorted((self.root / ".runs").glob("*.lock")):
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+                path.unlink(missing_ok=True)
+            except Timeout:
+                busy.append(path.stem)
+        return busy
+
+
+@contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Holds a workdir for one run; a StoreError where another run has it."""
+    with no_space_is_clear(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(workdir / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise StoreError(f"{workdir}: in use by another run", hint="wait for it, or give --workdir") from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

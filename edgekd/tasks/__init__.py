@@ -1,0 +1,144 @@
+"""A task is its splits, its metric and its preprocessing, read by a small module of its kind.
+
+A reader has `VERSION`, an `Options` class, `sources(options)` (the files it
+will read) and `read(options, seed)`. Its line in `READERS` is all that makes it
+known; it is imported only when a recipe names it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from edgekd.config import Strict, TaskConfig, build
+from edgekd.errors import DataError, UsageError
+from edgekd.tasks import user
+from edgekd.tasks.checking import check, keep_first, split_sha256
+from edgekd.tasks.common import expand_path
+from edgekd.tasks.storage import load, save
+from edgekd.tasks.user import source_of
+from edgekd.types import Task
+
+__all__ = [
+    "READERS",
+    "check",
+    "admit",
+    "expand_path",
+    "fingerprint",
+    "keep_first",
+    "load",
+    "read",
+    "save",
+    "sha256_of",
+    "source_of",
+    "split_sha256",
+]
+
+READERS: Mapping[str, str] = {
+    "digits": "edgekd.tasks.digits",
+    "idx": "edgekd.tasks.idx",
+    "image_folder": "edgekd.tasks.image_folder",
+    "npz": "edgekd.tasks.npz",
+    "synthetic": "edgekd.tasks.synthetic",
+    "table": "edgekd.tasks.table",
+}
+
+# Raised when `check` or `keep_first` change what they keep, so that stored tasks are read anew.
+VERSION = 1
+
+
+class Reader(Protocol):
+    """What a module in `READERS` offers."""
+
+    VERSION: int
+    Options: type[Strict]
+
+    def sources(self, options: Any) -> tuple[Path, ...]:
+        """Files and folders that `read` will read."""
+
+    def read(self, options: Any, seed: int) -> Task:
+        """The task, unchecked."""
+
+
+def read(config: TaskConfig, seed: int) -> Task:
+    """The task that a recipe names, checked for leaks and cut to `config.limit` samples a split.
+
+    The check comes before the cut as well as after, so that a smoke run finds
+    the faults that a full run would find.
+
+    Raises:
+        UsageError: an unknown kind or option, an unset variable in a path.
+        DataError: files missing or corrupt, or data that `check` refuses.
+    """
+    if ":" in config.kind:
+        task = user.call(config.kind, config.options)
+    else:
+        reader, options = _reader(config)
+        task = reader.read(options, seed)
+    return admit(task, config, seed)
+
+
+def admit(task: Task, config: TaskConfig, seed: int) -> Task:
+    """A task, checked and cut as `config` says; for tasks that were made in Python too."""
+    task = check(task, config.on_overlap)
+    if config.limit is None:
+        return task
+    return check(keep_first(task, config.limit, seed), config.on_overlap)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_of) -> str:
+    """Identity of what `read(config, seed)` yields, in hex, without decoding any data.
+
+    Equal fingerprints and equal seeds mean equal tasks: the seed is not part of
+    it. Where the data lies is not either, only paths as the recipe writes them.
+
+    Args:
+        config: the recipe's [task].
+        hash_file: sha256 of a file; pass a caching one where files are large.
+    """
+    if ":" in config.kind:
+        version = 0
+        sources = (user.source_of(config.kind), *user.paths_in(config.options))
+    else:
+        reader, options = _reader(config)
+        version = reader.VERSION
+        sources = reader.sources(options)
+    identity = {
+        "version": [VERSION, version],
+        "config": config.model_dump(mode="json"),
+        "sources": [list(_hashed(source, hash_file)) for source in sources],
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _reader(config: TaskConfig) -> tuple[Reader, Strict]:
+    if config.kind not in READERS:
+        near = difflib.get_close_matches(config.kind, READERS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(READERS)}"
+        raise UsageError(
+            f"unknown task kind {config.kind!r}", hint=f"{hint}; package.module:function names your own"
+        )
+    reader = cast(Reader, import_module(READERS[config.kind]))
+    return reader, build(reader.Options, config.options, f"task of kind {config.kind!r}")
+
+
+def _hashed(source: Path, hash_file: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
+    """(name inside the source, sha256) of a file, or of every file below a folder in name order."""
+    if source.is_file():
+        yield source.name, hash_file(source)
+    elif source.is_dir():
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            yield path.relative_to(source).as_posix(), hash_file(path)
+    else:
+        raise DataError(f"{source}: no such file or folder", hint="check the paths under [task]")

@@ -1,0 +1,207 @@
+"""What is refused before anything is trained: leaks, wrong labels, values that are no numbers.
+
+A sample of test that stands in train makes every later verdict worthless, and
+no later stage could see it; so splits are compared by id and by content on
+every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import DataError
+from edgekd.tasks.common import apportion, sample_hashes
+from edgekd.types import Split, Task
+
+# Who keeps a sample that two splits share: the judge first, the student's own data last.
+PRIORITY = ("test", "val", "train", "unlabelled")
+REQUIRED = ("train", "val", "test")
+_SHOWN = 5
+
+
+def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error") -> Task:
+    """`task` itself where nothing is wrong with it, with counts added to its notes.
+
+    Notes: `duplicates` counts, for each split, the samples that repeat an
+    earlier one of the same split; `dropped` counts samples taken out because
+    another split holds them too.
+
+    Args:
+        task: any task.
+        on_overlap: `drop_from_train` mends an overlap: a sample also in test
+            leaves val and train, one also in val leaves train, and one in any
+            of these leaves unlabelled.
+
+    Raises:
+        DataError: a split is missing, empty or misshapen; ids repeat; a label is
+            out of range; an input is NaN or infinite; splits overlap.
+    """
+    for name in REQUIRED:
+        if name not in task.splits:
+            raise DataError(f"task {task.name!r} has no split {name!r}")
+    for name, split in task.splits.items():
+        if name not in PRIORITY or split.name != name:
+            raise DataError(
+                f"task {task.name!r} has a split {name!r} (called {split.name!r})",
+                hint=f"splits are {', '.join(PRIORITY)}",
+            )
+        _check_arrays(task, split)
+        _check_labels(task, split)
+        _check_values(split)
+        _check_ids(split)
+    task = _without_overlap(task, on_overlap)
+    duplicates = {n: len(s) - len(set(sample_hashes(s.inputs))) for n, s in task.splits.items()}
+    return replace(task, notes={**task.notes, "duplicates": duplicates})
+
+
+def _check_arrays(task: Task, split: Split) -> None:
+    spec = task.input_spec
+    if not len(split):
+        raise DataError(f"split {split.name!r} of task {task.name!r} is empty")
+    wanted = (len(split), *spec.shape)
+    if split.inputs.shape != wanted or split.inputs.dtype != np.dtype(spec.raw_dtype):
+        raise DataError(
+            f"split {split.name!r}: inputs are {split.inputs.dtype} {split.inputs.shape},"
+            f" the input spec says {spec.raw_dtype} {wanted}"
+        )
+
+
+def _check_labels(task: Task, split: Split) -> None:
+    if split.labels is None:
+        if split.name == "unlabelled":
+            return
+        raise DataError(
+            f"split {split.name!r} has no labels", hint="samples without labels go to the split 'unlabelled'"
+        )
+    if split.labels.shape != (len(split),) or split.labels.dtype != np.int64:
+        raise DataError(
+            f"split {split.name!r}: labels are {split.labels.dtype} {split.labels.shape},"
+            f" expected int64 ({len(split)},)"
+        )
+    wrong = np.flatnonzero((split.labels < 0) | (split.labels >= task.num_classes))
+    if len(wrong):
+        at = wrong[0]
+        raise DataError(
+            f"split {split.name!r}, sample {str(split.ids[at])!r}: label {split.labels[at]} is outside"
+            f" 0..{task.num_classes - 1} ({len(wrong)} such labels)"
+        )
+
+
+def _check_values(split: Split) -> None:
+    if split.inputs.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(split.inputs).reshape(len(split), -1).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"split {split.name!r}: {int(bad.sum())} samples hold NaN or infinite values:"
+            f" {_named(split.ids[bad])}",
+            hint="mend or leave out these samples",
+        )
+
+
+def _check_ids(split: Split) -> None:
+    ids, counts = np.unique(split.ids, return_counts=True)
+    if split.ids.shape != (len(split),) or split.ids.dtype.kind != "U":
+        raise DataError(f"split {split.name!r}: ids are {split.ids.dtype} {split.ids.shape}, expected text")
+    if len(ids) != len(split):
+        raise DataError(f"split {split.name!r}: ids stand more than once: {_named(ids[counts > 1])}")
+
+
+def _named(ids: NDArray[np.str_]) -> str:
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return ", ".join(repr(str(i)) for i in ids[:_SHOWN]) + more
+
+
+def _without_overlap(task: Task, on_overlap: str) -> Task:
+    """The task with every sample in one split only; a DataError where that was not asked for."""
+    owner: dict[str | bytes, tuple[str, str]] = {}
+    splits: dict[str, Split] = {}
+    dropped: dict[str, int] = dict(task.notes.get("dropped", {}))
+    for name in PRIORITY:
+        if name not in task.splits:
+            continue
+        split = task.splits[name]
+        keys: list[tuple[str, bytes]] = [
+            (str(i), h) for i, h in zip(split.ids, sample_hashes(split.inputs), strict=True)
+        ]
+        shared = [owner.get(i) or owner.get(h) for i, h in keys]
+        overlap = np.array([s is not None for s in shared])
+        if overlap.any():
+            if on_overlap == "error":
+                raise _overlap_error(split, shared)
+            dropped[name] = dropped.get(name, 0) + int(overlap.sum())
+            split = subset(split, np.flatnonzero(~overlap))
+            if not len(split):
+                raise DataError(f"split {name!r} is empty: every sample of it stands in another split")
+        splits[name] = split
+        # Within a split the first sample of a content is the one that errors name.
+        for i, h in keys:
+            owner.setdefault(i, (name, i))
+            owner.setdefault(h, (name, i))
+    if not dropped:
+        return task
+    return replace(task, splits={n: splits[n] for n in task.splits}, notes={**task.notes, "dropped": dropped})
+
+
+def _overlap_error(split: Split, shared: list[tuple[str, str] | None]) -> DataError:
+    pairs = [(str(i), s) for i, s in zip(split.ids, shared, strict=True) if s is not None]
+    named = ", ".join(f"{i!r} is {other} {theirs!r}" for i, (other, theirs) in pairs[:_SHOWN])
+    more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+    return DataError(
+        f"{len(pairs)} samples of {split.name!r} stand in another split too, by id or by content:"
+        f" {named}{more}",
+        hint='task.on_overlap = "drop_from_train" leaves them out, and counts them in the report',
+    )
+
+
+def subset(split: Split, index: NDArray[Any]) -> Split:
+    """The samples of a split at `index`, in that order."""
+    labels = None if split.labels is None else split.labels[index]
+    return Split(split.name, split.ids[index], split.inputs[index], labels)
+
+
+def keep_first(task: Task, limit: int, seed: int) -> Task:
+    """At most `limit` samples of each split: the first of every class, classes in proportion.
+
+    Every class of a split is kept where `limit` allows; `seed` only says which
+    of two equally large classes gets an odd sample.
+    """
+    return replace(task, splits={n: _first(s, limit, seed) for n, s in task.splits.items()})
+
+
+def _first(split: Split, limit: int, seed: int) -> Split:
+    if len(split) <= limit:
+        return split
+    if split.labels is None:
+        return subset(split, np.arange(limit))
+    classes, counts = np.unique(split.labels, return_counts=True)
+    share = apportion(counts.astype(np.int64), limit, np.random.default_rng(seed))
+    kept = [np.flatnonzero(split.labels == c)[:n] for c, n in zip(classes, share, strict=True)]
+    return subset(split, np.sort(np.concatenate(kept)))
+
+
+def split_sha256(split: Split) -> str:
+    """sha256 over a split's ids, inputs and labels, with their shapes and types, in hex."""
+    digest = hashlib.sha256()
+    for part in _parts(split):
+        # Lengths first: ("ab", "c") and ("a", "bc") must differ.
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(split: Split) -> Iterator[bytes | memoryview]:
+    for i in split.ids:
+        yield str(i).encode()
+    for array in (split.inputs, split.labels):
+        if array is None:
+            yield b"none"
+            continue
+        yield f"{array.dtype.str} {array.shape}".encode()
+        yield np.ascontiguousarray(array).tobytes()

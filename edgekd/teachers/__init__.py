@@ -1,0 +1,1 @@
+"""Teachers: where their weights come from, and the cache of what they say."""

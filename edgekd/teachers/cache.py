@@ -1,0 +1,58 @@
+"""What a teacher says about each training sample, computed once: (views, N, classes) in fp16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import nn
+
+from edgekd import augment
+from edgekd.errors import TrainingError
+from edgekd.progress import Display
+from edgekd.training import EVAL_BATCH, normalise
+from edgekd.types import InputSpec, Split
+
+
+@torch.no_grad()
+def build(
+    teacher: nn.Module,
+    split: Split,
+    spec: InputSpec,
+    names: Sequence[str],
+    *,
+    views: int,
+    num_classes: int,
+    seed: int,
+    path: Path,
+    display: Display,
+) -> None:
+    """Writes the teacher's logits for every sample in every augmented view to a .npy file.
+
+    20 bytes a sample and view for 10 classes. View v holds the outputs on the very pixels
+    that the student sees in the epochs that use view v.
+
+    Raises:
+        TrainingError: an output is NaN or infinite, or too large for fp16.
+    """
+    teacher.eval()
+    out = open_memmap(path, mode="w+", dtype=np.float16, shape=(views, len(split), num_classes))
+    starts = [(v, s) for v in range(views) for s in range(0, len(split), EVAL_BATCH)]
+    for view, start in display.track(starts, "teacher outputs", len(starts)):
+        if start == 0:
+            params = torch.from_numpy(augment.draw(len(split), names, spec.shape, seed, view))
+        stop = min(start + EVAL_BATCH, len(split))
+        raw = torch.from_numpy(np.ascontiguousarray(split.inputs[start:stop]))
+        x = normalise(augment.apply(raw, params[start:stop], spec.raw_range[0]), spec)
+        logits = teacher(x).numpy().astype(np.float16)
+        if not np.isfinite(logits).all():
+            bad = split.ids[start + int(np.argwhere(~np.isfinite(logits))[0][0])]
+            raise TrainingError(
+                f"teacher: output for sample {bad!r} is not a finite fp16 number",
+                hint="the teacher diverged, or its logits are beyond 65504",
+            )
+        out[view, start:stop] = logits
+    out.flush()

@@ -1,0 +1,227 @@
+"""What the commands print, as Rich tables."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgekd import config
+from edgekd.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekd.doctor import Finding
+    from edgekd.measure.bench import Bench
+    from edgekd.plan import Node
+    from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report
+    from edgekd.store import Store
+
+COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_APPLICABLE": "dim"}
+console = Console(highlight=False)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, sort_keys=True, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def size_text(size_bytes: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit in ("B", "KB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.2f} GB"
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        left = column.islower() or column in ("stage", "target", "file")
+        table.add_column(column, justify="left" if left and not column.endswith(")") else "right")
+    return table
+
+
+def show_plan(rows: Iterable[tuple[Node, bool, float, int]], free_bytes: int) -> None:
+    """The stages of a run: cached or to do, with a guess of time and disk."""
+    table = _table("plan", ("stage", "for targets", "state", "Time (s, guess)", "Disk (guess)"))
+    seconds = disk = 0.0
+    for node, cached, took, size in rows:
+        state = "[green]cached[/green]" if cached else "to do"
+        table.add_row(node.label, ", ".join(node.targets), state, f"{took:.0f}", size_text(size))
+        seconds, disk = seconds + took, disk + (0 if cached else size)
+    console.print(table)
+    console.print(
+        f"about {seconds / 60:.0f} min and {size_text(disk)} of disk to go; {size_text(free_bytes)} free"
+    )
+
+
+def show_report(report: Report, folder: Path) -> None:
+    """Stages, artifacts, verdict, and where the report lies."""
+    stages = _table("stages", ("stage", "Accuracy (%)", "Drop (pp)", "90% interval", "Parameters", "MMAC", "Time (s)"))
+    for stage in report.stages:
+        metric = stage.metrics[0]
+        stages.add_row(
+            stage.id,
+            f"{metric.value:.2f}",
+            "" if metric.drop is None else f"{metric.drop:+.2f}",
+            _interval(metric.drop_interval),
+            "" if stage.params is None else f"{stage.params:,}",
+            "" if stage.macs is None else f"{stage.macs / 1e6:.2f}",
+            f"{stage.seconds:.0f}",
+        )
+    console.print(stages)
+    console.print(_artifact_table(report))
+    show_verdict(report)
+    console.print(f"report: {folder / 'report.html'}")
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:+.2f} .. {interval[1]:+.2f}"
+
+
+def _artifact_table(report: Report) -> Table:
+    columns = ("target", "file", "Size", "Accuracy (%)", "Drop (pp)", "Median (ms)", "kind", "x teacher", "x own float")
+    table = _table("artifacts", columns)
+    for artifact in report.artifacts:
+        metric = artifact.metrics[0]
+        timing = _timing(report, artifact)
+        table.add_row(
+            artifact.target or f"[dim]{artifact.role.replace('_', ' ')}[/dim]",
+            f"{artifact.format} {artifact.scheme}",
+            size_text(artifact.size_bytes),
+            f"{metric.value:.2f}",
+            "" if metric.drop is None else f"{metric.drop:+.2f}",
+            "" if timing is None else f"{timing.median_ms:.3f}",
+            "" if timing is None else timing.kind,
+            "" if artifact.speedup_over_teacher is None else f"{artifact.speedup_over_teacher.value:.1f}",
+            "" if artifact.speedup_over_float is None else f"{artifact.speedup_over_float.value:.1f}",
+        )
+    return table
+
+
+def _timing(report: Report, artifact: ArtifactRecord) -> MeasurementRecord | None:
+    return next((m for m in report.measurements if m.artifact_id == artifact.id), None)
+
+
+def show_verdict(report: Report) -> None:
+    """Every check that says something, and the overall verdict with its margin."""
+    table = _table("checks", ("target", "check", "status", "detail"))
+    required = {a.target for a in report.artifacts if a.required}
+    for check in report.verdict.checks:
+        if check.status != "NOT_APPLICABLE":
+            mark = "" if check.target in required else " [dim](not required)[/dim]"
+            status = f"[{COLOURS[check.status]}]{check.status}[/]"
+            table.add_row(f"{check.target}{mark}", check.name, status, escape(check.detail))
+    console.print(table)
+    policy: Any = report.gate["policy"]
+    status = report.verdict.status
+    console.print(
+        f"[bold {COLOURS[status]}]{status}[/] at a margin of {policy['max_drop_pp']} pp on "
+        f"{report.data.splits.test.n:,} test samples" + (f": {escape(policy['why'])}" if policy["why"] else "")
+    )
+    if report.judgements >= 10:
+        console.print(
+            f"[yellow]this test split has judged {report.judgements} candidates: a PASS means less each time[/yellow]"
+        )
+
+
+def bench_as_dict(found: Bench) -> dict[str, Any]:
+    """A bench result as JSON-able values."""
+    return asdict(found)
+
+
+def show_bench(found: Bench) -> None:
+    """A bench result, a line a figure."""
+    table = Table(show_header=False)
+    for key, value in bench_as_dict(found).items():
+        table.add_row(key, escape(_short(value)))
+    console.print(table)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{v} x {k}" for k, v in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return text if len(text) < 200 else f"{text[:200]} ..."
+
+
+def show_configs(kind: str, name: str | None) -> None:
+    """All configs of a kind with their descriptions, or one with the meaning of each field."""
+    if name is None:
+        table = _table(f"{kind}s", ("name", "description"))
+        for known, path in config.available(kind).items():
+            table.add_row(known, escape(str(config.read_toml(path)[0].get("description", ""))))
+        console.print(table)
+        return
+    path = config.find(kind, name)
+    data, text = config.read_toml(path)
+    config.build(config.SCHEMAS[kind], data, str(path), text)
+    table = _table(f"{path.name}", ("key", "value", "meaning"))
+    for key, value, meaning in _fields(config.SCHEMAS[kind], tomllib.loads(text), ""):
+        table.add_row(key, escape(value), escape(meaning))
+    console.print(table)
+
+
+def _fields(model: type[BaseModel], data: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str, str]]:
+    known = model.model_fields
+    for key, value in data.items():
+        meaning = (known[key].description or "") if key in known else "the plug-in's own option"
+        inner = config.inner_model(known[key]) if key in known else None
+        if inner is not None and isinstance(value, Mapping):
+            yield f"{prefix}{key}", "", meaning
+            yield from _fields(inner, value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value), meaning
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a config file or of the report."""
+    if kind == "report":
+        from edgekd.report.schema import json_schema
+
+        return json_schema()
+    if kind not in config.SCHEMAS:
+        raise UsageError(f"no schema {kind!r}", hint=f"known: {', '.join(config.SCHEMAS)}, report")
+    return config.SCHEMAS[kind].model_json_schema()
+
+
+def show_store(store: Store) -> None:
+    """Entries of the store with size and last use."""
+    import datetime
+
+    table = _table(str(store.root), ("entry", "Size", "last used"))
+    total = 0
+    for folder, size, used in store.entries():
+        when = datetime.datetime.fromtimestamp(used).isoformat(" ", "minutes")
+        table.add_row(folder.name, size_text(size), when)
+        total += size
+    console.print(table)
+    console.print(f"{size_text(total)} in all")
+
+
+def show_findings(findings: Iterable[Finding]) -> None:
+    """What `doctor` found, with what to do where something is missing."""
+    table = _table("doctor", ("what", "state", "detail"))
+    for finding in findings:
+        state = "[green]ok[/green]" if finding.ok else ("[red]missing[/red]" if finding.needed else "[yellow]absent[/yellow]")
+        table.add_row(finding.name, state, escape(finding.detail))
+    console.print(table)

@@ -1,0 +1,223 @@
+"""The one training loop: teachers, distillation, pruning recovery and QAT all call `fit`.
+
+Everything random is a function of (seed, epoch), so a run that was killed and goes on
+from its last checkpoint ends with the weights of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from edgekd import augment
+from edgekd.config import TrainConfig
+from edgekd.errors import TrainingError
+from edgekd.progress import Display
+from edgekd.store import write_atomic
+from edgekd.types import InputSpec, Split
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Samples to train on.
+
+    Attributes:
+        split: raw samples and labels.
+        spec: how they are prepared.
+        teacher: cached teacher logits (views, N, classes), or None.
+        views: augmented views to cycle through; without a teacher every epoch has one of its own.
+        seed: of order and augmentation.
+    """
+
+    split: Split
+    spec: InputSpec
+    teacher: NDArray[np.float16] | None
+    views: int
+    seed: int
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware; elsewhere autocast only costs time."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def make_fabric(precision: str) -> Fabric:
+    """Device, precision and processes in one object; "auto" takes bf16 where the hardware gains from it."""
+    gains = torch.cuda.is_available() or cpu_has_bf16()
+    chosen = ("bf16-mixed" if gains else "32-true") if precision == "auto" else precision
+    return Fabric(accelerator="auto", devices=1, precision=chosen)  # type: ignore[arg-type]
+
+
+def normalise(raw: Tensor, spec: InputSpec) -> Tensor:
+    """Raw samples (B, *shape) to model inputs; the torch twin of `InputSpec.preprocess`."""
+    along = (1, -1) + (1,) * (len(spec.shape) - 1)
+    mean = torch.tensor(spec.mean, device=raw.device).reshape(along)
+    std = torch.tensor(spec.std, device=raw.device).reshape(along)
+    x = (raw.float() / spec.scale - mean) / std
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov & Hutter 2016, arXiv 1608.03983)."""
+    total = config.epochs * steps_per_epoch
+    warmup = min(int(config.warmup_epochs * steps_per_epoch), total - 1)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD (Nesterov, 0.9) or AdamW; weight decay on weights only, not on biases, norms or scales."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def fit(
+    module: nn.Module,
+    data: TrainingSet,
+    loss: Loss,
+    config: TrainConfig,
+    *,
+    what: str,
+    display: Display,
+    checkpoint: Path,
+) -> list[dict[str, float]]:
+    """Trains `module` in place; returns one record an epoch (loss, learning rate).
+
+    Args:
+        module: the network; its parameters change.
+        data: training samples, with cached teacher logits where `loss` wants them.
+        loss: (logits, labels, teacher logits or None) -> scalar.
+        config: epochs, optimizer, schedule, augmentation.
+        what: name of the stage, for the display and errors.
+        display: where progress is shown.
+        checkpoint: folder that keeps the state after each epoch.
+
+    Raises:
+        TrainingError: the loss is NaN or infinite; names epoch and step.
+    """
+    fabric = make_fabric(config.precision)
+    if len(data.spec.shape) == 3:
+        module.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(module, config)
+    history, first_epoch = _load(checkpoint, module, optimizer)
+    wrapped, optimizer = fabric.setup(module, optimizer)
+    size = min(config.batch_size, len(data.split))
+    steps = len(data.split) // size  # the last, smaller batch is left out: the next epoch's order differs
+    epochs = range(first_epoch, config.epochs)
+    for epoch in display.track(epochs, what, len(epochs)):
+        torch.manual_seed(int(np.random.default_rng([data.seed, epoch]).integers(2**62)))
+        module.train()
+        total = 0.0
+        for step, (x, labels, teacher) in enumerate(_batches(data, config, epoch, size, steps)):
+            rate = learning_rate(config, epoch * steps + step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            moved = fabric.to_device(x), fabric.to_device(labels)
+            value = loss(
+                wrapped(moved[0]).float(), moved[1], None if teacher is None else fabric.to_device(teacher)
+            )
+            if not torch.isfinite(value):
+                raise TrainingError(
+                    f"{what}: the loss is {value.item()} at epoch {epoch + 1}, step {step + 1}",
+                    hint="lower lr, or set grad_clip; look for NaN in the data",
+                )
+            optimizer.zero_grad()
+            fabric.backward(value)
+            if config.grad_clip is not None:
+                fabric.clip_gradients(wrapped, optimizer, max_norm=config.grad_clip)
+            optimizer.step()
+            total += value.item()
+        history.append({"epoch": epoch + 1, "loss": total / steps, "lr": rate})
+        _save(checkpoint, module, optimizer, history)
+    module.eval()
+    return history
+
+
+def _batches(data: TrainingSet, config: TrainConfig, epoch: int, size: int, steps: int):  # type: ignore[no-untyped-def]
+    """Yields (inputs, labels, teacher logits or None) of one epoch."""
+    split, spec = data.split, data.spec
+    assert split.labels is not None
+    view = epoch % data.views if data.teacher is not None else epoch
+    params = torch.from_numpy(augment.draw(len(split), config.augment, spec.shape, data.seed, view))
+    order = np.random.default_rng([data.seed, epoch, 1]).permutation(len(split))
+    for step in range(steps):
+        picked = np.sort(order[step * size : (step + 1) * size])  # in order: memory-mapped files like it
+        raw = torch.from_numpy(np.ascontiguousarray(split.inputs[picked]))
+        x = normalise(augment.apply(raw, params[picked], spec.raw_range[0]), spec)
+        labels = torch.from_numpy(np.ascontiguousarray(split.labels[picked]))
+        teacher = None
+        if data.teacher is not None:
+            teacher = torch.from_numpy(np.asarray(data.teacher[view][picked], np.float32))
+        yield x, labels, teacher
+
+
+def _save(folder: Path, module: nn.Module, optimizer: Any, history: list[dict[str, float]]) -> None:
+    """State after an epoch; the JSON goes last, so that it never names tensors that are not there."""
+    epoch = len(history)
+    tensors = {f"model.{k}": v.contiguous() for k, v in module.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
+    temporary = folder / f".epoch-{epoch}.tmp"
+    save_file({k: v.clone() for k, v in tensors.items()}, temporary)
+    temporary.replace(folder / f"epoch-{epoch}.safetensors")
+    write_atomic(folder / "history.json", json.dumps(history))
+    (folder / f"epoch-{epoch - 1}.safetensors").unlink(missing_ok=True)
+
+
+def _load(folder: Path, module: nn.Module, optimizer: Any) -> tuple[list[dict[str, float]], int]:
+    """Puts the last checkpoint into module and optimizer; (history, next epoch), empty where there is none."""
+    path = folder / "history.json"
+    if not path.is_file():
+        return [], 0
+    history: list[dict[str, float]] = json.loads(path.read_text())
+    tensors = load_file(folder / f"epoch-{len(history)}.safetensors")
+    module.load_state_dict(
+        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    )
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return history, len(history)
+
+
+@torch.no_grad()
+def predict(module: nn.Module, inputs: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
+    """Scores (N, classes) in float32 for raw samples (N, *shape)."""
+    module.eval()
+    if len(spec.shape) == 3:
+        module.to(memory_format=torch.channels_last)
+    parts = []
+    for start in range(0, len(inputs), EVAL_BATCH):
+        raw = torch.from_numpy(np.ascontiguousarray(inputs[start : start + EVAL_BATCH]))
+        parts.append(module(normalise(raw, spec)).float().numpy())
+    return np.concatenate(parts)

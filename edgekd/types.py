@@ -1,0 +1,354 @@
+"""The frozen values that pass between stages.
+
+Units stand in the names: `latency_ms`, `size_bytes`, `drop_pp` (percentage
+points, for proportions only). Nothing here imports torch, so the release half
+of the tool (measure, report, gate) stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # torch is an extra: only the compress half has it
+    import torch
+
+Direction = Literal["higher", "lower"]
+Kind = Literal["measured", "host", "emulated"]
+Format = Literal["onnx", "tflite"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quality figure of a model: its name, which way is better, its unit."""
+
+    name: str
+    direction: Direction
+    unit: str
+
+
+ACCURACY = Metric("accuracy", "higher", "percent")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model is fed, and how raw samples become that.
+
+    `model_input = (raw / scale - mean) / std`, with mean and std one value a
+    channel (images) or a feature (tables).
+
+    Attributes:
+        name: input tensor's name in the artifact.
+        shape: one sample as the torch model takes it, without batch: (C, H, W) or (F,).
+        layout: "NCHW" or "NC", the layout of `shape`.
+        raw_dtype: dtype of raw samples, "uint8" or "float32".
+        raw_range: smallest and largest raw value.
+        scale: what raw values are divided by.
+        mean: subtracted after scaling; length C or F.
+        std: divided by last; length C or F.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layout: Literal["NCHW", "NC"]
+    raw_dtype: Literal["uint8", "float32"]
+    raw_range: tuple[float, float]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def preprocess(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        """Raw samples (N, *shape) to model inputs (N, *shape), float32."""
+        along = (1, -1) + (1,) * (len(self.shape) - 1)
+        mean = np.asarray(self.mean, np.float32).reshape(along)
+        std = np.asarray(self.std, np.float32).reshape(along)
+        scaled = np.asarray(raw, np.float32) / np.float32(self.scale)
+        return np.ascontiguousarray((scaled - mean) / std, np.float32)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a task, raw: `inputs` (N, *shape), `labels` (N,) int64 or None, `ids` (N,) str."""
+
+    name: str
+    ids: NDArray[np.str_]
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, metric and preprocessing of one problem. Splits: train, val, test, (unlabelled)."""
+
+    name: str
+    splits: Mapping[str, Split]
+    metrics: tuple[Metric, ...]
+    input_spec: InputSpec
+    class_names: tuple[str, ...]
+    notes: Mapping[str, Any] = field(default_factory=dict)  # duplicates counted, samples dropped
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, thus of model outputs."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of a lineage: a stage and the settings it ran with."""
+
+    stage: str
+    id: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A torch module, an example input (1, *shape), and the record of what was done to it."""
+
+    module: torch.nn.Module
+    example_input: torch.Tensor
+    lineage: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class TensorScheme:
+    """How one kind of tensor is quantized."""
+
+    bits: int
+    signed: bool
+    symmetric: bool
+    granularity: Literal["per_tensor", "per_channel"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A quantization scheme, named by the grammar `<mode>_w<type>_a<type>`."""
+
+    name: str
+    weights: TensorScheme | None
+    activations: TensorScheme | None
+
+
+@dataclass(frozen=True)
+class File:
+    """A file on disk with its checksum."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What is shipped: one or several files in one format and scheme.
+
+    `id` is unique in a run, for example `android-cpu`, or `teacher-tflite-fp32`
+    for the float references measured beside it.
+    """
+
+    id: str
+    files: tuple[File, ...]
+    format: Format
+    scheme: str
+    input_spec: InputSpec
+    class_names: tuple[str, ...]
+    lineage: tuple[Step, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The model file itself (the first file)."""
+        return self.files[0].path
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(f.size_bytes for f in self.files)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How latency is measured. Every number is a minimum, but for the warm-up runs.
+
+    Attributes:
+        warmup_runs: runs before the first timed one, in each process.
+        min_runs: timed runs in all.
+        min_seconds: timed seconds in all.
+        num_processes: fresh processes the runs are spread over.
+        num_threads: threads the runtime may use.
+    """
+
+    warmup_runs: int
+    min_runs: int
+    min_seconds: float
+    num_processes: int
+    num_threads: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw latencies of one artifact in one runtime, with what else the run showed.
+
+    Attributes:
+        latency_ms: timed runs, warm-up and first inference excluded, in order.
+        process: for each run, the index of the fresh process it ran in.
+        first_ms: first inference of each process, milliseconds.
+        init_ms: loading the file and making the session, each process, milliseconds.
+        peak_memory_bytes: high-water mark of a fresh process that only ran this file.
+        kind: `measured` on the target itself, `host` this computer standing in, `emulated`.
+    """
+
+    artifact_id: str
+    device: str
+    runtime: str
+    runtime_version: str
+    delegate: str
+    kind: Kind
+    protocol: Protocol
+    latency_ms: NDArray[np.float64]
+    process: NDArray[np.int64]
+    first_ms: tuple[float, ...]
+    init_ms: tuple[float, ...]
+    peak_memory_bytes: int
+
+    @property
+    def median_ms(self) -> float:
+        """Median of the timed runs."""
+        return float(np.median(self.latency_ms))
+
+    @property
+    def p90_ms(self) -> float:
+        """90th percentile of the timed runs."""
+        return float(np.percentile(self.latency_ms, 90))
+
+    @property
+    def p99_ms(self) -> float | None:
+        """99th percentile; None below 1,000 runs, where it means little."""
+        return float(np.percentile(self.latency_ms, 99)) if len(self.latency_ms) >= 1000 else None
+
+    @property
+    def process_medians_ms(self) -> tuple[float, ...]:
+        """Median of each fresh process: their spread tells a noisy machine."""
+        return tuple(float(np.median(self.latency_ms[self.process == p])) for p in np.unique(self.process))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of an artifact, with the type that its main input has when it runs."""
+
+    name: str
+    op_type: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The operators of a file by type and precision, as the runtime will run them.
+
+    Only operators that compute (convolution, matmul, add, pool, activation ...)
+    count as int8 or float; conversions, reshapes and other moves of data do not.
+    """
+
+    operators: tuple[Operator, ...]
+    int8_ops: int
+    float_ops: int
+
+    @property
+    def int8_share(self) -> float:
+        """int8 operators over computing operators; 0 where nothing computes."""
+        total = self.int8_ops + self.float_ops
+        return self.int8_ops / total if total else 0.0
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a file's outputs are from those of the model it was exported from.
+
+    `mean_steps` is the mean absolute error in quantization steps of the output
+    (output range / 255 for int8), None for float files.
+    """
+
+    num_samples: int
+    batch_sizes: tuple[int, ...]
+    max_abs: float
+    mean_abs: float
+    mean_steps: float | None
+    argmax_agreement: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Per-sample outputs of one model on one split: everything that the gate needs.
+
+    Shapes: `sample_ids` (N,) str, `labels` (N,) int64, `scores` (N, classes) float32.
+    """
+
+    sample_ids: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the highest score is the label's, one a sample."""
+        return np.asarray(self.scores.argmax(axis=1) == self.labels)
+
+
+class Status(StrEnum):
+    """What a check says. Only PASS and NOT_APPLICABLE let a release through."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NOT_APPLICABLE = "NOT_APPLICABLE"
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The loss of one metric against the teacher on the same samples.
+
+    For accuracy: values in percent, drop and interval in percentage points; a
+    positive drop is a loss. `interval` is two-sided at level 1 - 2 alpha, so its
+    upper end is the one-sided bound that the gate judges by.
+    """
+
+    metric: Metric
+    teacher: float
+    value: float
+    drop: float
+    interval: tuple[float, float]
+    margin: float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of the gate, with its answer. `observed` and `limit` are in `unit`."""
+
+    name: str
+    target: str
+    observed: float | None
+    limit: float | None
+    unit: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's answer: overall status and every check that led to it."""
+
+    status: Status
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 PASS, 1 FAIL, 3 INCONCLUSIVE, for a release pipeline."""
+        return {Status.PASS: 0, Status.FAIL: 1}.get(self.status, 3)

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from edgekd.errors import ParityError
+from edgekd.measure.parity import check_parity, output_range, parity
+
+# Range 255, so that one int8 step is 1.
+REFERENCE = np.array([[0.0, 255.0], [10.0, 5.0], [1.0, 2.0], [7.0, 3.0]])
+
+
+def test_parity_by_hand_and_the_worst_batch_size_counts():
+    near = REFERENCE + np.array([[1, 0], [0, 0], [0, 0], [0, -2]])  # mean 3/8
+    far = REFERENCE.copy()
+    far[1] = [4.0, 6.0]  # mean 7/8, and another class
+    found = parity(REFERENCE, {1: near, 4: far}, "static_wi8_ai8")
+    assert output_range(REFERENCE) == 255.0
+    assert (found.num_samples, found.batch_sizes) == (4, (1, 4))
+    assert found.max_abs == 6.0
+    assert found.mean_abs == found.mean_steps == pytest.approx(7 / 8)
+    assert found.argmax_agreement == 0.75
+
+
+def test_float_files_have_no_steps():
+    assert parity(REFERENCE, {1: REFERENCE}, "fp32").mean_steps is None
+    assert parity(REFERENCE, {1: REFERENCE}, "dynamic_wi8_afp32").mean_steps == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_are_errors(bad):
+    broken = REFERENCE.copy()
+    broken[2, 0] = bad
+    with pytest.raises(ParityError, match="at batch size 4 the file gives NaN or infinity"):
+        parity(REFERENCE, {1: REFERENCE, 4: broken}, "fp32")
+
+
+def test_other_shapes_and_nothing_at_all_are_errors():
+    with pytest.raises(ParityError, match=r"at batch size 1 the file gives shape \(4, 1\), not \(4, 2\)"):
+        parity(REFERENCE, {1: REFERENCE[:, :1]}, "fp32")
+    with pytest.raises(ParityError, match="at least one"):
+        parity(REFERENCE, {}, "fp32")
+    with pytest.raises(ParityError, match="at least one"):
+        parity(REFERENCE[:0], {1: REFERENCE[:0]}, "fp32")
+
+
+def shifted(scheme, scale, error):
+    """Parity of outputs of range `scale` that are all off by `error`."""
+    reference = REFERENCE / 255.0 * scale
+    return parity(reference, {1: reference + error}, scheme), scheme, output_range(reference)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "scale", "inside", "outside"),
+    [
+        ("fp32", 0.5, 0.9e-4, 1.1e-4),  # absolute where the range is below 1
+        ("fp32", 20.0, 1.9e-3, 2.1e-3),  # 1e-4 of the range above
+        ("fp16", 0.5, 4.9e-3, 5.1e-3),  # 1e-2 of the range always
+        ("fp16", 20.0, 0.19, 0.21),
+        ("static_wi8_ai8", 255.0, 0.99, 1.01),  # one step
+        ("static_wi8_ai8", 510.0, 1.99, 2.01),
+        ("dynamic_wi8_afp32", 255.0, 0.99, 1.01),
+    ],
+)
+def test_each_scheme_has_its_limit(scheme, scale, inside, outside):
+    check_parity(*shifted(scheme, scale, inside))
+    with pytest.raises(ParityError, match=f"the {scheme} file does not compute what its model does"):
+        check_parity(*shifted(scheme, scale, outside))
+
+
+def test_int8_must_choose_the_same_class_on_99_of_100():
+    reference = np.tile([0.0, 0.001], (200, 1))
+    reference[0] = [0.0, 255.0]
+    for flips, passes in ((2, True), (3, False)):
+        outputs = reference.copy()
+        outputs[1 : 1 + flips] = [0.001, 0.0]
+        found = parity(reference, {1: outputs}, "static_wi8_ai8")
+        if passes:
+            check_parity(found, "static_wi8_ai8", 255.0)
+        else:
+            with pytest.raises(ParityError, match=r"same class on 98\.50% of samples, limit 99%"):
+                check_parity(found, "static_wi8_ai8", 255.0)
+
+
+def test_message_holds_numbers_limit_and_what_locate_says():
+    with pytest.raises(ParityError) as caught:
+        check_parity(*shifted("fp32", 0.5, 0.25), locate=lambda: "first at layer2.conv1")
+    text = str(caught.value)
+    assert "largest error 0.25, limit 0.0001" in text
+    assert "4 samples, batch sizes 1" in text
+    assert text.endswith("; first at layer2.conv1")
+
+
+def test_locate_is_not_asked_where_all_is_well():
+    def locate():
+        raise AssertionError
+
+    check_parity(*shifted("fp32", 0.5, 0.0), locate=locate)
+
+
+def test_constant_outputs_have_no_range_and_no_parity_but_their_own():
+    flat = np.ones((3, 2))
+    check_parity(parity(flat, {1: flat}, "fp32"), "fp32", 0.0)
+    off = parity(flat, {1: flat + 0.5}, "static_wi8_ai8")
+    with pytest.raises(ParityError, match="mean error inf output steps"):
+        check_parity(off, "static_wi8_ai8", 0.0)
