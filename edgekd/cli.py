@@ -99,7 +99,7 @@ def bench(
 
     found = measure(artifact, config.load_target(target) if target else None, threads)
     if json_:
-        terminal.emit_json(terminal.bench_as_dict(found))
+        terminal.emit_json(found.as_dict())
     else:
         terminal.show_bench(found)
 

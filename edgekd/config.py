@@ -7,6 +7,7 @@ error that names the file, the line, the key and the nearest valid name.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -454,8 +455,9 @@ def _line_of(text: str, path: tuple[str, ...]) -> int | None:
     table, best = "", None
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
-        if stripped.startswith("["):
-            table = stripped.strip("[] ")
+        header = re.fullmatch(r"\[\[?\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?", stripped)
+        if header:
+            table = header[1]
             if table == ".".join(path) or (table and ".".join(path[:-1]) == table):
                 best = number
         elif "=" in stripped:

@@ -18,11 +18,10 @@ from edgekd.config import CalibrationPolicy, GateConfig, Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.judgement import judge
-from edgekd.plan import Node, Plan, make_plan
+from edgekd.plan import STAGES, Node, Plan, make_plan
 from edgekd.progress import Display, chatter_to
 from edgekd.report.render import write
 from edgekd.report.schema import Report, parse
-from edgekd.stages import STAGES
 from edgekd.stages.context import Context
 from edgekd.store import Store, lock_workdir, write_atomic
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from edgekd.store import Store
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_APPLICABLE": "dim"}
-console = Console(highlight=False)
+# Off a terminal (a pipe, a log, CI) there is no width to fit into: tables keep their columns whole.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def emit_json(value: Any) -> None:
@@ -142,15 +144,10 @@ def show_verdict(report: Report) -> None:
         )
 
 
-def bench_as_dict(found: Bench) -> dict[str, Any]:
-    """A bench result as JSON-able values."""
-    return asdict(found)
-
-
 def show_bench(found: Bench) -> None:
     """A bench result, a line a figure."""
     table = Table(show_header=False)
-    for key, value in bench_as_dict(found).items():
+    for key, value in found.as_dict().items():
         table.add_row(key, escape(_short(value)))
     console.print(table)
 
@@ -223,5 +220,5 @@ def show_findings(findings: Iterable[Finding]) -> None:
     table = _table("doctor", ("what", "state", "detail"))
     for finding in findings:
         state = "[green]ok[/green]" if finding.ok else ("[red]missing[/red]" if finding.needed else "[yellow]absent[/yellow]")
-        table.add_row(finding.name, state, escape(finding.detail))
+        table.add_row(escape(finding.name), state, escape(finding.detail))
     console.print(table)

@@ -274,7 +274,8 @@ class Parity:
     """How far a file's outputs are from those of the model it was exported from.
 
     `mean_steps` is the mean absolute error in quantization steps of the output
-    (output range / 255 for int8), None for float files.
+    (output range / 255 for int8), None for float files. `argmax_agreement` is the share of
+    samples whose class is the model's best, or within one step of it where the file is int8.
     """
 
     num_samples: int

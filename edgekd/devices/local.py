@@ -146,7 +146,7 @@ def local_kind(target: Target, proc: Path = Path("/proc")) -> Kind:
         return "host"
     if not set(processor.features) <= _features(proc):
         return "host"
-    if False and processor.board not in _read(proc / "device-tree" / "model"):
+    if processor.board is not None and processor.board not in _read(proc / "device-tree" / "model"):
         return "host"
     return "measured"
 

@@ -60,7 +60,9 @@ def _trace(module: nn.Module, example_input: Tensor, path: Path, input_name: str
     except Exception as error:  # the exporter wraps every cause in types of its own
         raise ExportError(f"ONNX: {_cause(error)}", hint="replace that operator in the network") from error
     assert program is not None
-    program.save(str(path), external_data=False)
+    model = program.model_proto
+    _pool_globally(model)
+    path.write_bytes(model.SerializeToString())
 
 
 def _cause(error: BaseException) -> str:
@@ -106,6 +108,23 @@ def _dynamic(source: Path, path: Path) -> Path:
     del model.graph.value_info[:]  # stale shapes make the quantizer stumble
     quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True)
     return path
+
+
+def _pool_globally(model: Any) -> None:
+    """Means over both image axes become GlobalAveragePool, which runtimes have in int8.
+
+    Runs before quantized weights are folded, so that the runtime sees one operator.
+    """
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        axes = sorted(constants[node.input[1]].tolist())
+        if axes in ([2, 3], [-2, -1]) and settings.get("keepdims", 1) == 1:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
 
 
 def _clean(model: Any) -> None:

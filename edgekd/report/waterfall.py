@@ -21,6 +21,7 @@ STAGE_WORDS = {
     "prune": "Pruned",
     "quantize": "Quantized",
 }
+STEP_WORDS = {"Student, distilled": "distillation", "Pruned": "pruning", "Quantized": "quantization"}
 Guide = Literal["tee", "elbow", "line", "blank"]
 
 
@@ -87,9 +88,9 @@ def scale(low: float, high: float) -> tuple[float, float, tuple[float, ...]]:
     """An axis that holds low and high with some air, and 3 to 6 round ticks on it."""
     span = (high - low) or 1.0
     low, high = low - 0.03 * span, high + 0.03 * span
-    raw = (high - low) / 5
+    raw = (high - low) / 6
     size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * f for f in (1, 2, 5, 10) if size * f >= raw)
+    step = next(size * f for f in (1, 2, 2.5, 5, 10) if size * f >= raw)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return low, high, tuple(round(i * step, 12) for i in range(first, last + 1))
 
@@ -207,7 +208,11 @@ def worst_sentence(fall: Waterfall) -> str:
     unit, decimals = words.drop_unit(fall.metric.unit), words.value_decimals(fall.metric.unit)
     if worst is None:
         return f"No step lost {fall.metric.name} as observed."
-    what = f"writing the file for {worst.label}" if worst.kind == "file" else worst.label.lower()
+    what = (
+        f"writing the file for {worst.label}"
+        if worst.kind == "file"
+        else STEP_WORDS.get(worst.label, worst.label)
+    )
     if worst.kind == "stage" and "for " in worst.note:
         what += f" ({worst.note[worst.note.index('for ') :]})"
     if worst.interval is not None and worst.interval[0] <= 0:

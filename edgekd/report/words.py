@@ -13,6 +13,14 @@ from edgekd.report.schema import ArtifactRecord, CheckRecord, MeasurementRecord,
 
 ABSENT = "–"
 JUDGED_TOO_OFTEN = 10
+CHECKS = {
+    "accuracy": "Accuracy drop",
+    "negative_flips": "Negative flips",
+    "latency": "Latency, p90",
+    "memory": "Peak memory",
+    "int8_share": "Share of int8 operators",
+    "int8_beats_float": "Speed-up of int8 over float",
+}
 ROLES = {"teacher_float": "teacher in float", "student_float": "student in float"}
 
 
@@ -102,9 +110,30 @@ def baseline_name(report: Report) -> str:
 
 def confidence(report: Report) -> str:
     """Level of the two-sided intervals, from the policy's alpha: `90%`."""
-    alpha = report.gate.get("alpha")
-    level = 1 - 2 * (float(alpha) if isinstance(alpha, int | float) else 0.05)
-    return f"{level * 100:.4g}%"
+    return f"{(1 - 2 * _alpha(report)) * 100:.4g}%"
+
+
+def policy(report: Report) -> Mapping[str, Any]:
+    """The gate's policy, which stands under `policy` where budgets stand beside it."""
+    found = report.gate.get("policy")
+    return found if isinstance(found, Mapping) else report.gate
+
+
+def _alpha(report: Report) -> float:
+    alpha = policy(report).get("alpha")
+    return float(alpha) if isinstance(alpha, int | float) else 0.05
+
+
+def why_margin(report: Report) -> str:
+    """Why this margin, as the recipe says; empty where it does not."""
+    why = policy(report).get("why")
+    return why if isinstance(why, str) else ""
+
+
+def margin_text(margin: float, unit: str) -> str:
+    """`1.0 pp`: at least one decimal, so that it reads as a measure."""
+    text = plain(margin)
+    return f"{text if '.' in text else f'{text}.0'} {drop_unit(unit)}"
 
 
 def margin_of(report: Report) -> float | None:
@@ -136,19 +165,19 @@ def headline(report: Report) -> str:
         where = f"the required {_plural('target', required(report))}, {listed(required(report))}"
         if margin is None:
             return f"{count(passed, 'check')} passed on {where}."
-        allowed = f"{plain(margin)} {drop_unit(metric.unit)}"
+        sure = f"{(1 - _alpha(report)) * 100:.4g}%"
         return (
-            f"On {where}, no file loses as much as {allowed} of {metric.name} against the "
-            f"{baseline_name(report)}, and {_all(passed)}."
+            f"On {where}, every file loses less than {margin_text(margin, metric.unit)} of {metric.name} "
+            f"against the {baseline_name(report)}, with {sure} confidence, and {_all(passed)}."
         )
     decisive = [c for c in checks if c.status == status]
     if not decisive:
         return f"The gate said {status} without naming a check."
     first, more = decisive[0], len(decisive) - 1
-    verb = "failed" if status == "FAIL" else "could not be decided"
+    verb = "fails" if status == "FAIL" else "cannot be decided"
     place = f" on {first.target}" if first.target else ""
     rest = f", and {count(more, 'more check')} with it" if more else ""
-    return f"{sentence(first.name)}{place} {verb}{_compared(first)}{rest}."
+    return f"{check_name(first)}{place} {verb}{_compared(first)}{rest}."
 
 
 def _plural(noun: str, items: tuple[str, ...]) -> str:
@@ -165,6 +194,11 @@ def _compared(check: CheckRecord) -> str:
     unit = f" {check.unit}" if check.unit else ""
     limit = "" if check.limit is None else f", limit {plain(check.limit)}{unit}"
     return f": {plain(check.observed)}{unit} observed{limit}"
+
+
+def check_name(check: CheckRecord) -> str:
+    """The check's name in words."""
+    return CHECKS.get(check.name, sentence(check.name))
 
 
 def sentence(text: str) -> str:

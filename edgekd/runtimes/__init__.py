@@ -6,10 +6,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.runtimes._session import OperatorInfo, Session, TensorInfo
 
-__all__ = ["RUNTIMES", "OperatorInfo", "Session", "TensorInfo", "list_operators", "open_session", "preload"]
+__all__ = ["RUNTIMES", "OperatorInfo", "Session", "TensorInfo", "list_operators", "open_session", "preload", "probe"]
 
 RUNTIMES = {
     "litert": "edgekd.runtimes.litert",
@@ -44,6 +46,21 @@ def list_operators(runtime: str, path: str | Path) -> tuple[OperatorInfo, ...]:
     """The operators of the graph that a runtime builds from a file, in the order they run."""
     operators: tuple[OperatorInfo, ...] = _module(runtime).list_operators(_existing(path))
     return operators
+
+
+def probe(runtime: str) -> str:
+    """The runtime's version, after it has run a model: an import alone proves nothing.
+
+    Raises:
+        MeasurementError: it does not load the model, or computes something else.
+        ImportError: it is not installed.
+    """
+    suffix = "onnx" if runtime == "onnxruntime" else "tflite"
+    session = open_session(runtime, Path(__file__).with_name(f"probe.{suffix}"))
+    found = session.run(np.array([[-1.5, 2.5]], np.float32))
+    if found.tolist() != [[0.0, 2.5]]:
+        raise MeasurementError(f"{runtime}: relu(-1.5, 2.5) came out as {found.tolist()}")
+    return session.version
 
 
 def preload(runtime: str) -> None:

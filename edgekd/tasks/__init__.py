@@ -26,8 +26,8 @@ from edgekd.types import Task
 
 __all__ = [
     "READERS",
-    "check",
     "admit",
+    "check",
     "expand_path",
     "fingerprint",
     "keep_first",

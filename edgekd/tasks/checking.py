@@ -106,9 +106,9 @@ def _check_values(split: Split) -> None:
 
 
 def _check_ids(split: Split) -> None:
-    ids, counts = np.unique(split.ids, return_counts=True)
     if split.ids.shape != (len(split),) or split.ids.dtype.kind != "U":
         raise DataError(f"split {split.name!r}: ids are {split.ids.dtype} {split.ids.shape}, expected text")
+    ids, counts = np.unique(split.ids, return_counts=True)
     if len(ids) != len(split):
         raise DataError(f"split {split.name!r}: ids stand more than once: {_named(ids[counts > 1])}")
 

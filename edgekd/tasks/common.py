@@ -53,7 +53,7 @@ def sample_hashes(inputs: NDArray[Any]) -> list[bytes]:
     """blake2b (16 bytes) of each sample's raw bytes. `inputs`: (N, ...)."""
     if not len(inputs):
         return []
-    rows = memoryview(np.ascontiguousarray(inputs).reshape(len(inputs), -1)).cast("B")
+    rows = np.ascontiguousarray(inputs).data.cast("B")
     step = len(rows) // len(inputs)
     return [
         hashlib.blake2b(rows[at : at + step], digest_size=16).digest() for at in range(0, len(rows), step)
@@ -145,6 +145,8 @@ def input_spec(
     """How inputs like `train` (N, C, H, W) or (N, F), uint8 or float32, are fed to a model."""
     if not len(train):
         raise DataError(f"{where}: the train split is empty")
+    if 0 in train.shape:
+        raise DataError(f"{where}: samples have the shape {train.shape[1:]}, there is nothing in them")
     if raw_range is None:
         raw_range = (float(train.min()), float(train.max()))
     mean, std = channel_statistics(train, scale)

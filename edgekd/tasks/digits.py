@@ -6,7 +6,6 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from edgekd.config import Strict
 from edgekd.tasks.common import classification, input_spec, numbered, split_by_count, take
@@ -24,12 +23,15 @@ class Options(Strict):
 def sources(options: Options) -> tuple[Path, ...]:
     """The data file inside the installed scikit-learn."""
     spec = importlib.util.find_spec("sklearn")
-    assert spec is not None and spec.origin is not None  # imported above
+    assert spec is not None and spec.origin is not None  # a dependency of edgekd itself
     return (Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz",)
 
 
 def read(options: Options, seed: int) -> Task:
     """Pixels as uint8 0..16 of shape (1, 8, 8), split 1000/200/597 with the classes' proportions."""
+    # A second to import, which a fingerprint can do without.
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     inputs = bunch.images.astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)

@@ -75,7 +75,7 @@ def read(options: Options, seed: int) -> Task:
                 f"{paths[2]}: images are {test_images.shape[2:]}, those of train {images.shape[2:]}"
             )
         splits.append(Split("test", numbered("t10k", len(test_labels)), test_images, test_labels))
-    names = options.class_names or tuple(str(c) for c in range(max(2, int(splits[0].labels.max()) + 1)))
+    names = options.class_names or tuple(str(c) for c in range(max(2, int(labels.max()) + 1)))
     folder = paths[0].parent
     return classification(
         folder.name or "idx", splits, input_spec(splits[0].inputs, 255.0, (0.0, 255.0)), names

@@ -7,6 +7,7 @@ import re
 import stat
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -142,7 +143,8 @@ def load_images(path: Path, options: Options, like: Images | None = None) -> Ima
         image = _decode(f"{path}: {name}", data, options)
         if size is not None and image.shape[1:] != tuple(size):
             raise DataError(
-                f"{path}: {name} is {image.shape[1]}x{image.shape[2]}, the images before it {size[0]}x{size[1]}",
+                f"{path}: {name} is {image.shape[1]}x{image.shape[2]},"
+                f" the images before it {size[0]}x{size[1]}",
                 hint="task.size = [height, width] resizes them all",
             )
         size = image.shape[1:]
@@ -200,7 +202,10 @@ def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
     """Images of a zip, which may come from anywhere: nothing in it is taken on trust."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {_safe_parts(path, e): e for e in archive.infolist() if not e.is_dir()}
+            files = [e for e in archive.infolist() if not e.is_dir()]
+            entries = {_safe_parts(path, e): e for e in files}
+            if len(entries) != len(files):
+                raise DataError(f"{path}: two entries have the same name")
             if sum(e.file_size for e in entries.values()) > _LARGEST_TOTAL_BYTES:
                 raise DataError(f"{path}: unpacks to more than {_LARGEST_TOTAL_BYTES} bytes")
             wanted = sorted(parts for parts in entries if _wanted(parts))
@@ -210,9 +215,7 @@ def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
                 inner = parts[1:] if wrapped else parts
                 _check_depth(path, inner)
                 yield "/".join(inner), archive.read(entries[parts])
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: not a readable zip file: {error}") from None
-    except zipfile.zlib.error as error:  # type: ignore[attr-defined]
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
         raise DataError(f"{path}: not a readable zip file: {error}") from None
 
 
@@ -230,8 +233,8 @@ def _safe_parts(path: Path, entry: zipfile.ZipInfo) -> tuple[str, ...]:
     mode = entry.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         raise DataError(f"{name} is a link or a device, not a file")
-    if entry.flag_bits & 1:
-        raise DataError(f"{name} is encrypted")
+    if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{name} is encrypted or packed in an unusual way", hint="store or deflate it")
     if entry.file_size > _LARGEST_FILE_BYTES or entry.file_size > _LARGEST_RATIO * max(
         1, entry.compress_size
     ):

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgekd.errors import UsageError
+from edgekd.errors import EdgeKDError, UsageError
 from edgekd.types import Task
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -36,6 +36,8 @@ def call(kind: str, options: Mapping[str, Any]) -> Task:
         raise UsageError(f"task kind {kind!r}: {module_name} has no function {function_name!r}")
     try:
         task = function(**options)
+    except EdgeKDError:
+        raise
     except Exception as error:
         raise UsageError(
             f"task kind {kind!r}: {function_name} failed: {type(error).__name__}: {error}"

@@ -61,6 +61,21 @@ def test_predict_that_fails_leaves_no_outputs(tmp_path, onnx_file):
     assert not (tmp_path / "out.npy").exists()
 
 
+def test_outputs_that_were_not_written_to_the_end_do_not_stand_under_their_name(
+    tmp_path, onnx_file, monkeypatch
+):
+    job = predict_job(tmp_path, onnx_file, np.zeros((3, 2), np.float32))
+
+    def full_disk(file, scores, allow_pickle):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(agent.np, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        agent.predict(job, lambda event, **fields: None)
+    assert not (tmp_path / "out.npy").exists()
+
+
 def test_pickled_inputs_are_not_loaded(tmp_path, onnx_file):
     np.save(tmp_path / "in.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     model = job_model(onnx_file, input=str(tmp_path / "in.npy"))

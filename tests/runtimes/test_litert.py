@@ -6,7 +6,8 @@ from ai_edge_litert.interpreter import Interpreter
 from model_files import MLPERF, linear_tflite, needs_mlperf
 
 from edgekd.errors import MeasurementError
-from edgekd.runtimes import list_operators, open_session
+from edgekd.runtimes import _interpreter, list_operators, open_session
+from edgekd.runtimes._interpreter import split_by_delegate
 
 WEIGHT = [[-2, -1, 0], [1, 2, 3]]
 BATCH = np.array([[1, 2, 3], [4, 5, 7], [0, 1, -1]], np.float32)
@@ -126,3 +127,34 @@ def test_operators_of_a_public_file_with_their_types():
     assert [o.op_type for o in found].count("CONV_2D") == 9
     assert "DELEGATE" not in {o.op_type for o in found}
     assert {o.input_dtypes[:2] for o in found if o.op_type == "CONV_2D"} == {("int8", "int8")}
+
+
+def node(index, kind, inputs, outputs):
+    return {"index": index, "op_name": kind, "inputs": inputs, "outputs": outputs}
+
+
+# conv (weights 10) -> pool -> dense (weights 11), the pool between two parts that a delegate took.
+SPLIT_GRAPH = [
+    node(0, "CONV_2D", [0, 10], [1]),
+    node(1, "AVERAGE_POOL_2D", [1], [2]),
+    node(2, "FULLY_CONNECTED", [2, 11], [3]),
+    node(3, "DELEGATE", [0, 10], [1]),
+    node(4, "DELEGATE", [2, 11], [3]),
+]
+
+
+def test_what_lies_between_two_delegated_parts_was_not_taken():
+    assert split_by_delegate(SPLIT_GRAPH) == (["CONV_2D", "FULLY_CONNECTED"], ["AVERAGE_POOL_2D"])
+    assert split_by_delegate(SPLIT_GRAPH[:4]) == (["CONV_2D"], ["AVERAGE_POOL_2D", "FULLY_CONNECTED"])
+    assert split_by_delegate(SPLIT_GRAPH[:3]) == ([], ["CONV_2D", "AVERAGE_POOL_2D", "FULLY_CONNECTED"])
+
+
+def test_one_convolution_or_product_left_out_is_not_taking_the_graph(tmp_path, monkeypatch):
+    file = linear_tflite(tmp_path / "m.tflite", WEIGHT)
+    for left, taken in ((["AVERAGE_POOL_2D", "SOFTMAX"], True), (["SOFTMAX", "FULLY_CONNECTED"], False)):
+        monkeypatch.setattr(_interpreter, "split_by_delegate", lambda details, left=left: (["CONV_2D"], left))
+        if taken:
+            assert open_session("litert", file, delegate="xnnpack").backend == "xnnpack+builtin"
+        else:
+            with pytest.raises(MeasurementError, match="left to built-in kernels: FULLY_CONNECTED"):
+                open_session("litert", file, delegate="xnnpack")

@@ -1,0 +1,44 @@
+# make demo   the whole chain on scikit-learn's digits
+# make test   the test suite
+# make check  ruff, mypy, import-linter
+# make bench  the benchmarks, each printing a table and one JSON line
+# Each makes .venv and installs what it needs; TORCH_INDEX_URL chooses a build of torch.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test check bench clean
+demo: $(VENV)/compress.done
+	$(BIN)/edgekd run digits
+
+test: $(VENV)/dev.done
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy edgekd
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.done
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/compress.done: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV): about 3 GB, a few minutes, once"
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[compress]'
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/compress.done
+	$(PIP) -e '.[compress,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

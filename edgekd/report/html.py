@@ -1,0 +1,160 @@
+"""The report as one self-contained HTML page: no script, no network, light and dark, prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from edgekd.report import tables, words
+from edgekd.report.schema import Report
+from edgekd.report.waterfall import Row, Waterfall, waterfall, worst_sentence
+
+TRACK = 1000.0  # width of a bar's own coordinates; the page stretches them to the column
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A waterfall row in track coordinates (0 to 1000); widths are never negative."""
+
+    total_x: float
+    total_width: float
+    step_x: float
+    step_width: float
+    step_kind: str
+    whisker: tuple[float, float] | None
+    at: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A waterfall row ready for the template."""
+
+    row: Row
+    value: str
+    drop: str
+    interval: str
+    step: str
+    drawing: Drawing | None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on the axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The waterfall ready for the template."""
+
+    lines: tuple[Line, ...]
+    ticks: tuple[Tick, ...]
+    zero: float
+    margin: float | None
+    margin_label: str
+    unit: str
+    value_head: str
+    worst: str
+    deepest: int
+
+
+def html(report: Report) -> str:
+    """The whole report as one HTML document; all text from the report is escaped."""
+    metric = words.primary(report)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            status=report.verdict.status,
+            headline=words.headline(report),
+            detail=words.sentence(words.decisive_detail(report)),
+            facts=tables.facts(report),
+            why=words.why_margin(report),
+            cautions=words.cautions(report),
+            chart=chart(report),
+            confidence=words.confidence(report),
+            baseline=words.baseline_name(report),
+            samples=words.count(report.data.splits.test.n, "test sample"),
+            metric=words.sentence(metric.name),
+            value_unit=words.unit_sign(metric.unit),
+            unit=words.drop_unit(metric.unit),
+            artifacts=tables.artifact_rows(report),
+            kinds=tables.KIND_WORDS,
+            used_kinds=tuple(dict.fromkeys(m.kind for m in report.measurements)),
+            sizes=tables.size_bars(report),
+            latencies=tables.latency_bars(report),
+            checks=tables.check_rows(report),
+            details=tables.detail_tables(report),
+            notes=tuple(tables.settings(report.data.notes)),
+            recipe=words.toml(report.recipe.config),
+            absent=words.ABSENT,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("edgekd.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def chart(report: Report) -> Chart:
+    """The waterfall in track coordinates."""
+    fall = waterfall(report)
+    unit = words.drop_unit(fall.metric.unit)
+    decimals = words.value_decimals(fall.metric.unit)
+    places = max((len(f"{t:.6f}".rstrip("0").partition(".")[2]) for t in fall.ticks), default=0)
+    return Chart(
+        lines=tuple(_line(row, fall, decimals) for row in fall.rows),
+        ticks=tuple(Tick(_at(t, fall), words.signed(t, places)) for t in fall.ticks),
+        zero=_at(0.0, fall),
+        margin=None if fall.margin is None else _at(fall.margin, fall),
+        margin_label="" if fall.margin is None else words.margin_text(fall.margin, fall.metric.unit),
+        unit=unit,
+        value_head=f"{words.sentence(fall.metric.name)}, {words.unit_sign(fall.metric.unit)}",
+        worst=worst_sentence(fall),
+        deepest=max(len(row.guides) for row in fall.rows),
+    )
+
+
+def _at(value: float, fall: Waterfall) -> float:
+    """A drop as a place on the track."""
+    return round((value - fall.low) / (fall.high - fall.low) * TRACK, 3)
+
+
+def _line(row: Row, fall: Waterfall, decimals: int) -> Line:
+    return Line(
+        row=row,
+        value=words.number(row.value, decimals),
+        drop=words.signed(row.drop, decimals),
+        interval=words.interval(row.interval, decimals),
+        step=words.signed(row.step, decimals),
+        drawing=_draw(row, fall),
+    )
+
+
+def _draw(row: Row, fall: Waterfall) -> Drawing | None:
+    """Bar from zero to the drop, the step's own part of it, and the whisker of the interval."""
+    if row.drop is None:
+        return None
+    zero, at, origin = (_at(v, fall) for v in (0.0, row.drop, row.origin))
+    return Drawing(
+        total_x=min(zero, at),
+        total_width=round(abs(at - zero), 3),
+        step_x=min(origin, at),
+        step_width=round(abs(at - origin), 3),
+        step_kind="loss" if row.drop > row.origin else "gain",
+        whisker=None if row.interval is None else (_at(row.interval[0], fall), _at(row.interval[1], fall)),
+        at=at,
+    )

@@ -1,0 +1,373 @@
+"""The report's tables and bars as ready text, so that Markdown and HTML say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgekd.report import words
+from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Ratio, Report
+
+KIND_WORDS = {
+    "measured": "on the target itself",
+    "host": "on this computer, standing in",
+    "emulated": "in an emulator",
+}
+
+
+@dataclass(frozen=True)
+class ArtifactRow:
+    """One artifact under one measurement; every number as text."""
+
+    name: str
+    required: bool
+    reference: bool
+    format: str
+    scheme: str
+    size_kb: str
+    size_ratio: str
+    value: str
+    drop: str
+    drop_interval: str
+    median_ms: str
+    p90_ms: str
+    kind: str
+    over_teacher: str
+    over_teacher_interval: str
+    over_float: str
+    over_float_interval: str
+    int8_percent: str
+    int8_count: str
+    parity: str
+    parity_unit: str
+    parity_agreement: str
+
+
+def artifact_rows(report: Report) -> tuple[ArtifactRow, ...]:
+    """Files that ship first, then the float references, once for each target they were timed under."""
+    decimals = words.ms_decimals(m.median_ms for m in report.measurements)
+    ordered = sorted(report.artifacts, key=lambda a: (a.role != "target", not a.required))
+    return tuple(
+        _artifact_row(report, artifact, timing, decimals)
+        for artifact in ordered
+        for timing in words.measurements_of(report, artifact) or (None,)
+    )
+
+
+def _artifact_row(
+    report: Report, artifact: ArtifactRecord, timing: MeasurementRecord | None, ms: int
+) -> ArtifactRow:
+    metric = words.primary(report)
+    found = words.find_metric(artifact.metrics, metric.name)
+    decimals = words.value_decimals(metric.unit)
+    reference = artifact.role != "target"
+    name = words.name_of(artifact)
+    if timing is not None and timing.target != artifact.target:
+        name = f"{name}, on {timing.target}"
+    int8, int8_count = _int8(artifact)
+    parity, parity_unit, agreement = _parity(artifact)
+    return ArtifactRow(
+        name=words.sentence(name) if reference else name,
+        required=artifact.required,
+        reference=reference,
+        format=artifact.format,
+        scheme=artifact.scheme,
+        size_kb=words.number(artifact.size_bytes / 1000, 1),
+        size_ratio="" if artifact.size_ratio_to_teacher is None else f"{artifact.size_ratio_to_teacher:.1f}",
+        value=words.number(found.value if found else None, decimals),
+        drop=words.signed(found.drop if found else None, decimals),
+        drop_interval=words.interval(found.drop_interval if found else None, decimals),
+        median_ms=words.number(timing.median_ms if timing else None, ms),
+        p90_ms=words.number(timing.p90_ms if timing else None, ms),
+        kind=timing.kind if timing else "",
+        over_teacher=_ratio(artifact.speedup_over_teacher),
+        over_teacher_interval=_ratio_interval(artifact.speedup_over_teacher),
+        over_float=_ratio(artifact.speedup_over_float),
+        over_float_interval=_ratio_interval(artifact.speedup_over_float),
+        int8_percent=int8,
+        int8_count=int8_count,
+        parity=parity,
+        parity_unit=parity_unit,
+        parity_agreement=agreement,
+    )
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return words.number(ratio.value if ratio else None, 2)
+
+
+def _ratio_interval(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f"[{ratio.lower:.2f}, {ratio.upper:.2f}]"
+
+
+def _int8(artifact: ArtifactRecord) -> tuple[str, str]:
+    found = artifact.inventory
+    if found is None or found.int8_share is None:
+        return words.ABSENT, ""
+    return words.number(found.int8_share * 100, 0), f"{found.int8_ops} of {found.int8_ops + found.float_ops}"
+
+
+def _parity(artifact: ArtifactRecord) -> tuple[str, str, str]:
+    """How far the file is from its model: output steps for int8, largest error for float."""
+    found = artifact.parity
+    if found is None:
+        return words.ABSENT, "", ""
+    agreement = f"{found.argmax_agreement * 100:.1f}% agree"
+    if found.mean_steps is not None:
+        return f"{found.mean_steps:.2f}", "steps, mean", agreement
+    return f"{found.max_abs:.1e}".replace("e-0", "e−").replace("e-", "e−"), "error, max", agreement
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One check of the gate."""
+
+    name: str
+    target: str
+    required: bool
+    observed: str
+    limit: str
+    unit: str
+    status: str
+    detail: str
+
+
+def check_rows(report: Report) -> tuple[CheckRow, ...]:
+    """Every check, those that decide first."""
+    decisive = {id(c) for c in words.covered(report)}
+    ordered = sorted(report.verdict.checks, key=lambda c: id(c) not in decisive)
+    return tuple(
+        CheckRow(
+            name=words.check_name(c),
+            target=c.target or "the run",
+            required=id(c) in decisive,
+            observed=words.plain(c.observed),
+            limit=words.plain(c.limit),
+            unit=c.unit,
+            status=c.status.value,
+            detail=c.detail,
+        )
+        for c in ordered
+    )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: `share` of the longest, `mark` a tick on it (p90), both 0 to 1."""
+
+    label: str
+    note: str
+    text: str
+    share: float
+    mark: float | None
+    reference: bool
+
+
+@dataclass(frozen=True)
+class BarGroup:
+    """Bars under one heading."""
+
+    title: str
+    bars: tuple[Bar, ...]
+
+
+def size_bars(report: Report) -> BarGroup:
+    """Size of every file, float references included, on one scale."""
+    longest = max((a.size_bytes for a in report.artifacts), default=1) or 1
+    ordered = sorted(report.artifacts, key=lambda a: (a.role == "target", -a.size_bytes))
+    return BarGroup(
+        "",
+        tuple(
+            Bar(
+                label=words.name_of(a) if a.role == "target" else words.sentence(words.name_of(a)),
+                note=f"{a.format} · {a.scheme}",
+                text=words.number(a.size_bytes / 1000, 1),
+                share=a.size_bytes / longest,
+                mark=None,
+                reference=a.role != "target",
+            )
+            for a in ordered
+        ),
+    )
+
+
+def latency_bars(report: Report) -> tuple[BarGroup, ...]:
+    """Median latency, one group a target, all on one scale; the tick is the 90th percentile."""
+    artifacts = {a.id: a for a in report.artifacts}
+    longest = max((m.p90_ms for m in report.measurements), default=1.0) or 1.0
+    decimals = words.ms_decimals(m.median_ms for m in report.measurements)
+    groups = []
+    for target in dict.fromkeys(m.target for m in report.measurements):
+        found = [m for m in report.measurements if m.target == target]
+        found.sort(key=lambda m: (artifacts[m.artifact_id].role == "target", -m.median_ms))
+        kind = KIND_WORDS[found[0].kind]
+        bars = tuple(_latency_bar(m, artifacts[m.artifact_id], longest, decimals) for m in found)
+        groups.append(BarGroup(f"{target}, {kind}", bars))
+    return tuple(groups)
+
+
+def _latency_bar(m: MeasurementRecord, artifact: ArtifactRecord, longest: float, decimals: int) -> Bar:
+    reference = artifact.role != "target"
+    return Bar(
+        label=words.sentence(words.name_of(artifact)) if reference else "This file",
+        note=f"{artifact.format} · {artifact.scheme}",
+        text=words.number(m.median_ms, decimals),
+        share=m.median_ms / longest,
+        mark=m.p90_ms / longest,
+        reference=reference,
+    )
+
+
+def facts(report: Report) -> tuple[tuple[str, str], ...]:
+    """The few facts that stand beside the verdict: (name, value)."""
+    metric, margin = words.primary(report), words.margin_of(report)
+    unit = words.unit_sign(metric.unit)
+    value = words.number(metric.value, words.value_decimals(metric.unit))
+    smaller = [a.size_ratio_to_teacher for a in report.artifacts if a.required and a.size_ratio_to_teacher]
+    faster = [a.speedup_over_teacher.value for a in report.artifacts if a.required and a.speedup_over_teacher]
+    base = words.baseline_name(report)
+    found = [
+        ("Margin", words.ABSENT if margin is None else words.margin_text(margin, metric.unit)),
+        ("Test samples", f"{report.data.splits.test.n:,}"),
+        (f"{words.sentence(base)}’s {metric.name}", f"{value}{unit if unit == '%' else f' {unit}'}"),
+    ]
+    if smaller:
+        found.append((f"Smaller than the {base}", f"{min(smaller):.1f}×"))
+    if faster:
+        found.append((f"Faster than the {base}", f"{min(faster):.1f}×"))
+    return (*found, ("Test split judged", "once" if report.judgements == 1 else f"{report.judgements} times"))
+
+
+def settings(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A flat or nested mapping as (dotted key, text)."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", text) for inner, text in settings(value))
+        elif isinstance(value, list | tuple):
+            yield key, ", ".join(str(v) for v in value) or words.ABSENT
+        else:
+            yield key, words.ABSENT if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A plain table of the details; `numeric` are the columns set flush right."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[int, ...] = ()
+
+
+def detail_tables(report: Report) -> tuple[Table, ...]:
+    """What an auditor asks for: data, calibration, timing, operators, behaviour, checksums, versions."""
+    return (
+        _data_table(report),
+        _stage_table(report),
+        _timing_table(report),
+        _behaviour_table(report),
+        Table("Input of each file", ("File", "Input", "Preprocessing"), tuple(_inputs(report))),
+        Table(
+            "Operators of each file",
+            ("File", "Operator / type", "Count"),
+            tuple(
+                (a.id, op, str(n))
+                for a in report.artifacts
+                if a.inventory
+                for op, n in a.inventory.ops.items()
+            ),
+            (2,),
+        ),
+        Table(
+            "Files and checksums",
+            ("Path", "Size, bytes", "SHA-256"),
+            tuple((f.path, f"{f.size_bytes:,}", f.sha256) for a in report.artifacts for f in a.files),
+            (1,),
+        ),
+        Table("Host", ("Property", "Value"), tuple(settings(report.host))),
+        Table("Versions", ("Package", "Version"), tuple(sorted(report.versions.items()))),
+        Table("Policy of the gate", ("Key", "Value"), tuple(settings(report.gate))),
+    )
+
+
+def _data_table(report: Report) -> Table:
+    splits = report.data.splits
+    named = [("train", splits.train), ("val", splits.val), ("test", splits.test)]
+    named += [("unlabelled", splits.unlabelled)] if splits.unlabelled else []
+    rows = [(name, f"{s.n:,}", f"{s.duplicates:,}", s.sha256) for name, s in named]
+    calibration = report.data.calibration
+    if calibration is not None:
+        name = f"calibration, {calibration.policy} (from train)"
+        rows.append((name, f"{calibration.n:,}", words.ABSENT, f"{calibration.ids_sha256} (of the ids)"))
+    return Table("Data", ("Split", "Samples", "Duplicates within", "SHA-256"), tuple(rows), (1, 2))
+
+
+def _stage_table(report: Report) -> Table:
+    rows = tuple(
+        (
+            s.id,
+            s.name,
+            words.ABSENT if s.params is None else f"{s.params:,}",
+            words.ABSENT if s.macs is None else f"{s.macs:,}",
+            words.number(s.seconds, 1),
+        )
+        for s in report.stages
+    )
+    return Table("Stages", ("Id", "Stage", "Parameters", "MACs", "Time, s"), rows, (2, 3, 4))
+
+
+def _timing_table(report: Report) -> Table:
+    decimals = words.ms_decimals(m.median_ms for m in report.measurements)
+    rows = tuple(
+        (
+            m.artifact_id,
+            m.target,
+            f"{m.runtime} {m.runtime_version}, {m.delegate}, {words.count(m.num_threads, 'thread')}",
+            m.kind,
+            f"{m.num_runs:,} in {m.num_processes}",
+            words.number(m.median_ms, decimals),
+            words.number(m.p90_ms, decimals),
+            words.number(m.p99_ms, decimals),
+            words.number(m.first_ms, decimals),
+            words.number(m.init_ms, decimals),
+            " ".join(words.number(v, decimals) for v in m.process_medians_ms),
+            words.ABSENT if m.peak_memory_bytes is None else words.number(m.peak_memory_bytes / 1e6, 1),
+        )
+        for m in report.measurements
+    )
+    head: tuple[str, ...] = (
+        "File",
+        "Target",
+        "Runtime",
+        "Kind",
+        "Runs in processes",
+        "Median, ms",
+        "p90, ms",
+        "p99, ms",
+    )
+    head += ("First, ms", "Load, ms", "Median of each process, ms", "Peak memory, MB")
+    return Table("Timing and memory", head, rows, (4, 5, 6, 7, 8, 9, 10, 11))
+
+
+def _behaviour_table(report: Report) -> Table:
+    rows = []
+    for a in report.artifacts:
+        p = a.parity
+        shares = (None if v is None else v * 100 for v in (a.agreement, a.negative_flip_rate))
+        parity = (f"{p.num_samples:,}", f"{p.max_abs:.3g}", f"{p.mean_abs:.3g}") if p else (words.ABSENT,) * 3
+        rows.append((a.id, *(words.number(v, 2) for v in shares), *parity))
+    base = words.baseline_name(report)
+    head: tuple[str, ...] = ("File", f"Agrees with the {base}, %", "Negative flips, %")
+    head += ("Parity samples", "Largest error", "Mean error")
+    return Table("Behaviour and parity", head, tuple(rows), (1, 2, 3, 4, 5))
+
+
+def _inputs(report: Report) -> Iterator[tuple[str, str, str]]:
+    for a in report.artifacts:
+        s = a.input_spec
+        shape = " × ".join(str(n) for n in s.shape)
+        low, high = (words.plain(v) for v in s.raw_range)
+        mean, std = (", ".join(f"{v:.4g}" for v in part) for part in (s.mean, s.std))
+        feed = f"(raw / {s.scale:g} − [{mean}]) / [{std}]"
+        yield a.id, f"{s.name}: {shape}, {s.layout}", f"{s.raw_dtype} {low} to {high}; {feed}"
