@@ -32,6 +32,7 @@ class ArtifactRow:
     drop_interval: str
     median_ms: str
     p90_ms: str
+    timed_on: str
     kind: str
     over_teacher: str
     over_teacher_interval: str
@@ -45,26 +46,22 @@ class ArtifactRow:
 
 
 def artifact_rows(report: Report) -> tuple[ArtifactRow, ...]:
-    """Files that ship first, then the float references, once for each target they were timed under."""
+    """Files that ship first, those that count before the others; then the float references."""
     decimals = words.ms_decimals(m.median_ms for m in report.measurements)
     ordered = sorted(report.artifacts, key=lambda a: (a.role != "target", not a.required))
-    return tuple(
-        _artifact_row(report, artifact, timing, decimals)
-        for artifact in ordered
-        for timing in words.measurements_of(report, artifact) or (None,)
-    )
+    return tuple(_artifact_row(report, artifact, decimals) for artifact in ordered)
 
 
-def _artifact_row(
-    report: Report, artifact: ArtifactRecord, timing: MeasurementRecord | None, ms: int
-) -> ArtifactRow:
+def _artifact_row(report: Report, artifact: ArtifactRecord, ms: int) -> ArtifactRow:
     metric = words.primary(report)
     found = words.find_metric(artifact.metrics, metric.name)
     decimals = words.value_decimals(metric.unit)
     reference = artifact.role != "target"
     name = words.name_of(artifact)
-    if timing is not None and timing.target != artifact.target:
-        name = f"{name}, on {timing.target}"
+    timings = words.measurements_of(report, artifact)
+    if not reference:  # under its own target; a reference was timed once beside each file
+        timings = timings[:1]
+    kinds = {m.kind for m in timings}
     int8, int8_count = _int8(artifact)
     parity, parity_unit, agreement = _parity(artifact)
     return ArtifactRow(
@@ -78,9 +75,10 @@ def _artifact_row(
         value=words.number(found.value if found else None, decimals),
         drop=words.signed(found.drop if found else None, decimals),
         drop_interval=words.interval(found.drop_interval if found else None, decimals),
-        median_ms=words.number(timing.median_ms if timing else None, ms),
-        p90_ms=words.number(timing.p90_ms if timing else None, ms),
-        kind=timing.kind if timing else "",
+        median_ms=_span([m.median_ms for m in timings], ms),
+        p90_ms=_span([m.p90_ms for m in timings], ms),
+        timed_on=f"beside {words.count(len(timings), 'file')}" if len(timings) > 1 else "",
+        kind=" and ".join(k for k in KIND_WORDS if k in kinds),
         over_teacher=_ratio(artifact.speedup_over_teacher),
         over_teacher_interval=_ratio_interval(artifact.speedup_over_teacher),
         over_float=_ratio(artifact.speedup_over_float),
@@ -91,6 +89,14 @@ def _artifact_row(
         parity_unit=parity_unit,
         parity_agreement=agreement,
     )
+
+
+def _span(values: list[float], decimals: int) -> str:
+    """One latency, or the smallest and the largest of several."""
+    if not values:
+        return words.ABSENT
+    ends = [words.number(v, decimals) for v in (min(values), max(values))]
+    return ends[0] if ends[0] == ends[1] else "–".join(ends)
 
 
 def _ratio(ratio: Ratio | None) -> str:

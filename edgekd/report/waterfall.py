@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from edgekd.report import words
 from edgekd.report.schema import ArtifactRecord, MetricValue, Report, StageRecord
@@ -22,6 +22,7 @@ STAGE_WORDS = {
     "quantize": "Quantized",
 }
 STEP_WORDS = {"Student, distilled": "distillation", "Pruned": "pruning", "Quantized": "quantization"}
+SCOPE_NAMES = 3  # a stage for more targets than this says how many
 Guide = Literal["tee", "elbow", "line", "blank"]
 
 
@@ -33,6 +34,7 @@ class Row:
         guides: the tree's lines left of the label, outermost first.
         origin: drop of the row it came from, where its own step starts.
         step: drop less origin.
+        scope: "for ..." where a stage leads to some of the targets only.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Row:
     note: str
     kind: Literal["baseline", "stage", "file"]
     required: bool
+    scope: str
     guides: tuple[Guide, ...]
     value: float | None
     drop: float | None
@@ -85,10 +88,10 @@ def waterfall(report: Report) -> Waterfall:
 
 
 def scale(low: float, high: float) -> tuple[float, float, tuple[float, ...]]:
-    """An axis that holds low and high with some air, and 3 to 6 round ticks on it."""
+    """An axis that holds low and high with some air, and 3 to 8 round ticks on it."""
     span = (high - low) or 1.0
     low, high = low - 0.03 * span, high + 0.03 * span
-    raw = (high - low) / 6
+    raw = (high - low) / 7
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * f for f in (1, 2, 2.5, 5, 10) if size * f >= raw)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -113,6 +116,7 @@ class _Tree:
             note=_cost(teacher.params, teacher.macs),
             kind="baseline",
             required=False,
+            scope="",
             guides=(),
             value=words.primary(self.report).value,
             drop=None,
@@ -146,43 +150,50 @@ class _Tree:
         return tuple(nodes)
 
     def _stage(self, stage: StageRecord, origin: float, branches: bool) -> Row:
-        note = _cost(stage.params, stage.macs)
-        if branches and set(stage.targets) != set(self.all_targets):
-            note = " · ".join(part for part in (note, f"for {words.listed(stage.targets)}") if part)
+        found = words.find_metric(stage.metrics, self.metric)
         label = STAGE_WORDS.get(stage.name, words.sentence(stage.name))
-        return _row(
-            stage.id, label, note, "stage", False, words.find_metric(stage.metrics, self.metric), origin
+        scope = "" if set(stage.targets) >= set(self.all_targets) else _scope(stage.targets)
+        notes = (_cost(stage.params, stage.macs), scope if branches else "")
+        row = Row(
+            stage.id, label, " · ".join(n for n in notes if n), "stage", False, scope, **_figures(found)
         )
+        return _from(row, origin)
 
     def _file(self, artifact: ArtifactRecord, origin: float) -> Row:
-        note = f"{artifact.format} file · {artifact.scheme}"
         found = words.find_metric(artifact.metrics, self.metric)
-        return _row(artifact.id, words.name_of(artifact), note, "file", artifact.required, found, origin)
+        note = f"{artifact.format} file · {artifact.scheme}"
+        row = Row(
+            artifact.id,
+            words.name_of(artifact),
+            note,
+            "file",
+            artifact.required,
+            "",
+            **_figures(found),
+        )
+        return _from(row, origin)
 
 
-def _row(
-    id_: str,
-    label: str,
-    note: str,
-    kind: Literal["stage", "file"],
-    required: bool,
-    found: MetricValue | None,
-    origin: float,
-) -> Row:
-    drop = found.drop if found else None
-    return Row(
-        id=id_,
-        label=label,
-        note=note,
-        kind=kind,
-        required=required,
-        guides=(),
-        value=found.value if found else None,
-        drop=drop,
-        interval=found.drop_interval if found else None,
-        origin=origin,
-        step=None if drop is None else drop - origin,
-    )
+def _figures(found: MetricValue | None) -> dict[str, Any]:
+    return {
+        "guides": (),
+        "value": found.value if found else None,
+        "drop": found.drop if found else None,
+        "interval": found.drop_interval if found else None,
+        "origin": 0.0,
+        "step": None,
+    }
+
+
+def _from(row: Row, origin: float) -> Row:
+    """The row with the step it took from where it came from."""
+    return replace(row, origin=origin, step=None if row.drop is None else row.drop - origin)
+
+
+def _scope(targets: tuple[str, ...]) -> str:
+    if len(targets) > SCOPE_NAMES:
+        return f"for {len(targets)} targets"
+    return f"for {words.listed(targets)}" if targets else ""
 
 
 def _cost(params: int | None, macs: int | None) -> str:
@@ -192,7 +203,7 @@ def _cost(params: int | None, macs: int | None) -> str:
 
 def _flatten(node: _Node, guides: tuple[Guide, ...]) -> Iterator[Row]:
     """Rows in reading order, each with its guides."""
-    yield Row(**{**vars(node.row), "guides": guides})
+    yield replace(node.row, guides=guides)
     carried: tuple[Guide, ...] = tuple("line" if g in ("tee", "line") else "blank" for g in guides)
     if len(node.children) == 1:
         yield from _flatten(node.children[0], carried)
@@ -213,8 +224,8 @@ def worst_sentence(fall: Waterfall) -> str:
         if worst.kind == "file"
         else STEP_WORDS.get(worst.label, worst.label)
     )
-    if worst.kind == "stage" and "for " in worst.note:
-        what += f" ({worst.note[worst.note.index('for ') :]})"
+    if worst.scope:
+        what += f" {worst.scope}"
     if worst.interval is not None and worst.interval[0] <= 0:
         doubt = " Its total drop is not distinguishable from none on these samples."
     else:

@@ -176,8 +176,14 @@ def headline(report: Report) -> str:
     first, more = decisive[0], len(decisive) - 1
     verb = "fails" if status == "FAIL" else "cannot be decided"
     place = f" on {first.target}" if first.target else ""
-    rest = f", and {count(more, 'more check')} with it" if more else ""
+    rest = f"; {count(more, 'more check')} {_verb(status, more)} too" if more else ""
     return f"{check_name(first)}{place} {verb}{_compared(first)}{rest}."
+
+
+def _verb(status: str, n: int) -> str:
+    if status == "FAIL":
+        return "fails" if n == 1 else "fail"
+    return "is undecided" if n == 1 else "are undecided"
 
 
 def _plural(noun: str, items: tuple[str, ...]) -> str:

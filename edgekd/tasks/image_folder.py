@@ -110,7 +110,7 @@ def read(options: Options, seed: int) -> Task:
 def _in_range(images: Images, bounds: tuple[int, int]) -> NDArray[np.bool_]:
     """Which images have a file number within `bounds`; an error where a class would be left empty."""
     numbers = []
-    for name in images.names:
+    for name in map(str, images.names):
         digits = re.search(r"(\d+)$", PurePosixPath(name).stem)
         if digits is None:
             raise DataError(f"task.val_range: the name of {name!r} does not end in a number")

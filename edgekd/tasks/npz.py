@@ -67,9 +67,10 @@ def read(options: Options, seed: int) -> Task:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array, not a .npz file")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: a single array, not a .npz file")
+        with opened as file:
             for key in KEYS:
                 if key not in file.files:
                     raise DataError(f"{path}: array {key!r} is missing", hint=f"needed: {', '.join(KEYS)}")

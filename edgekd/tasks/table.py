@@ -18,6 +18,7 @@ from edgekd.tasks.common import classification, existing, input_spec, split_by_c
 from edgekd.types import Task
 
 VERSION = 1
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Options(Strict):
@@ -155,7 +156,7 @@ def _numbers(rows: Rows, columns: list[str]) -> NDArray[np.float32]:
                 number = float(cell)
             except ValueError:
                 number = math.nan
-            if not math.isfinite(number) or abs(number) > np.finfo(np.float32).max:
+            if not math.isfinite(number) or abs(number) > _LARGEST:
                 raise DataError(
                     f"{rows.path}:{rows.lines[row]}: {name} = {cell!r} is not a finite number",
                     hint="name the column in task.categorical or task.drop, or fill in the cell",

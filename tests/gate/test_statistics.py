@@ -148,7 +148,7 @@ def test_score_z_is_monotone(n):
             assert np.all(z[row[i, j + 1]] <= z[k] + 1e-9)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(tables(), st.floats(0.5, 0.999))
 def test_swapping_roles_mirrors_the_interval(table, confidence):
     b, c, n = table
@@ -157,7 +157,7 @@ def test_swapping_roles_mirrors_the_interval(table, confidence):
     assert -1 <= low <= (b - c) / n <= high <= 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(tables(), st.integers(2, 50))
 def test_more_of_the_same_data_narrows(table, times):
     few = tango_interval(*table, 0.9)
@@ -166,14 +166,14 @@ def test_more_of_the_same_data_narrows(table, times):
     assert few[0] - 1e-12 <= many[0] and many[1] <= few[1] + 1e-12
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(tables(), st.floats(0.5, 0.99))
 def test_higher_confidence_contains_lower(table, confidence):
     inner, outer = tango_interval(*table, confidence), tango_interval(*table, confidence + 0.005)
     assert outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(tables(5000), st.floats(0.001, 0.3), st.sampled_from([0.01, 0.025, 0.05, 0.2]))
 def test_non_inferior_is_an_upper_bound_below_the_margin(table, margin, alpha):
     low, high = tango_interval(*table, 1 - 2 * alpha)

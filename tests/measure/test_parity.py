@@ -67,17 +67,26 @@ def test_each_scheme_has_its_limit(scheme, scale, inside, outside):
 
 
 def test_int8_must_choose_the_same_class_on_99_of_100():
-    reference = np.tile([0.0, 0.001], (200, 1))
+    reference = np.tile([0.0, 1.5], (200, 1))  # further apart than one step, which is 1
     reference[0] = [0.0, 255.0]
     for flips, passes in ((2, True), (3, False)):
         outputs = reference.copy()
-        outputs[1 : 1 + flips] = [0.001, 0.0]
+        outputs[1 : 1 + flips] = [1.5, 0.0]
         found = parity(reference, {1: outputs}, "static_wi8_ai8")
         if passes:
             check_parity(found, "static_wi8_ai8", 255.0)
         else:
             with pytest.raises(ParityError, match=r"same class on 98\.50% of samples, limit 99%"):
                 check_parity(found, "static_wi8_ai8", 255.0)
+
+
+def test_which_of_two_classes_within_a_step_wins_is_rounding_in_int8_only():
+    reference = np.array([[0.0, 0.9], [0.0, 255.0]])  # the step is 1
+    swapped = {1: np.array([[0.9, 0.0], [0.0, 255.0]])}
+    assert parity(reference, swapped, "static_wi8_ai8").argmax_agreement == 1.0
+    assert parity(reference, swapped, "fp32").argmax_agreement == 0.5
+    reference[0, 1] = 1.1
+    assert parity(reference, swapped, "static_wi8_ai8").argmax_agreement == 0.5
 
 
 def test_message_holds_numbers_limit_and_what_locate_says():

@@ -151,6 +151,7 @@ def stages_of(targets, n, branches):
         params, macs = (158_402, 17_800_192) if i == 0 else (201_866, 22_913_024)
         found.append(stage(f"prune-{key}", student, "prune", members, params, macs, pruned, n, 655.0))
         drop = 0.22 if i == 0 else 0.41
+        members = [t for t in members if t not in FP16]
         found.append(
             stage(f"quantize-{key}", f"prune-{key}", "quantize", members, params, macs, drop, n, 388.1)
         )
