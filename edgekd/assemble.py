@@ -25,7 +25,7 @@ from edgekd.plan import Emission, Node, Plan, library_version
 from edgekd.report import schema
 from edgekd.stages.context import Context
 from edgekd.store import Entry, hash_of, sha256_file
-from edgekd.types import ACCURACY, Predictions, Verdict
+from edgekd.types import ACCURACY, Kind, Predictions, Verdict
 
 NETWORK_STAGES = ("network", "onnx_file", "distill", "prune", "quantize")
 STAGE_NAMES = {"network": "network", "onnx_file": "student", "distill": "distill"}
@@ -264,7 +264,7 @@ def _measurement(
     )
 
 
-def _kind(target: Target) -> schema.Kind:
+def _kind(target: Target) -> Kind:
     """A figure counts as measured only on the target's own hardware and its own delegate."""
     return "host" if target.runtime.delegate == "gpu" else local_kind(target)
 
@@ -290,7 +290,9 @@ def _artifact(
     comparison = gate.compare(made.baseline, found, made.policy.max_drop_pp, made.policy.alpha)
     own = timings[emission.export]
     teacher = timings.get(emission.teacher_float) if emission.teacher_float else None
-    student = timings.get(emission.student_float) if emission.student_float != emission.export else None
+    student = (
+        timings.get(emission.student_float) if emission.student_float not in (None, emission.export) else None
+    )
     size = _size(entries[emission.export])
     teacher_size = _size(entries[emission.teacher_float]) if emission.teacher_float else None
     node = made.plan.node(emission.export)
@@ -353,7 +355,7 @@ def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.Art
         if parity
         else None,
         inventory=schema.InventoryRecord(**result["inventory"]),
-        input_spec=schema.InputSpecRecord(**tuples),
+        input_spec=schema.InputSpecRecord.model_validate(tuples),
         **rest,
     )
 

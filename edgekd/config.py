@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from pydantic.fields import FieldInfo
 
 from edgekd.errors import UsageError
@@ -60,7 +59,7 @@ class ModelConfig(Plugin):
 
     @property
     def brings_weights(self) -> bool:
-        """Whether the network may come with its weights: from the user's function, or an object from Python."""
+        """Whether the network may come with weights: a user's function, or an object from Python."""
         return ":" in self.kind or self.kind == "object"
 
 
@@ -394,7 +393,9 @@ def build(model: type[T], data: Mapping[str, Any], where: str, text: str = "") -
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key that is needed is told as itself rather than as missing.
+        found = error.errors()
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         path = tuple(str(part) for part in first["loc"] if not isinstance(part, int))
         key = ".".join(path)
         line = _line_of(text, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import json
 import shutil
@@ -20,7 +21,7 @@ from edgekd.errors import UsageError
 from edgekd.judgement import judge
 from edgekd.plan import STAGES, Node, Plan, make_plan
 from edgekd.progress import Display, chatter_to
-from edgekd.report.render import write
+from edgekd.report.files import write
 from edgekd.report.schema import Report, parse
 from edgekd.stages.context import Context
 from edgekd.store import Store, lock_workdir, write_atomic
@@ -168,14 +169,12 @@ def run_stages(context: Context, until: str | None = None) -> None:
         entry = context.store.get(node.stage, node.key)
         if entry is None:
             context.display.line(f"[bold]{node.label}[/bold]")
-            entry = context.store.put(
-                node.stage, node.key, lambda folder, node=node: _run(folder, node, context)
-            )
+            entry = context.store.put(node.stage, node.key, functools.partial(_run, node, context))
             context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
         context.entries[node.label] = entry
 
 
-def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
+def _run(node: Node, context: Context, folder: Path) -> Mapping[str, Any]:
     stage = importlib.import_module(STAGES[node.stage].module)
     result: Mapping[str, Any] = stage.run(folder, node, context)
     return result

@@ -91,7 +91,7 @@ class Emission:
     evaluate: str
     measure: str
     teacher_float: str | None
-    student_float: str | None
+    student_float: str
 
 
 @dataclass(frozen=True)
@@ -250,8 +250,8 @@ def _student(
         path = tasks.expand_path(student.onnx, "student.onnx")
         if not path.is_file():
             raise UsageError(f"student.onnx {student.onnx!r}: no such file")
-        config = {"path": str(path), "sha256": store.hash_file(path)}
-        return builder.add("student", "onnx_file", config, {"data": data})
+        file = {"path": str(path), "sha256": store.hash_file(path)}
+        return builder.add("student", "onnx_file", file, {"data": data})
     assert student.model is not None
     config = _model_config(student.model, student.checkpoint, store, objects.get("student"))
     config["train"], config["role"] = None, "student"

@@ -64,7 +64,7 @@ def chatter_to(log: Path) -> Iterator[Console]:
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Tests and notebooks put objects without a file descriptor in place of stdout: those are shown as they are.
+    # Notebooks put objects without a file descriptor in place of stdout: those are shown as they are.
     real = sys.stdout
     attached = real is sys.__stdout__
     out = os.fdopen(os.dup(saved[0]), "w", buffering=1) if attached else real

@@ -76,7 +76,9 @@ def show_plan(rows: Iterable[tuple[Node, bool, float, int]], free_bytes: int) ->
 
 def show_report(report: Report, folder: Path) -> None:
     """Stages, artifacts, verdict, and where the report lies."""
-    stages = _table("stages", ("stage", "Accuracy (%)", "Drop (pp)", "90% interval", "Parameters", "MMAC", "Time (s)"))
+    stages = _table(
+        "stages", ("stage", "Accuracy (%)", "Drop (pp)", "90% interval", "Parameters", "MMAC", "Time (s)")
+    )
     for stage in report.stages:
         metric = stage.metrics[0]
         stages.add_row(
@@ -99,7 +101,17 @@ def _interval(interval: tuple[float, float] | None) -> str:
 
 
 def _artifact_table(report: Report) -> Table:
-    columns = ("target", "file", "Size", "Accuracy (%)", "Drop (pp)", "Median (ms)", "kind", "x teacher", "x own float")
+    columns = (
+        "target",
+        "file",
+        "Size",
+        "Accuracy (%)",
+        "Drop (pp)",
+        "Median (ms)",
+        "kind",
+        "x teacher",
+        "x own float",
+    )
     table = _table("artifacts", columns)
     for artifact in report.artifacts:
         metric = artifact.metrics[0]
@@ -136,11 +148,13 @@ def show_verdict(report: Report) -> None:
     status = report.verdict.status
     console.print(
         f"[bold {COLOURS[status]}]{status}[/] at a margin of {policy['max_drop_pp']} pp on "
-        f"{report.data.splits.test.n:,} test samples" + (f": {escape(policy['why'])}" if policy["why"] else "")
+        f"{report.data.splits.test.n:,} test samples"
+        + (f": {escape(policy['why'])}" if policy["why"] else "")
     )
     if report.judgements >= 10:
         console.print(
-            f"[yellow]this test split has judged {report.judgements} candidates: a PASS means less each time[/yellow]"
+            f"[yellow]this test split has judged {report.judgements} candidates: "
+            "a PASS means less each time[/yellow]"
         )
 
 
@@ -219,6 +233,10 @@ def show_findings(findings: Iterable[Finding]) -> None:
     """What `doctor` found, with what to do where something is missing."""
     table = _table("doctor", ("what", "state", "detail"))
     for finding in findings:
-        state = "[green]ok[/green]" if finding.ok else ("[red]missing[/red]" if finding.needed else "[yellow]absent[/yellow]")
+        state = (
+            "[green]ok[/green]"
+            if finding.ok
+            else ("[red]missing[/red]" if finding.needed else "[yellow]absent[/yellow]")
+        )
         table.add_row(escape(finding.name), state, escape(finding.detail))
     console.print(table)

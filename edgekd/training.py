@@ -122,14 +122,15 @@ def fit(
     """
     fabric = make_fabric(config.precision)
     if len(data.spec.shape) == 3:
-        module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     optimizer = make_optimizer(module, config)
     history, first_epoch = _load(checkpoint, module, optimizer)
     wrapped, optimizer = fabric.setup(module, optimizer)
     size = min(config.batch_size, len(data.split))
     steps = len(data.split) // size  # the last, smaller batch is left out: the next epoch's order differs
-    epochs = range(first_epoch, config.epochs)
-    for epoch in display.track(epochs, what, len(epochs)):
+    left = (config.epochs - first_epoch) * steps
+    ticks = iter(display.track(range(left), what, left))
+    for epoch in range(first_epoch, config.epochs):
         torch.manual_seed(int(np.random.default_rng([data.seed, epoch]).integers(2**62)))
         module.train()
         total = 0.0
@@ -152,8 +153,10 @@ def fit(
                 fabric.clip_gradients(wrapped, optimizer, max_norm=config.grad_clip)
             optimizer.step()
             total += value.item()
+            next(ticks)
         history.append({"epoch": epoch + 1, "loss": total / steps, "lr": rate})
         _save(checkpoint, module, optimizer, history)
+    next(ticks, None)  # lets the display finish
     module.eval()
     return history
 
@@ -192,7 +195,7 @@ def _save(folder: Path, module: nn.Module, optimizer: Any, history: list[dict[st
 
 
 def _load(folder: Path, module: nn.Module, optimizer: Any) -> tuple[list[dict[str, float]], int]:
-    """Puts the last checkpoint into module and optimizer; (history, next epoch), empty where there is none."""
+    """Puts the last checkpoint into module and optimizer; (history, next epoch)."""
     path = folder / "history.json"
     if not path.is_file():
         return [], 0
@@ -215,7 +218,7 @@ def predict(module: nn.Module, inputs: NDArray[Any], spec: InputSpec) -> NDArray
     """Scores (N, classes) in float32 for raw samples (N, *shape)."""
     module.eval()
     if len(spec.shape) == 3:
-        module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     parts = []
     for start in range(0, len(inputs), EVAL_BATCH):
         raw = torch.from_numpy(np.ascontiguousarray(inputs[start : start + EVAL_BATCH]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +70,7 @@ def emit(
     model = onnx.load(temporary)
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     path.write_bytes(model.SerializeToString(deterministic=True))
-    os.unlink(temporary)
+    temporary.unlink()
 
 
 class _Feed:

@@ -275,15 +275,7 @@ def detail_tables(report: Report) -> tuple[Table, ...]:
         _behaviour_table(report),
         Table("Input of each file", ("File", "Input", "Preprocessing"), tuple(_inputs(report))),
         Table(
-            "Operators of each file",
-            ("File", "Operator / type", "Count"),
-            tuple(
-                (a.id, op, str(n))
-                for a in report.artifacts
-                if a.inventory
-                for op, n in a.inventory.ops.items()
-            ),
-            (2,),
+            "Operators of each file", ("File", "int8", "Float", "All, by type"), tuple(_ops(report)), (1, 2)
         ),
         Table(
             "Files and checksums",
@@ -304,8 +296,8 @@ def _data_table(report: Report) -> Table:
     rows = [(name, f"{s.n:,}", f"{s.duplicates:,}", s.sha256) for name, s in named]
     calibration = report.data.calibration
     if calibration is not None:
-        name = f"calibration, {calibration.policy} (from train)"
-        rows.append((name, f"{calibration.n:,}", words.ABSENT, f"{calibration.ids_sha256} (of the ids)"))
+        name = f"calibration, {calibration.policy}: ids drawn from train"
+        rows.append((name, f"{calibration.n:,}", words.ABSENT, calibration.ids_sha256))
     return Table("Data", ("Split", "Samples", "Duplicates within", "SHA-256"), tuple(rows), (1, 2))
 
 
@@ -377,3 +369,10 @@ def _inputs(report: Report) -> Iterator[tuple[str, str, str]]:
         mean, std = (", ".join(f"{v:.4g}" for v in part) for part in (s.mean, s.std))
         feed = f"(raw / {s.scale:g} − [{mean}]) / [{std}]"
         yield a.id, f"{s.name}: {shape}, {s.layout}", f"{s.raw_dtype} {low} to {high}; {feed}"
+
+
+def _ops(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    for a in report.artifacts:
+        if a.inventory is not None:
+            by_type = ", ".join(f"{n} {op}" for op, n in sorted(a.inventory.ops.items()))
+            yield a.id, str(a.inventory.int8_ops), str(a.inventory.float_ops), by_type

@@ -11,7 +11,16 @@ import numpy as np
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.runtimes._session import OperatorInfo, Session, TensorInfo
 
-__all__ = ["RUNTIMES", "OperatorInfo", "Session", "TensorInfo", "list_operators", "open_session", "preload", "probe"]
+__all__ = [
+    "RUNTIMES",
+    "OperatorInfo",
+    "Session",
+    "TensorInfo",
+    "list_operators",
+    "open_session",
+    "preload",
+    "probe",
+]
 
 RUNTIMES = {
     "litert": "edgekd.runtimes.litert",

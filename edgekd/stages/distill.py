@@ -26,7 +26,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         load_checkpoint(module, Path(config["checkpoint"]))
     history = learn(module, DistillConfig.model_validate(config["distill"]), node, context)
     architecture = {"model": config["model"], "role": config["role"]}
-    result = saved.save(folder, module, context, architecture, saved.example_input(context.task))
+    result = saved.save(folder, module, context, architecture)
     return {**result, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}
 
 

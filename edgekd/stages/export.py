@@ -1,4 +1,4 @@
-"""Stage: emit a network in a target's convention, prove that the file computes the same, list its operators."""
+"""Stage: emit a network in a target's convention, prove that the file computes the same, list operators."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import nn
 from edgekd import exporters
 from edgekd.errors import ExportError
 from edgekd.exporters import locate, onnx_static
-from edgekd.measure.inventory import inventory_of
 from edgekd.measure import Layout, to_layout
+from edgekd.measure.inventory import inventory_of
 from edgekd.measure.parity import check_parity, output_range
 from edgekd.measure.parity import parity as parity_of
 from edgekd.plan import STATIC, Node
@@ -52,7 +52,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         )
     else:
         module = saved.load(source, context)
-        if config["scheme"] == STATIC:
+        if isinstance(module, schemes.QuantizedNet):
             module = schemes.lower(module, saved.example_input(task), config["activations"])
         else:
             module = schemes.fold_batch_norm(module)

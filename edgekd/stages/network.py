@@ -1,4 +1,4 @@
-"""Stage: a network with weights: from a checkpoint, from the user's function, or trained on labels (teacher)."""
+"""Stage: a network with weights, from a checkpoint or a function, or a teacher trained on labels."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             checkpoint=context.store.partial(node.stage, node.key),
         )
     architecture = {"model": config["model"], "role": config["role"]}
-    result = saved.save(folder, module, context, architecture, saved.example_input(context.task))
+    result = saved.save(folder, module, context, architecture)
     return {**result, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}

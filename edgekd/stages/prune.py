@@ -31,7 +31,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     trained = learn(module, config, node, context)
     earlier = saved.architecture_of(source)
     architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *history]}
-    result = saved.save(folder, module, context, architecture, example)
+    result = saved.save(folder, module, context, architecture)
     return {
         **result,
         "history": trained,

@@ -26,7 +26,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.method == "qat":
         history = learn(net, config, node, context)
     architecture = {**saved.architecture_of(source), "quantizers": qat.describe(net)}
-    saved.save(folder, net, context, architecture, saved.example_input(context.task))
+    saved.save(folder, net, context, architecture)
     return {
         "params": source.result["params"],
         "macs": source.result["macs"],

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from edgekd import models
 from edgekd.config import ModelConfig
 from edgekd.errors import UsageError
-from edgekd.plan import Node
 from edgekd.prune import structured
 from edgekd.quantize import qat
 from edgekd.stages.context import Context
@@ -66,27 +65,21 @@ def _check_outputs(module: nn.Module, role: str, task: Task) -> None:
         )
 
 
-def save(
-    folder: Path,
-    module: nn.Module,
-    context: Context,
-    architecture: dict[str, Any],
-    example: Tensor,
-) -> dict[str, Any]:
-    """Writes a network and its scores on the test split; returns params and MACs."""
+def save(folder: Path, module: nn.Module, context: Context, architecture: dict[str, Any]) -> dict[str, Any]:
+    """Writes a network and its scores on the test split; returns params and MACs.
+
+    Fake quantizers would be counted as work and as weights, so a quantized network has no
+    counts of its own: they are those of the network that it came from.
+    """
     save_file({k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}, folder / WEIGHTS)
     (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1, sort_keys=True))
     np.save(
         folder / TEST_SCORES, predict(module, context.task.splits["test"].inputs, context.task.input_spec)
     )
-    plain = module.body if hasattr(module, "body") and "quantizers" in architecture else module
-    macs, params = _count(plain, example, architecture)
+    if "quantizers" in architecture:
+        return {}
+    macs, params = structured.count(module, example_input(context.task))
     return {"params": params, "macs": macs}
-
-
-def _count(module: nn.Module, example: Tensor, architecture: dict[str, Any]) -> tuple[int | None, int | None]:
-    # Fake quantizers would be counted as work and as weights: a quantized network has those of its source.
-    return (None, None) if "quantizers" in architecture else structured.count(module, example)
 
 
 def architecture_of(entry: Entry) -> dict[str, Any]:
@@ -117,8 +110,3 @@ def accuracy_on(module: nn.Module, split_name: str, context: Context) -> float:
     split = context.task.splits[split_name]
     scores = predict(module, split.inputs, context.task.input_spec)
     return float((scores.argmax(axis=1) == split.labels).mean() * 100)
-
-
-def label_of(node: Node) -> str:
-    """How a stage is called in messages."""
-    return node.label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -46,7 +47,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            found: Any = load_file(path)
+            return dict(found)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UsageError(
@@ -56,4 +58,4 @@ def _read(path: Path) -> dict[str, Tensor]:
     state = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UsageError(f"{path}: holds no state dict", hint="save torch.save(model.state_dict())")
-    return state
+    return {str(name): value for name, value in state.items()}

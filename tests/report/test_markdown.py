@@ -1,0 +1,203 @@
+import itertools
+import re
+import tomllib
+
+import pytest
+
+from edgekd.report import words
+from edgekd.report.markdown import escape, markdown
+from edgekd.report.schema import parse
+from edgekd.report.waterfall import scale, waterfall, worst_sentence
+
+
+def table_after(text, heading):
+    """Rows of the first table below a heading, as lists of cells."""
+    lines = text.split(heading, 1)[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def test_verdict_is_said_in_words(make):
+    text = markdown(parse(make("PASS")))
+    assert text.startswith("# fashion-mnist: PASS\n")
+    assert "every file loses less than 1.0 pp of accuracy against the teacher, with 95% confidence" in text
+    assert "- Test samples: **10,000**" in text
+    assert "- Margin: **1.0 pp**" in text
+    assert "Why this margin: what 10,000 test samples can support" in text
+    failed = markdown(parse(make("FAIL")))
+    assert "**FAIL.** Accuracy drop on x86-onnx fails: 1.62 pp observed, limit 1 pp." in failed
+    undecided = markdown(parse(make("INCONCLUSIVE")))
+    assert "**INCONCLUSIVE.** Accuracy drop on host cannot be decided: 0.31 pp observed" in undecided
+    assert "; 1 more check is undecided too." in undecided
+    assert "about 2,610 would decide." in undecided
+
+
+def test_waterfall_rows_have_the_reports_numbers(sample):
+    rows = table_after(markdown(parse(sample)), "## What each step cost")
+    assert rows[0][:5] == ["Step", "Accuracy, %", "Drop, pp", "90% interval, pp", "This step, pp"]
+    found = {row[0].lstrip("\u2003└ "): row[1:5] for row in rows[2:]}
+    assert found["Teacher"] == ["94.63", "–", "–", "–"]
+    # Half-width by hand: 1.645 * sqrt(0.03 / 10000) = 0.285 pp.
+    assert found["Pruned"] == ["94.36", "+0.27", r"\[−0.01, +0.55\]", "+0.22"]
+    assert found["Quantized"][3] == "−0.05"
+    assert found["x86-onnx (required)"] == ["94.27", "+0.36", r"\[+0.08, +0.64\]", "+0.14"]
+
+
+def test_steps_add_up_to_the_drop_along_every_branch(many):
+    fall = waterfall(many)
+    by_id = {row.id: row for row in fall.rows}
+    parents = {s.id: s.parent_id for s in many.stages}
+    for artifact in many.artifacts:
+        if artifact.role != "target":
+            continue
+        total, stage = by_id[artifact.id].step, artifact.stage_id
+        while stage != "teacher-90ab":
+            total, stage = total + by_id[stage].step, parents[stage]
+        assert total == pytest.approx(artifact.metrics[0].drop)
+    assert len(fall.rows) == 1 + 5 + 8
+
+
+def test_rows_are_indented_only_where_the_tree_branches(sample, many):
+    straight = {row.id: row.guides for row in waterfall(parse(sample)).rows}
+    assert straight["quantize-a"] == () and straight["host"] == ("tee",)
+    assert straight["raspberry-pi-4"] == ("elbow",)
+    forked = {row.id: row.guides for row in waterfall(many).rows}
+    assert forked["prune-a"] == ("tee",) and forked["quantize-a"] == ("line",)
+    assert forked["raspberry-pi-5"] == ("line", "elbow")
+    assert forked["prune-b"] == ("elbow",) and forked["edge-npu"] == ("blank", "blank")
+
+
+def test_the_step_that_lost_most_is_named(make, many):
+    assert worst_sentence(waterfall(many)) == (
+        "The step that lost most: quantization for edge-npu, 0.31 pp as observed."
+    )
+    failed = waterfall(parse(make("FAIL")))
+    assert worst_sentence(failed) == (
+        "The step that lost most: writing the file for x86-onnx, 1.40 pp as observed."
+    )
+    doubtful = worst_sentence(waterfall(parse(make("PASS"))))
+    assert "pruning, 0.22 pp" in doubtful and "not distinguishable from none" in doubtful
+
+
+def test_no_step_is_blamed_where_none_lost(sample):
+    for stage in sample["stages"][1:]:
+        stage["metrics"][0].update(drop=-0.1, drop_interval=[-0.3, 0.1])
+    for artifact in sample["artifacts"]:
+        artifact["metrics"][0].update(drop=-0.1, drop_interval=[-0.3, 0.1])
+    assert worst_sentence(waterfall(parse(sample))) == "No step lost accuracy as observed."
+
+
+def test_files_table(sample):
+    rows = table_after(markdown(parse(sample)), "## Files")
+    host = rows[2]
+    assert host[0] == "host (required)"
+    assert host[2:8] == ["196.6", "94.32", r"+0.31 \[+0.03, +0.59\]", "0.371", "0.397", "measured"]
+    assert host[8:] == [r"24.13 \[23.60, 24.70\]", r"2.41 \[2.33, 2.48\]", "100", "0.23 steps, mean"]
+    teacher = next(r for r in rows if r[0] == "Teacher in float" and r[1] == "tflite, fp32")
+    # Timed beside three TFLite files: 24.13 times 0.3712, 0.4538 and 0.4951 ms.
+    assert teacher[5] == "8.957–11.947" and teacher[7] == "measured and host"
+    assert "host: timed on this computer, standing in" in markdown(parse(sample))
+
+
+def test_checks_that_decide_come_first(sample):
+    rows = table_after(markdown(parse(sample)), "## Checks")[2:]
+    assert len(rows) == 16
+    assert all(row[1].endswith("(required)") for row in rows[:8])
+    assert rows[0][0] == "PASS" and rows[0][2:6] == ["Accuracy drop", "0.31", "1", "pp"]
+    assert not any(row[1].endswith("(required)") for row in rows[8:])
+
+
+def test_every_table_is_rectangular(many):
+    widths = set()
+    for line in markdown(many).splitlines():
+        if line.startswith("|"):
+            widths.add(len(re.split(r"(?<!\\)\|", line)))
+        elif widths:
+            assert len(widths) == 1
+            widths = set()
+
+
+def test_hostile_text_is_escaped(sample):
+    sample["class_names"][0] = "<script>alert(1)</script>"
+    sample["recipe"]["name"] = "a|b\n# `c` <img src=x>"
+    sample["recipe"]["description"] = "```\n</details>"
+    sample["host"]["cpu"] = "<script>|\n|"
+    text = markdown(parse(sample))
+    prose = text.split("````toml\n")[0]  # inside the fence, which is longer than any in it, all is text
+    assert "<script" not in prose and "<img" not in prose and "</details>\n\n" in prose
+    assert text.endswith("\n````\n\n</details>\n")
+    assert text.startswith(r"# a\|b \# \`c\` &lt;img src=x&gt;: PASS")
+    assert escape("x_y*[z]") == r"x\_y\*\[z\]"
+
+
+def test_cautions(sample):
+    sample["judgements"] = 12
+    sample["recipe"]["smoke"] = True
+    sample["artifacts"] = [a for a in sample["artifacts"] if a["role"] != "teacher_float"]
+    sample["measurements"] = [m for m in sample["measurements"] if not m["artifact_id"].startswith("teacher")]
+    sample["teacher"]["artifact_ids"] = []
+    found = " ".join(words.cautions(parse(sample)))
+    assert "A smoke run" in found and "judged 12 times" in found
+    assert "android-cpu and raspberry-pi-4 was not measured on the device" in found
+    assert "no float file" in found
+    sample["recipe"]["teacher"] = None
+    assert "against the float student" in markdown(parse(sample))
+
+
+def test_level_of_the_interval_follows_alpha(sample):
+    sample["gate"]["policy"]["alpha"] = 0.025
+    assert "95% interval, pp" in markdown(parse(sample))
+    sample["gate"] = {"alpha": 0.01}
+    assert "98% interval, pp" in markdown(parse(sample))
+
+
+@pytest.mark.parametrize(
+    "ends", [(0.0, 1.0), (-0.28, 0.81), (-1.45, 1.86), (0.0, 0.0), (-3e-4, 7e-4), (0, 61)]
+)
+def test_axis_holds_its_ends_with_round_ticks(ends):
+    low, high, ticks = scale(*ends)
+    assert low < ends[0] and ends[1] < high
+    assert 3 <= len(ticks) <= 8 and all(low <= t <= high for t in ticks)
+    steps = {round(b - a, 9) for a, b in itertools.pairwise(ticks)}
+    assert len(steps) == 1
+    assert f"{steps.pop():.6e}"[:3].rstrip(".0") in {"1", "2", "2.5", "5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (words.number(-0.001, 2), "0.00"),
+        (words.number(-1234.567, 1), "−1,234.6"),
+        (words.number(None, 2), "–"),
+        (words.signed(0.004, 2), "0.00"),
+        (words.signed(0.05, 2), "+0.05"),
+        (words.short(11_173_962), "11.2 M"),
+        (words.short(999), "999"),
+        (words.plain(0.0167), "0.0167"),
+        (words.plain(0.00001), "1e−05"),
+        (words.plain(400_000), "400,000"),
+        (words.margin_text(1.0, "percent"), "1.0 pp"),
+        (words.margin_text(0.75, "percent"), "0.75 pp"),
+        (words.listed(["a", "b", "c"]), "a, b and c"),
+        (words.listed([]), "none"),
+    ],
+)
+def test_numbers_in_words(text, expected):
+    assert text == expected
+
+
+def test_recipe_as_toml_reads_back(sample):
+    recipe = sample["recipe"] | {"task": {"kind": 'a "b"\\', "limit": 3, "path\nx": [1.5, True]}}
+    report = parse(sample | {"recipe": recipe})
+
+    def without_none(value):
+        if isinstance(value, dict):
+            return {k: without_none(v) for k, v in value.items() if v is not None}
+        return value
+
+    assert tomllib.loads(words.toml(report.recipe.config)) == without_none(recipe)
