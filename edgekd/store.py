@@ -16,8 +16,9 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,20 @@ def hash_of(value: Any) -> str:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all: temporary name, sync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
-    with no_space_is_clear(path), temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with no_space_is_clear(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 @contextmanager
@@ -61,13 +68,15 @@ def no_space_is_clear(where: Path) -> Iterator[None]:
     """Turns a full disk or a read-only folder into a StoreError that names the place."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:  # safetensors has an error of its own, numpy an OSError without a number
+        number = error.errno if isinstance(error, OSError) else None
+        told = "No space left on device" in str(error) or "requested and" in str(error)
+        if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and told):
             raise StoreError(
                 f"{where}: no space left", hint="free some, or `edgekd store gc --max-size 1GB`"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise StoreError(f"{where}: cannot be written: {error.strerror}") from error
+        if number in (errno.EACCES, errno.EROFS):
+            raise StoreError(f"{where}: cannot be written: {os.strerror(number)}") from error
         raise
 
 
@@ -77,7 +86,7 @@ def parse_size(text: str) -> int:
     if not found:
         raise UsageError(f"size {text!r}: not a number with B, KB, MB, GB or TB")
     power = ("B", "KB", "MB", "GB", "TB").index((found[2] or "B").upper())
-    return int(float(found[1]) * 1000**power)
+    return int(Decimal(found[1]) * 1000**power)  # a float would turn 1.001KB into 1000 bytes
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class Store:
         return self.root / f"{stage}-{key[:24]}"
 
     def get(self, stage: str, key: str) -> Entry | None:
-        """The finished entry, or None; one whose result cannot be read counts as absent and is removed."""
+        """The finished entry, or None; a StoreError where its record cannot be read."""
         folder = self.folder(stage, key)
         path = folder / RESULT
         if not path.is_file():
@@ -182,9 +191,13 @@ class Store:
         return entry
 
     def hash_file(self, path: Path) -> str:
-        """sha256 of a source file, remembered by path, size and time of change."""
+        """sha256 of a source file, remembered by path, size and times of change.
+
+        The time of the last change of status tells what the other one hides: `cp -p` and `rsync`
+        put the old time of change back.
+        """
         stat = path.stat()
-        identity = hash_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+        identity = hash_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         memo = self.root / ".hashes" / identity
         if memo.is_file() and len(known := memo.read_text()) == 64:
             return known
@@ -215,6 +228,7 @@ class Store:
         """
         if busy := self.running():
             raise StoreError(f"{self.root}: in use by process {', '.join(busy)}", hint="wait for it to end")
+        shutil.rmtree(self.root / ".tmp", ignore_errors=True)  # of runs that were killed
         entries = self.entries()
         total, removed, freed = sum(e[1] for e in entries), 0, 0
         for folder, size, _ in entries:
@@ -232,8 +246,10 @@ class Store:
         folder.mkdir(exist_ok=True)
         path = folder / f"{os.getpid()}.lock"
         with FileLock(path):
-            yield
-        path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def running(self) -> list[str]:
         """Process ids of the runs that use this store now."""
@@ -241,8 +257,7 @@ class Store:
         for path in sorted((self.root / ".runs").glob("*.lock")):
             try:
                 with FileLock(path, timeout=0):
-                    pass
-                path.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)  # held, so that no run takes a lock that loses its name
             except Timeout:
                 busy.append(path.stem)
         return busy

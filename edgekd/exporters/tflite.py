@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from torch import Tensor, nn
 
 from edgekd.errors import ExportError
@@ -83,6 +84,16 @@ def _post_training(source: Path, path: Path, scheme: str) -> Path:
     return path
 
 
+class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]  # the library has no types
+    """Puts byte vectors on multiples of 16, as the TFLite schema asks.
+
+    The generated Python code forgets it, and kernels on Arm read constants in place.
+    """
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
+        return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
+
+
 def _with_metadata(content: bytes, input_name: str, metadata: dict[str, str]) -> bytes:
     """The file with one named metadata buffer (JSON) and readable input and output names."""
     import json
@@ -90,17 +101,21 @@ def _with_metadata(content: bytes, input_name: str, metadata: dict[str, str]) ->
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for held in model.buffers:
+        if held.offset > 1:  # larger constants lie behind the flatbuffer, which is packed anew here
+            held.data = np.frombuffer(content, np.uint8, held.size, held.offset)
+            held.offset = held.size = 0
     for graph in model.subgraphs:
         graph.tensors[graph.inputs[0]].name = input_name.encode()
         graph.tensors[graph.outputs[0]].name = b"logits"
     for signature in model.signatureDefs or ():
         signature.inputs[0].name, signature.outputs[0].name = input_name.encode(), b"logits"
     buffer = schema.BufferT()
-    buffer.data = list(json.dumps(metadata, sort_keys=True).encode())
+    buffer.data = np.frombuffer(json.dumps(metadata, sort_keys=True).encode(), np.uint8)
     model.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = METADATA_NAME.encode(), len(model.buffers) - 1
     model.metadata = [*(m for m in model.metadata or () if m.name != entry.name), entry]
-    builder = flatbuffers.Builder(len(content) + 4096)
+    builder = _AlignedBuilder(len(content) + 4096)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())

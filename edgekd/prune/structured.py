@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
@@ -18,11 +19,15 @@ SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of 
 
 
 def count(module: nn.Module, example_input: Tensor) -> tuple[int, int]:
-    """(multiply-accumulates of one sample, parameters)."""
-    import torch_pruning as tp
+    """(multiply-accumulates of one sample, parameters).
 
-    macs, params = tp.utils.count_ops_and_params(copy.deepcopy(module).eval(), example_input)
-    return int(macs), int(params)
+    What convolutions and matrix products multiply: a BatchNorm folds away and a ReLU
+    or a pool multiplies nothing, so none of them counts.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        copy.deepcopy(module).eval()(example_input)
+    return counter.get_total_flops() // 2, sum(p.numel() for p in module.parameters())
 
 
 def prune(
@@ -68,7 +73,7 @@ def prune(
         cut, history = _cut(module, example_input, config, ratio, channel_multiple)
         return cut, history, cost(cut)
 
-    best = attempt(config.max_pruning_ratio)
+    best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
     if not best[1]:
         raise UsageError(
             f"prune: nothing in {type(module).__name__} can be pruned to multiples of {channel_multiple}",
@@ -79,16 +84,15 @@ def prune(
             f"prune: {config.goal} = {limit:,} is out of reach: the smallest network has {best[2]:,}",
             hint="raise prune.max_pruning_ratio or the goal",
         )
-    return _search(attempt, best, limit, config.max_pruning_ratio)
+    return _search(attempt, best, limit)
 
 
 def _search(
     attempt: Callable[[float], tuple[nn.Module, History, int]],
     best: tuple[nn.Module, History, int],
     limit: int,
-    high: float,
 ) -> tuple[nn.Module, History]:
-    low = 0.0
+    low, high = 0.0, 1.0
     for _ in range(SEARCH_STEPS):
         middle = (low + high) / 2
         candidate = attempt(middle)
@@ -122,6 +126,16 @@ def _cut(
         round_to=multiple,
         ignored_layers=_ignored(cut, example_input, config),
     )
+
+    def rounded(num_pruned: int, width: int, multiple: int) -> int:
+        """Channels to cut: the width left is a multiple, and no less than the ratio's limit allows.
+
+        Torch-Pruning's own rounding goes below that limit, and skips a group that it rounded to nothing.
+        """
+        least = multiple * math.ceil(round(width * (1 - config.max_pruning_ratio), 6) / multiple)
+        return max(0, width - max(least, (width - num_pruned) // multiple * multiple))
+
+    pruner._round_to = rounded
     pruner.step()
     return cut, pruner.pruning_history()
 

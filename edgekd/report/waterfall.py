@@ -88,10 +88,10 @@ def waterfall(report: Report) -> Waterfall:
 
 
 def scale(low: float, high: float) -> tuple[float, float, tuple[float, ...]]:
-    """An axis that holds low and high with some air, and 3 to 8 round ticks on it."""
+    """An axis that holds low and high with some air, and 3 to 9 round ticks on it."""
     span = (high - low) or 1.0
     low, high = low - 0.03 * span, high + 0.03 * span
-    raw = (high - low) / 7
+    raw = (high - low) / 8
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * f for f in (1, 2, 2.5, 5, 10) if size * f >= raw)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

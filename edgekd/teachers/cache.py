@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def build(
     """
     teacher.eval()
     out = open_memmap(path, mode="w+", dtype=np.float16, shape=(views, len(split), num_classes))
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)  # a full disk is an error now, SIGBUS later
     starts = [(v, s) for v in range(views) for s in range(0, len(split), EVAL_BATCH)]
     for view, start in display.track(starts, "teacher outputs", len(starts)):
         if start == 0:

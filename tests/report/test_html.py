@@ -256,7 +256,9 @@ def test_printing_shows_the_details(show, sample):
     shown = "found => found.filter(e => e.checkVisibility({contentVisibilityAuto: true})).length"
     assert page.eval_on_selector_all("#details .scroll", shown) == 0
     closed = box(page, "#details")["h"]
+    page.set_viewport_size({"width": 1032, "height": 900})  # A4 landscape within 12 mm margins
     page.emulate_media(media="print")
+    assert overflows(page) <= 0
     assert page.eval_on_selector_all("#details .scroll", shown) == 10
     assert box(page, "#details")["h"] > closed + 500
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

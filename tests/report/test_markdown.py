@@ -162,7 +162,7 @@ def test_level_of_the_interval_follows_alpha(sample):
 def test_axis_holds_its_ends_with_round_ticks(ends):
     low, high, ticks = scale(*ends)
     assert low < ends[0] and ends[1] < high
-    assert 3 <= len(ticks) <= 8 and all(low <= t <= high for t in ticks)
+    assert 3 <= len(ticks) <= 9 and all(low <= t <= high for t in ticks)
     steps = {round(b - a, 9) for a, b in itertools.pairwise(ticks)}
     assert len(steps) == 1
     assert f"{steps.pop():.6e}"[:3].rstrip(".0") in {"1", "2", "2.5", "5"}

@@ -1,0 +1,159 @@
+"""What users get wrong: one line that names it, the right exit code, no traceback, nothing half-written."""
+
+import gzip
+import pickle
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import TINY
+
+
+def refused(done, *words, code=2):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+
+
+def npz_recipe(edgekd, **arrays):
+    """TINY on an NPZ of our own: 12 features, 3 classes."""
+    rng = np.random.default_rng(0)
+    sizes = {"train": 150, "val": 60, "test": 60}
+    data = {}
+    for split, size in sizes.items():
+        data[f"{split}_x"] = rng.normal(size=(size, 12)).astype(np.float32)
+        data[f"{split}_y"] = np.arange(size) % 3
+    np.savez(edgekd.folder / "data.npz", **{**data, **arrays})
+    return TINY.replace('kind = "digits"', 'kind = "npz"\npath = "data.npz"')
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("epochs = 4\n[student", "epocs = 4\n[student"), ("recipe.toml:12", "teacher.train.epocs", "'epochs'")),
+        (("keep = 0.7", 'keep = "most"'), ("recipe.toml:", "prune.keep", "'most'")),
+        (("max_drop_pp = 20.0", ""), ("gate.max_drop_pp", "missing")),
+        (('goal = "macs"', 'goal = "mac"'), ("prune.goal", "'macs'")),
+        (("[gate]", "[gate"), ("recipe.toml", "not valid TOML")),
+        (('"x86-onnx", "host"]', '"x86-onx", "host"]'), ("required_targets", "x86-onnx")),
+    ],
+    ids=["unknown key", "wrong type", "missing key", "bad choice", "no TOML", "target not listed"],
+)
+def test_a_recipe_that_is_wrong(edgekd, change, words):
+    assert change[0] in TINY
+    refused(edgekd("run", edgekd.write(TINY.replace(*change, 1))), *words)
+    assert not (edgekd.folder / "runs").exists()
+
+
+def test_an_unknown_target_recipe_or_schema_names_the_nearest(edgekd):
+    refused(edgekd("run", edgekd.write(TINY), "--targets", "raspbery-pi-5"), "raspberry-pi-5")
+    refused(edgekd("run", "digit"), "'digits'")
+    refused(edgekd("schema", "recipes"), "recipe, target")
+    refused(edgekd("bench", "nowhere.tflite"), "nowhere.tflite", "no such file")
+    refused(edgekd("run", edgekd.write(TINY), "--set", "smoke"), "key=value")
+    refused(edgekd("store", "gc", "--max-size", "many"), "many")
+
+
+def test_a_missing_or_truncated_data_file(edgekd):
+    recipe = TINY.replace('kind = "digits"', 'kind = "idx"\npath = "mnist"\nnum_test = 10\nnum_val = 10')
+    refused(edgekd("run", edgekd.write(recipe)), "mnist")
+    folder = edgekd.folder / "mnist"
+    folder.mkdir()
+    whole = gzip.compress(bytes([0, 0, 8, 3, 0, 0, 0, 60, 0, 0, 0, 4, 0, 0, 0, 4]) + bytes(60 * 16))
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 60]) + bytes(range(10)) * 6)
+    )
+    refused(edgekd("run", edgekd.write(recipe)), "train-images-idx3-ubyte.gz")
+
+
+def test_an_unset_variable_in_a_path(edgekd):
+    recipe = TINY.replace('kind = "digits"', 'kind = "npz"\npath = "$NO_SUCH_VARIABLE/data.npz"')
+    refused(edgekd("run", edgekd.write(recipe)), "NO_SUCH_VARIABLE")
+
+
+def test_a_label_outside_the_range(edgekd):
+    labels = np.arange(150) % 3
+    labels[7] = -1
+    refused(edgekd("run", edgekd.write(npz_recipe(edgekd, train_y=labels))), "-1")
+
+
+def test_a_sample_that_stands_in_train_and_in_test(edgekd):
+    rng = np.random.default_rng(1)
+    train = rng.normal(size=(150, 12)).astype(np.float32)
+    test = rng.normal(size=(60, 12)).astype(np.float32)
+    test[3] = train[5]
+    done = edgekd("run", edgekd.write(npz_recipe(edgekd, train_x=train, test_x=test)))
+    refused(done, "1 samples", "drop_from_train")
+
+
+def test_a_pickle_where_a_checkpoint_is_expected(edgekd):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (edgekd.folder / "owned",))
+
+    (edgekd.folder / "teacher.pt").write_bytes(pickle.dumps(Evil()))
+    recipe = TINY.replace('[teacher.model]', '[teacher]\ncheckpoint = "teacher.pt"\n[teacher.model]')
+    recipe = recipe.replace("[teacher.train]\nepochs = 4\n", "")
+    refused(edgekd("run", edgekd.write(recipe)), "teacher.pt", "not a checkpoint")
+    assert not (edgekd.folder / "owned").exists()
+
+
+def test_a_student_with_other_classes_than_the_task(edgekd):
+    (edgekd.folder / "nets.py").write_text(
+        "from torch import nn\n"
+        "def seven(input_shape, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n"
+    )
+    recipe = TINY.replace('[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:seven"')
+    refused(edgekd("run", edgekd.write(recipe)), "student", "(1, 7)", "10 classes")
+
+
+def test_a_loss_that_is_not_a_number(edgekd):
+    recipe = TINY.replace("[teacher.train]\nepochs = 4", "[teacher.train]\nepochs = 4\nlr = 1e30")
+    refused(edgekd("run", edgekd.write(recipe)), "teacher", "epoch", "step", code=4)
+
+
+def test_an_operator_that_the_format_cannot_express(edgekd):
+    (edgekd.folder / "nets.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Spectrum(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(torch.linalg.svd(x.flatten(1).reshape(-1, 8, 8))[0].flatten(1))\n"
+        "def spectrum(input_shape, num_classes):\n"
+        "    return Spectrum()\n"
+    )
+    recipe = TINY.replace('[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:spectrum"')
+    start = recipe.index("[prune]")
+    recipe = recipe[:start] + recipe[recipe.index("[gate]") :]
+    (edgekd.folder / "targets").mkdir()
+    text = (Path(__file__).parents[2] / "targets/x86-onnx.toml").read_text()
+    text = text.replace('"static_wi8_ai8"', '"fp32"').replace('"x86-onnx"', '"float-onnx"')
+    (edgekd.folder / "targets/float-onnx.toml").write_text(text)
+    done = edgekd("run", edgekd.write(recipe), "--targets", "float-onnx")
+    refused(done, "ONNX", "svd", code=4)
+    assert not list(edgekd.store.glob("export-*"))
+
+
+def test_no_space_left(edgekd):
+    small = edgekd.folder / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        edgekd.store = small / "store"
+        refused(edgekd("run", edgekd.write(TINY)), "no space left")
+        assert not list(edgekd.store.glob("*/result.json"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,28 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_store(tmp_path_factory):
+    """No test touches the user's own store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKD_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_root():
+    """The folder of public data and weights that EDGEKD_DATA names."""
+    named = os.environ.get("EDGEKD_DATA")
+    if not named or not Path(named).is_dir():
+        pytest.skip("EDGEKD_DATA is not set to the folder of public data and weights")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def tiny_task():
+    from nets import task
+
+    return task()

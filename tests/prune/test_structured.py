@@ -1,0 +1,276 @@
+import copy
+import json
+import math
+
+import pytest
+import torch
+from nets import Flat, flat, inputs, outputs, prune_config, python, tiny_mobilenet, tiny_resnet
+from safetensors.torch import save_file
+from torch import nn
+
+from edgekd.errors import UsageError
+from edgekd.prune import structured
+from edgekd.prune.structured import count, prune, rebuild
+
+EXAMPLE = torch.from_numpy(inputs(1))
+NETS = {"resnet": lambda: tiny_resnet(16), "mobilenet": lambda: tiny_mobilenet(16), "flat": flat}
+
+
+def cut(net, config, multiple=4, width=4, seed=0):
+    return prune(net, EXAMPLE, config, channel_multiple=multiple, bytes_per_weight=width, seed=seed)
+
+
+def costs(net, width=4):
+    macs, params = count(net, EXAMPLE)
+    return {"macs": macs, "params": params, "size_bytes": params * width}
+
+
+def widths(net):
+    return {n: m.weight.shape[0] for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+def macs_by_hand(net):
+    """Outputs times what each is summed over: 8x8 images in the first stage, 4x4 in the second."""
+    total = 0
+    for name, m in net.named_modules():
+        if isinstance(m, nn.Linear):
+            total += m.out_features * m.in_features
+        elif isinstance(m, nn.Conv2d):
+            second = name.startswith("blocks.1")
+            pixels = 16 if second else 64
+            total += pixels * m.out_channels * (m.in_channels // m.groups) * m.kernel_size[0] * m.kernel_size[1]
+    return total
+
+
+def test_macs_of_a_resnet_by_hand():
+    # width 16, 8x8 images of 2 channels, blocks (1, 1):
+    stem, first = 64 * 16 * 2 * 9, 2 * 64 * 16 * 16 * 9
+    second = 16 * 32 * 16 * 9 + 16 * 32 * 32 * 9 + 16 * 32 * 16
+    assert count(tiny_resnet(16), EXAMPLE)[0] == stem + first + second + 32 * 5
+    assert macs_by_hand(tiny_resnet(16)) == stem + first + second + 32 * 5
+
+
+def test_macs_of_a_depthwise_network_by_hand():
+    # Stem, one block 8 -> 8 expanded to 16 on 8x8 pixels, 1x1 to 32, head.
+    net = tiny_mobilenet(8, blocks=(1,), expand=2)
+    block = 64 * (16 * 8 + 16 * 9 + 8 * 16)
+    assert count(net, EXAMPLE)[0] == 64 * 8 * 2 * 9 + block + 64 * 32 * 8 + 32 * 5
+
+
+def test_params_by_hand():
+    # conv 2 -> 16 with bias, fc 1024 -> 24, head 24 -> 5
+    assert count(flat(), EXAMPLE) == (64 * 16 * 18 + 1024 * 24 + 24 * 5, 16 * 19 + 1025 * 24 + 25 * 5)
+
+
+def test_counting_leaves_the_network_alone():
+    net = tiny_resnet().train()
+    before = copy.deepcopy(net.state_dict())
+    assert count(net, EXAMPLE) == count(net.eval(), EXAMPLE)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("goal", ["macs", "params", "size_bytes"])
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_goals_are_met_tightly_in_whole_multiples(kind, goal, multiple):
+    net = NETS[kind]()
+    config = prune_config(goal, keep=0.6)
+    limit = math.floor(costs(net, 2)[goal] * 0.6)
+    pruned, history = cut(net, config, multiple, width=2)
+    found = costs(pruned, 2)[goal]
+    assert found <= limit
+    assert history
+    before, after = widths(net), widths(pruned)
+    for name, width in after.items():
+        assert width % multiple == 0 or width == before[name], name
+        assert width >= 0.3 * before[name], name  # max_pruning_ratio is 0.7
+    assert after["head"] == 5
+    # Nothing wider would do: none of the cuts on a finer grid lies between.
+    between = []
+    for step in range(1, 60):
+        other, _ = structured._cut(net, EXAMPLE, config, step / 60, multiple)
+        between.append(found < costs(other, 2)[goal] <= limit)
+    assert not any(between)
+    assert outputs(pruned, inputs(3)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("multiple", [1, 3, 8])
+@pytest.mark.parametrize("most", [0.3, 0.7])
+def test_a_higher_ratio_never_gives_a_costlier_network(kind, multiple, most):
+    net, config = NETS[kind](), prune_config(keep=0.5, max_pruning_ratio=most)
+    found = [count(structured._cut(net, EXAMPLE, config, r / 8, multiple)[0], EXAMPLE) for r in range(9)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == count(net, EXAMPLE)
+
+
+def test_the_smallest_network_has_every_group_at_its_limit():
+    # 30% of 16, 24 and 1024 columns, rounded up to multiples of 4
+    smallest, _ = structured._cut(flat(), EXAMPLE, prune_config(keep=0.5), 1.0, 4)
+    assert widths(smallest) == {"conv": 8, "fc": 8, "head": 5}
+    assert smallest.fc.in_features == 8 * 64
+
+
+def test_limits_are_absolute():
+    net = tiny_resnet(16)
+    pruned, _ = cut(net, prune_config("params", limit=9000))
+    assert 7000 < count(pruned, EXAMPLE)[1] <= 9000
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_bytes_per_weight_scale_the_size(width):
+    net = tiny_resnet(16)
+    params = count(net, EXAMPLE)[1]
+    by_size, _ = cut(net, prune_config("size_bytes", limit=params * width // 2), width=width)
+    by_params, _ = cut(net, prune_config("params", limit=params // 2))
+    assert widths(by_size) == widths(by_params)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_the_source_is_not_touched(kind):
+    net = NETS[kind]()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    expected = outputs(net, inputs(4))
+    cut(net, prune_config(keep=0.5))
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert (outputs(net, inputs(4)) == expected).all()
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def two_layers(weights):
+    """1x1 convolutions 2 -> 4 -> 5 whose middle channels have the given size."""
+    net = Flat(channels=4, hidden=8)
+    with torch.no_grad():
+        net.conv.weight.copy_(torch.tensor(weights).reshape(4, 1, 1, 1).expand_as(net.conv.weight))
+        net.conv.bias.zero_()
+        net.fc.weight.fill_(1.0)
+        net.head.weight.fill_(100.0)  # so that nothing else is cut
+    return net.eval()
+
+
+@pytest.mark.parametrize("importance", ["l1", "l2"])
+def test_the_smallest_channels_go(importance):
+    net = two_layers([0.5, 0.01, 0.7, 0.02])
+    config = prune_config("macs", keep=0.55, importance=importance, ignored_layers=["fc"])
+    pruned, _ = cut(net, config, multiple=2)
+    assert pruned.conv.weight[:, 0, 0, 0].tolist() == pytest.approx([0.5, 0.7])
+    # and the columns of the linear layer that the channels fed went with them
+    assert pruned.fc.weight.shape == (8, 2 * 64)
+
+
+def test_cutting_dead_channels_changes_nothing():
+    net = flat()
+    with torch.no_grad():
+        net.conv.weight[[1, 4, 6, 7]] = 0.0
+        net.conv.bias[[1, 4, 6, 7]] = 0.0
+        net.fc.weight.view(24, 16, 64)[:, [1, 4, 6, 7]] = 0.0
+    pruned, _ = cut(net, prune_config("macs", keep=0.8, ignored_layers=["fc"]), multiple=4)
+    assert widths(pruned) == {"conv": 12, "fc": 24, "head": 5}
+    torch.testing.assert_close(torch.tensor(outputs(pruned, inputs(6))), torch.tensor(outputs(net, inputs(6))))
+
+
+def test_random_importance_follows_the_seed():
+    net, config = tiny_resnet(16), prune_config(keep=0.5, importance="random")
+    first, second, other = (cut(net, config, 1, seed=s)[1] for s in (0, 0, 1))
+    assert first == second
+    assert first != other
+
+
+def test_ignored_layers_keep_their_width():
+    pruned, _ = cut(tiny_resnet(16), prune_config(keep=0.8, ignored_layers=["blocks.0.conv1", "blocks.1.conv1"]))
+    found = widths(pruned)
+    assert (found["blocks.0.conv1"], found["blocks.1.conv1"]) == (16, 32)
+    assert found["stem"] < 16 or found["blocks.1.conv2"] < 32
+
+
+def test_an_unknown_ignored_layer_lists_the_layers():
+    with pytest.raises(UsageError, match=r"no layer 'fc2' \(layers: conv, fc, head\)"):
+        cut(flat(), prune_config(keep=0.5, ignored_layers=["fc2"]))
+
+
+def test_nothing_to_prune():
+    with pytest.raises(UsageError, match="nothing in Flat can be pruned to multiples of 64"):
+        cut(flat(), prune_config(keep=0.5), multiple=64)
+
+
+def test_a_goal_out_of_reach_tells_the_smallest_network():
+    # conv 16 -> 8 and fc 24 -> 8: 64*8*18 + 512*8 + 8*5
+    with pytest.raises(UsageError, match=r"macs = 431 is out of reach: the smallest network has 13,352"):
+        cut(flat(), prune_config(keep=0.01))
+
+
+@pytest.mark.parametrize("changes", [{"keep": 1.0}, {"limit": 43_128}, {"limit": 10**9}])
+def test_a_goal_that_is_met_already(changes):
+    with pytest.raises(UsageError, match=r"is not below the student's own 43,912|student's own 43,128"):
+        cut(flat(), prune_config("macs", **changes))
+
+
+FRESH = """
+import sys, json, numpy as np, torch
+from safetensors.torch import load_file
+import nets
+from edgekd.prune.structured import rebuild
+kind, folder = sys.argv[1], sys.argv[2]
+make = {"resnet": lambda: nets.tiny_resnet(16, seed=7), "mobilenet": lambda: nets.tiny_mobilenet(16, seed=7),
+        "flat": lambda: nets.flat(7)}[kind]
+net = rebuild(make(), torch.from_numpy(nets.inputs(1)), json.load(open(f"{folder}/{kind}.json")))
+net.load_state_dict(load_file(f"{folder}/{kind}.safetensors"))
+np.save(f"{folder}/{kind}.npy", nets.outputs(net, nets.inputs(9, 5)))
+"""
+
+
+def test_a_fresh_process_rebuilds_the_very_same_network(tmp_path):
+    import numpy as np
+
+    expected, running = {}, []
+    for kind, make in NETS.items():
+        # Pruned twice, as a recipe may prune what was pruned before: the histories go on.
+        net = make()
+        once, first = cut(net, prune_config(keep=0.8))
+        twice, second = cut(once, prune_config(keep=0.7), multiple=2)
+        assert count(twice, EXAMPLE)[0] < count(once, EXAMPLE)[0] < count(net, EXAMPLE)[0]
+        (tmp_path / f"{kind}.json").write_text(json.dumps([*first, *second]))
+        save_file(twice.state_dict(), tmp_path / f"{kind}.safetensors")
+        expected[kind] = outputs(twice, inputs(9, 5))
+        running.append(python(FRESH, kind, tmp_path))
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    for kind, values in expected.items():
+        assert (np.load(tmp_path / f"{kind}.npy") == values).all(), kind
+
+
+def test_rebuilding_leaves_the_source_alone():
+    net = tiny_resnet(16)
+    _, history = cut(net, prune_config(keep=0.5))
+    before = widths(net)
+    rebuilt = rebuild(net, EXAMPLE, history)
+    assert widths(net) == before
+    assert widths(rebuilt) != before
+
+
+class Grouped(nn.Module):
+    """A convolution in two groups: both groups stay of one size."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+def test_grouped_convolutions_stay_whole(multiple):
+    torch.manual_seed(0)
+    net = Grouped().eval()
+    pruned, _ = cut(net, prune_config(keep=0.7), multiple)
+    assert count(pruned, EXAMPLE)[0] <= 0.7 * count(net, EXAMPLE)[0]
+    for layer in (pruned.first, pruned.second):
+        assert layer.out_channels % multiple == 0
+        assert layer.out_channels >= 0.3 * 16
+    assert pruned.second.groups == 2
+    assert outputs(pruned, inputs(2)).shape == (2, 5)

@@ -1,0 +1,90 @@
+"""Whole runs, each in processes of its own: the command line is what users and pipelines see."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# The smallest chain that goes through every stage: seconds, not minutes.
+TINY = """
+name = "tiny"
+targets = ["x86-onnx", "host"]
+required_targets = ["x86-onnx"]
+smoke = true
+[task]
+kind = "digits"
+[teacher.model]
+kind = "mlp"
+hidden = [64, 64]
+[teacher.train]
+epochs = 4
+[student.model]
+kind = "mlp"
+hidden = [32, 32]
+[distill]
+epochs = 4
+[prune]
+goal = "macs"
+keep = 0.7
+epochs = 2
+[quantize]
+method = "qat"
+epochs = 1
+[gate]
+max_drop_pp = 20.0
+"""
+
+
+@dataclass
+class Commands:
+    """Runs `edgekd` as a user does, with a store of its own."""
+
+    folder: Path
+    store: Path
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "EDGEKD_STORE": str(self.store), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def __call__(self, *arguments: object, python: str = "-m edgekd") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *python.split(), *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+
+    def start(self, *arguments: object) -> subprocess.Popen[bytes]:
+        """Starts it in the background, as the leader of a group that can be killed whole."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgekd", *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def write(self, text: str, name: str = "recipe.toml") -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def report(self, workdir: str = "runs/tiny") -> dict:
+        return json.loads((self.folder / workdir / "report.json").read_text())
+
+
+def outcome(report: dict) -> dict:
+    """What must be the same whenever the same chain runs: networks' metrics and artifacts' bytes."""
+    return {
+        "stages": {s["id"]: s["metrics"] for s in report["stages"]},
+        "files": {a["id"]: a["files"][0]["sha256"] for a in report["artifacts"]},
+        "metrics": {a["id"]: a["metrics"] for a in report["artifacts"]},
+        "data": report["data"],
+    }

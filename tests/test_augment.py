@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekd import augment
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def by_hand(image, rows, columns, flip, fill):
+    """One image (C, H, W): mirrored, then the window moved, with `fill` outside."""
+    channels, height, width = image.shape
+    out = np.full_like(image, fill)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                # The window moves over the image; in a mirrored one it is read from right to left.
+                source_i, source_j = i + rows, (width - 1 - j if flip else j) + columns
+                if 0 <= source_i < height and 0 <= source_j < width:
+                    out[c, i, j] = image[c, source_i, source_j]
+    return out
+
+
+@pytest.mark.parametrize(("height", "pixels"), [(28, 2), (8, 1), (4, 1), (32, 2), (64, 5), (224, 16)])
+def test_shift_is_two_pixels_in_28(height, pixels):
+    assert augment.largest_shift(height) == pixels
+
+
+@given(seeds, st.integers(0, 50))
+def test_same_seed_and_view_draw_the_same(seed, view):
+    first = augment.draw(20, ["crop", "flip"], (1, 28, 28), seed, view)
+    again = augment.draw(20, ["crop", "flip"], (1, 28, 28), seed, view)
+    assert first.tolist() == again.tolist()
+    assert first.shape == (20, 3)
+
+
+def test_views_and_seeds_differ():
+    drawn = [augment.draw(50, ["crop", "flip"], (1, 28, 28), s, v) for s, v in [(0, 0), (0, 1), (1, 0), (1, 1)]]
+    for i, a in enumerate(drawn):
+        for b in drawn[i + 1 :]:
+            assert (a != b).any(axis=1).mean() > 0.8  # two of 50 draws are alike once in 50
+
+
+def test_every_move_is_drawn_about_as_often():
+    drawn = augment.draw(50_000, ["crop", "flip"], (3, 28, 28), 7, 0)
+    for axis in (0, 1):
+        values, counts = np.unique(drawn[:, axis], return_counts=True)
+        assert values.tolist() == [-2, -1, 0, 1, 2]
+        assert np.abs(counts / 50_000 - 0.2).max() < 0.01
+    assert abs(drawn[:, 2].mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(drawn.T)[np.triu_indices(3, 1)]).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("names", "moves", "flips"), [([], False, False), (["crop"], True, False), (["flip"], False, True)]
+)
+def test_only_what_is_named_happens(names, moves, flips):
+    drawn = augment.draw(200, names, (1, 28, 28), 3, 1)
+    assert drawn[:, :2].any() == moves
+    assert drawn[:, 2].any() == flips
+
+
+def test_naming_flip_too_leaves_the_moves_as_they_were():
+    alone = augment.draw(30, ["crop"], (1, 28, 28), 3, 1)
+    both = augment.draw(30, ["crop", "flip"], (1, 28, 28), 3, 1)
+    assert alone[:, :2].tolist() == both[:, :2].tolist()
+
+
+@given(
+    seeds,
+    st.sampled_from([np.uint8, np.float32]),
+    st.sampled_from([(1, 8, 8), (3, 5, 8), (2, 28, 28)]),
+    st.sampled_from([0.0, 3.0]),
+)
+def test_pixels_are_those_moved_by_hand(seed, dtype, shape, fill):
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 200, (4, *shape)).astype(dtype)
+    shift = augment.largest_shift(shape[-1])
+    params = np.column_stack([rng.integers(-shift, shift + 1, (4, 2)), rng.integers(0, 2, 4)])
+    found = augment.apply(torch.from_numpy(raw), torch.from_numpy(params), fill).numpy()
+    expected = np.stack([by_hand(x, *p, fill) for x, p in zip(raw, params, strict=True)])
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_small_image_by_eye():
+    raw = torch.tensor([[[[1, 2, 3], [4, 5, 6], [7, 8, 9]]]] * 3, dtype=torch.uint8)
+    params = torch.tensor([[1, 0, 0], [0, -1, 0], [0, 0, 1]])
+    down, right, mirrored = augment.apply(raw, params, 0).squeeze(1).tolist()
+    assert down == [[4, 5, 6], [7, 8, 9], [0, 0, 0]]
+    assert right == [[0, 1, 2], [0, 4, 5], [0, 7, 8]]
+    assert mirrored == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
+
+
+def test_tables_are_left_alone():
+    rows = torch.arange(12.0).reshape(3, 4)
+    params = torch.ones((3, 3), dtype=torch.int64)
+    assert augment.apply(rows, params, 9.0) is rows
+    assert rows.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_the_given_images_are_not_changed():
+    raw = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    augment.apply(raw, torch.tensor([[1, 1, 1]]), 0)
+    assert raw.flatten().tolist() == list(range(64))

@@ -1,0 +1,325 @@
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import SPEC, TABLE, images, inputs, quiet, split, tiny_resnet, train_config
+from torch import nn
+
+from edgekd import augment, training
+from edgekd.errors import TrainingError
+from edgekd.losses.logits import cross_entropy
+from edgekd.training import TrainingSet, fit, learning_rate, make_optimizer, normalise, predict
+
+
+def rows(n=35):
+    return np.random.default_rng(4).normal(size=(n, 6)).astype(np.float32)
+
+
+def mlp(dropout=0.0):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Dropout(dropout), nn.Linear(7, 5))
+
+
+def table(seed=3, teacher=None, views=1):
+    return TrainingSet(split(rows()), TABLE, teacher, views, seed)
+
+
+def run(module, data, config, folder, loss=None):
+    folder.mkdir(exist_ok=True)
+    hard = loss or (lambda logits, labels, _: cross_entropy(logits, labels))
+    return fit(module, data, hard, config, what="student", display=quiet(), checkpoint=folder)
+
+
+def test_learning_rate_by_hand():
+    config = train_config(epochs=3, lr=0.8, warmup_epochs=1.0)
+    found = [learning_rate(config, step, 4) for step in range(12)]
+    # Four steps of warm-up: fifths of the peak. Then half a cosine over the eight that are left.
+    assert found[:4] == pytest.approx([0.16, 0.32, 0.48, 0.64])
+    assert found[4] == pytest.approx(0.8)
+    assert found[6] == pytest.approx(0.8 * (1 + math.sqrt(0.5)) / 2)
+    assert found[8] == pytest.approx(0.4)
+    assert found[10] == pytest.approx(0.8 * (1 - math.sqrt(0.5)) / 2)
+    assert found[11] == pytest.approx(0.8 * 0.5 * (1 + math.cos(math.pi * 7 / 8)))
+
+
+def test_learning_rate_without_warm_up_starts_at_the_peak():
+    config = train_config(epochs=2, lr=0.5, warmup_epochs=0.0)
+    assert [learning_rate(config, s, 2) for s in range(4)] == pytest.approx(
+        [0.5, 0.25 * (1 + math.sqrt(0.5)), 0.25, 0.25 * (1 - math.sqrt(0.5))]
+    )
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.floats(0, 10))
+def test_learning_rate_rises_then_falls_and_never_ends_at_zero(epochs, steps, warmup):
+    config = train_config(epochs=epochs, lr=0.1, warmup_epochs=warmup)
+    rates = [learning_rate(config, s, steps) for s in range(epochs * steps)]
+    peak = int(np.argmax(rates))
+    assert all(0 < r <= 0.1 for r in rates)
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+@pytest.mark.parametrize("spec", [SPEC, replace(TABLE, mean=tuple(range(6)), std=(2.0, 1.0, 4.0, 3.0, 5.0, 7.0))])
+def test_normalise_is_what_a_user_of_the_file_is_told(spec):
+    raw = images(6) if len(spec.shape) == 3 else rows(6)
+    found = normalise(torch.from_numpy(raw), spec).numpy()
+    along = (1, -1) + (1,) * (len(spec.shape) - 1)
+    by_hand = (raw / spec.scale - np.reshape(spec.mean, along)) / np.reshape(spec.std, along)
+    np.testing.assert_allclose(found, by_hand, atol=1e-6)
+    np.testing.assert_array_equal(found, spec.preprocess(raw))
+
+
+def batches_by_hand(n, size, seed, epoch):
+    order = np.random.default_rng([seed, epoch, 1]).permutation(n)
+    return [np.sort(order[i : i + size]) for i in range(0, n - size + 1, size)]
+
+
+def sgd_by_hand(module, data, epochs, size, rates):
+    """Nesterov momentum 0.9 (Sutskever's form as torch has it), decay 0.1 on matrices only."""
+    x, y = torch.from_numpy(data.split.inputs), torch.from_numpy(data.split.labels)
+    momentum = {}
+    step = 0
+    for epoch in range(epochs):
+        for picked in batches_by_hand(len(x), size, data.seed, epoch):
+            module.zero_grad()
+            nn.functional.cross_entropy(module(x[picked]), y[picked]).backward()
+            with torch.no_grad():
+                for name, p in module.named_parameters():
+                    gradient = p.grad + (0.1 * p if p.dim() >= 2 else 0)
+                    momentum[name] = gradient + 0.9 * momentum.get(name, torch.zeros_like(p))
+                    p -= rates[step] * (gradient + 0.9 * momentum[name])
+            step += 1
+
+
+def test_fit_is_the_loop_written_out_by_hand(tmp_path):
+    found, expected, data = mlp(), mlp(), table()
+    # 35 samples in batches of 8: four steps an epoch, three samples left out; half an epoch of warm-up.
+    rates = [0.05 / 3, 0.1 / 3] + [0.025 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]
+    history = run(found, data, train_config(), tmp_path / "a")
+    sgd_by_hand(expected, data, 3, 8, rates)
+    for name, value in expected.state_dict().items():
+        np.testing.assert_allclose(found.state_dict()[name], value, atol=1e-6, err_msg=name)
+    assert [h["epoch"] for h in history] == [1, 2, 3]
+    assert [h["lr"] for h in history] == pytest.approx([rates[3], rates[7], rates[11]])
+    assert not found.training
+
+
+def test_history_is_the_mean_loss_of_the_epoch(tmp_path):
+    seen = []
+
+    def loss(logits, labels, _):
+        seen.append(cross_entropy(logits, labels))
+        return seen[-1]
+
+    history = run(mlp(), table(), train_config(), tmp_path / "a", loss)
+    values = np.array([v.item() for v in seen]).reshape(3, 4)
+    assert [h["loss"] for h in history] == pytest.approx(values.mean(axis=1).tolist())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decay_spares_biases_norms_and_scales(optimizer):
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    net[0].bias.requires_grad_(False)
+    made = make_optimizer(net, train_config(optimizer=optimizer, weight_decay=0.3))
+    decayed = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
+    found = {name: decayed.get(id(p)) for name, p in net.named_parameters()}
+    assert found == {
+        **{"0.weight": 0.3, "0.bias": None, "1.weight": 0.0, "1.bias": 0.0},
+        **{"3.weight": 0.3, "3.bias": 0.0},
+    }
+
+
+def test_adamw_step_by_hand(tmp_path):
+    net = nn.Sequential(nn.Linear(6, 5))
+    start = copy.deepcopy(net.state_dict())
+    data = TrainingSet(split(rows(8)), TABLE, None, 1, 0)
+    config = train_config(optimizer="adamw", epochs=1, lr=0.01, weight_decay=0.5, warmup_epochs=0)
+    run(net, data, config, tmp_path / "a")
+    # The first step of Adam moves every weight by lr against the gradient's sign, whatever its size.
+    reference = nn.Sequential(nn.Linear(6, 5))
+    reference.load_state_dict(start)
+    cross_entropy(reference(torch.from_numpy(rows(8))), torch.from_numpy(data.split.labels)).backward()
+    weight, bias = reference[0].weight, reference[0].bias
+    np.testing.assert_allclose(
+        net[0].weight.detach(), (weight * (1 - 0.01 * 0.5) - 0.01 * weight.grad.sign()).detach(), atol=1e-6
+    )
+    np.testing.assert_allclose(net[0].bias.detach(), (bias - 0.01 * bias.grad.sign()).detach(), atol=1e-6)
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    net = nn.Sequential(nn.Linear(6, 5))
+    start = copy.deepcopy(net)
+    data = TrainingSet(split(rows(8)), TABLE, None, 1, 0)
+    config = train_config(epochs=1, lr=1.0, weight_decay=0.0, warmup_epochs=0, grad_clip=1e-3)
+    run(net, data, config, tmp_path / "a")
+    moved = [(a - b).detach() for a, b in zip(net.parameters(), start.parameters(), strict=True)]
+    # The first Nesterov step is 1.9 times the clipped gradient.
+    assert math.sqrt(sum(float((m**2).sum()) for m in moved)) == pytest.approx(1.9e-3, rel=1e-3)
+
+
+class Stop(Exception):
+    pass
+
+
+def image_net():
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(6 * 64, 5),
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stop_at", [1, 7, 13], ids=["in epoch 1", "in epoch 2", "in epoch 3"])
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, optimizer, stop_at):
+    data = TrainingSet(split(images(40)), SPEC, None, 1, 9)
+    config = train_config(optimizer=optimizer, epochs=4, lr=0.01, augment=("crop", "flip"), grad_clip=2.0)
+    undisturbed, killed, resumed = image_net(), image_net(), image_net()
+    expected = run(undisturbed, data, config, tmp_path / "whole")
+    calls = 0
+
+    def dies(logits, labels, _):
+        nonlocal calls
+        calls += 1
+        if calls > stop_at:
+            raise Stop
+        return cross_entropy(logits, labels)
+
+    with pytest.raises(Stop):
+        run(killed, data, config, tmp_path / "killed", dies)
+    torch.manual_seed(12345)  # whatever the new process has drawn by then
+    assert run(resumed, data, config, tmp_path / "killed") == expected
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_epochs_done_are_not_done_again(tmp_path):
+    data, calls = table(), []
+
+    def loss(logits, labels, _):
+        calls.append(1)
+        return cross_entropy(logits, labels)
+
+    first, again = mlp(), mlp()
+    history = run(first, data, train_config(), tmp_path / "a", loss)
+    assert len(calls) == 12
+    assert run(again, data, train_config(), tmp_path / "a", loss) == history
+    assert len(calls) == 12
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not again.training
+    # Only the last state is kept.
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["epoch-3.safetensors", "history.json"]
+
+
+def test_killed_between_tensors_and_history_goes_on_from_the_epoch_before(tmp_path, monkeypatch):
+    data, config = table(), train_config()
+    whole, killed, resumed = mlp(0.5), mlp(0.5), mlp(0.5)
+    run(whole, data, config, tmp_path / "whole")
+    written = training.write_atomic
+
+    def dies(path, content):
+        if '"epoch": 2' in content:
+            raise Stop
+        written(path, content)
+
+    monkeypatch.setattr(training, "write_atomic", dies)
+    with pytest.raises(Stop):
+        run(killed, data, config, tmp_path / "killed")
+    monkeypatch.undo()
+    run(resumed, data, config, tmp_path / "killed")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, bad):
+    calls = 0
+
+    def loss(logits, labels, _):
+        nonlocal calls
+        calls += 1
+        return cross_entropy(logits, labels) * (bad if calls == 7 else 1.0)  # four steps an epoch
+
+    with pytest.raises(TrainingError, match=rf"student: the loss is {bad} at epoch 2, step 3"):
+        run(mlp(), table(), train_config(), tmp_path / "a", loss)
+
+
+class Recorder(nn.Module):
+    """A linear layer on the flattened image that keeps what it was fed."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(128, 5)
+        self.fed = []
+
+    def forward(self, x):
+        self.fed.append(x.detach().clone())
+        return self.layer(x.flatten(1))
+
+
+def test_each_epoch_has_its_own_view_and_the_teacher_of_that_view(tmp_path):
+    data = split(images(20))
+    logits = np.random.default_rng(0).normal(size=(2, 20, 5)).astype(np.float16)
+    module, got = Recorder(), []
+
+    def loss(student, labels, teacher):
+        got.append((labels.numpy(), teacher.numpy()))
+        return cross_entropy(student, labels)
+
+    config = train_config(augment=("crop", "flip"), batch_size=10)
+    run(module, TrainingSet(data, SPEC, logits, 2, 5), config, tmp_path / "a", loss)
+    for epoch, view in enumerate([0, 1, 0]):
+        params = augment.draw(20, ["crop", "flip"], (2, 8, 8), 5, view)
+        for step, picked in enumerate(batches_by_hand(20, 10, 5, epoch)):
+            labels, teacher = got[epoch * 2 + step]
+            np.testing.assert_array_equal(labels, data.labels[picked])
+            np.testing.assert_array_equal(teacher, logits[view][picked].astype(np.float32))
+            moved = augment.apply(
+                torch.from_numpy(data.inputs[picked]), torch.from_numpy(params[picked]), SPEC.raw_range[0]
+            )
+            np.testing.assert_array_equal(module.fed[epoch * 2 + step], SPEC.preprocess(moved.numpy()))
+
+
+def test_without_a_teacher_no_two_epochs_see_the_same_pixels(tmp_path):
+    data = TrainingSet(split(images(20)), SPEC, None, 1, 5)
+    module = Recorder()
+    run(module, data, train_config(augment=("crop",), batch_size=20, epochs=3), tmp_path / "a")
+    for a, b in [(0, 1), (1, 2), (0, 2)]:  # one batch an epoch, in the samples' own order
+        assert not torch.equal(module.fed[a], module.fed[b])
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it(tmp_path):
+    module = Recorder()
+    run(module, TrainingSet(split(images(7)), SPEC, None, 1, 0), train_config(batch_size=64), tmp_path / "a")
+    assert [len(x) for x in module.fed] == [7, 7, 7]
+    np.testing.assert_allclose(module.fed[0], inputs(7), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 256, 300])
+def test_predict_is_the_direct_forward(n):
+    net = tiny_resnet().train()
+    found = predict(net, images(n), SPEC)
+    with torch.no_grad():
+        expected = net.eval()(torch.from_numpy(inputs(n))).numpy()
+    assert found.shape == (n, 5)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_precision_is_what_was_asked_for(monkeypatch):
+    assert training.make_fabric("32-true")._precision.precision == "32-true"
+    assert training.make_fabric("bf16-mixed")._precision.precision == "bf16-mixed"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training, "cpu_has_bf16", lambda: False)
+    assert training.make_fabric("auto")._precision.precision == "32-true"
+    monkeypatch.setattr(training, "cpu_has_bf16", lambda: True)
+    assert training.make_fabric("auto")._precision.precision == "bf16-mixed"
