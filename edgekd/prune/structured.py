@@ -108,6 +108,11 @@ def _search(
 def _cut(
     module: nn.Module, example_input: Tensor, config: PruneConfig, ratio: float, multiple: int
 ) -> tuple[nn.Module, History]:
+    """A copy without the least important `ratio` of all channels, ranked over all groups of layers.
+
+    The rounding is done here, since Torch-Pruning's own goes below max_pruning_ratio and
+    skips a group that it rounded to nothing: a higher ratio could give a larger network.
+    """
     import torch_pruning as tp
 
     cut = copy.deepcopy(module).eval()
@@ -116,28 +121,53 @@ def _cut(
         "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
         "random": tp.importance.RandomImportance,
     }[config.importance]()
-    pruner = tp.pruner.BasePruner(
-        cut,
-        example_input,
-        importance=importance,
-        global_pruning=True,
-        pruning_ratio=ratio,
-        max_pruning_ratio=config.max_pruning_ratio,
-        round_to=multiple,
-        ignored_layers=_ignored(cut, example_input, config),
-    )
+    graph = _graph(cut, example_input)
+    groups = list(graph.get_all_groups(ignored_layers=_ignored(cut, example_input, config)))
+    blocks = [_blocks(group) for group in groups]
+    # Blocks lose the same channels, so those at the same place in each block are scored together.
+    scores = [importance(g).detach().view(b, -1).mean(dim=0) for g, b in zip(groups, blocks, strict=True)]
+    ranked = torch.cat(scores).sort().values if scores else torch.empty(0)
+    number = round(ratio * len(ranked))
+    if number == 0:
+        return cut, []
+    for group, block, score in zip(groups, blocks, scores, strict=True):
+        asked = int((score <= ranked[number - 1]).sum())
+        step = multiple // math.gcd(multiple, block)
+        least = math.ceil(round(len(score) * (1 - config.max_pruning_ratio), 6) / step) * step
+        kept = max(least, (len(score) - asked) // step * step)
+        if kept >= len(score):
+            continue
+        gone = score.argsort(stable=True)[: len(score) - kept]
+        indices = torch.cat([gone + i * len(score) for i in range(block)]).sort().values.tolist()
+        root = group[0].dep  # taken anew: groups cut before may have moved this one's indices
+        graph.get_pruning_group(root.target.module, root.handler, indices).prune()
+    return cut, graph.pruning_history()
 
-    def rounded(num_pruned: int, width: int, multiple: int) -> int:
-        """Channels to cut: the width left is a multiple, and no less than the ratio's limit allows.
 
-        Torch-Pruning's own rounding goes below that limit, and skips a group that it rounded to nothing.
-        """
-        least = multiple * math.ceil(round(width * (1 - config.max_pruning_ratio), 6) / multiple)
-        return max(0, width - max(least, (width - num_pruned) // multiple * multiple))
+def _graph(module: nn.Module, example_input: Tensor) -> Any:
+    """Which layers must be cut together. Found by following autograd, so nothing is frozen meanwhile."""
+    import torch_pruning as tp
 
-    pruner._round_to = rounded
-    pruner.step()
-    return cut, pruner.pruning_history()
+    frozen = [p for p in module.parameters() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(module, example_input)
+    for p in frozen:
+        p.requires_grad_(False)
+    return graph
+
+
+def _blocks(group: Any) -> int:
+    """Into how many equal blocks a grouped convolution or GroupNorm divides the group's channels."""
+    found = [1]
+    for dep, _ in group:
+        layer = dep.target.module
+        if isinstance(layer, nn.GroupNorm):
+            found.append(layer.num_groups)
+        elif isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.out_channels:
+            found.append(layer.groups)
+    return max(found)
 
 
 def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
@@ -162,9 +192,6 @@ def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> l
 
 def rebuild(module: nn.Module, example_input: Tensor, history: History) -> nn.Module:
     """A copy of the unpruned network cut to the recorded architecture; weights are loaded afterwards."""
-    import torch_pruning as tp
-
     cut = copy.deepcopy(module).eval()
-    graph = tp.DependencyGraph().build_dependency(cut, example_input)
-    graph.load_pruning_history(history)
+    _graph(cut, example_input).load_pruning_history(history)
     return cut

@@ -2,9 +2,10 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
-from nets import Flat, flat, inputs, outputs, prune_config, python, tiny_mobilenet, tiny_resnet
+from nets import Flat, flat, inputs, outputs, prune_config, run_python, tiny_mobilenet, tiny_resnet
 from safetensors.torch import save_file
 from torch import nn
 
@@ -70,8 +71,7 @@ def test_counting_leaves_the_network_alone():
 
 
 @pytest.mark.parametrize("kind", NETS)
-@pytest.mark.parametrize("goal", ["macs", "params", "size_bytes"])
-@pytest.mark.parametrize("multiple", [1, 4, 8])
+@pytest.mark.parametrize(("goal", "multiple"), [("macs", 1), ("params", 4), ("size_bytes", 8)])
 def test_goals_are_met_tightly_in_whole_multiples(kind, goal, multiple):
     net = NETS[kind]()
     config = prune_config(goal, keep=0.6)
@@ -87,25 +87,24 @@ def test_goals_are_met_tightly_in_whole_multiples(kind, goal, multiple):
     assert after["head"] == 5
     # Nothing wider would do: none of the cuts on a finer grid lies between.
     between = []
-    for step in range(1, 60):
-        other, _ = structured._cut(net, EXAMPLE, config, step / 60, multiple)
+    for step in range(1, 13):
+        other, _ = structured._cut(net, EXAMPLE, config, step / 13, multiple)
         between.append(found < costs(other, 2)[goal] <= limit)
     assert not any(between)
     assert outputs(pruned, inputs(3)).shape == (3, 5)
 
 
 @pytest.mark.parametrize("kind", NETS)
-@pytest.mark.parametrize("multiple", [1, 3, 8])
-@pytest.mark.parametrize("most", [0.3, 0.7])
+@pytest.mark.parametrize(("multiple", "most"), [(1, 0.7), (3, 0.7), (8, 0.3), (8, 0.7)])
 def test_a_higher_ratio_never_gives_a_costlier_network(kind, multiple, most):
     net, config = NETS[kind](), prune_config(keep=0.5, max_pruning_ratio=most)
-    found = [count(structured._cut(net, EXAMPLE, config, r / 8, multiple)[0], EXAMPLE) for r in range(9)]
+    found = [count(structured._cut(net, EXAMPLE, config, r / 5, multiple)[0], EXAMPLE) for r in range(6)]
     assert found == sorted(found, reverse=True)
     assert found[0] == count(net, EXAMPLE)
 
 
 def test_the_smallest_network_has_every_group_at_its_limit():
-    # 30% of 16, 24 and 1024 columns, rounded up to multiples of 4
+    # 30% of 16 and of 24 are 4.8 and 7.2: rounded up to multiples of 4
     smallest, _ = structured._cut(flat(), EXAMPLE, prune_config(keep=0.5), 1.0, 4)
     assert widths(smallest) == {"conv": 8, "fc": 8, "head": 5}
     assert smallest.fc.in_features == 8 * 64
@@ -202,7 +201,7 @@ def test_a_goal_out_of_reach_tells_the_smallest_network():
 
 @pytest.mark.parametrize("changes", [{"keep": 1.0}, {"limit": 43_128}, {"limit": 10**9}])
 def test_a_goal_that_is_met_already(changes):
-    with pytest.raises(UsageError, match=r"is not below the student's own 43,912|student's own 43,128"):
+    with pytest.raises(UsageError, match=r"is not below the student's own 43,128"):
         cut(flat(), prune_config("macs", **changes))
 
 
@@ -211,19 +210,17 @@ import sys, json, numpy as np, torch
 from safetensors.torch import load_file
 import nets
 from edgekd.prune.structured import rebuild
-kind, folder = sys.argv[1], sys.argv[2]
-make = {"resnet": lambda: nets.tiny_resnet(16, seed=7), "mobilenet": lambda: nets.tiny_mobilenet(16, seed=7),
-        "flat": lambda: nets.flat(7)}[kind]
-net = rebuild(make(), torch.from_numpy(nets.inputs(1)), json.load(open(f"{folder}/{kind}.json")))
-net.load_state_dict(load_file(f"{folder}/{kind}.safetensors"))
-np.save(f"{folder}/{kind}.npy", nets.outputs(net, nets.inputs(9, 5)))
+folder = sys.argv[1]
+for kind, net in {"resnet": nets.tiny_resnet(16, seed=7), "mobilenet": nets.tiny_mobilenet(16, seed=7),
+                  "flat": nets.flat(7)}.items():
+    net = rebuild(net, torch.from_numpy(nets.inputs(1)), json.load(open(f"{folder}/{kind}.json")))
+    net.load_state_dict(load_file(f"{folder}/{kind}.safetensors"))
+    np.save(f"{folder}/{kind}.npy", nets.outputs(net, nets.inputs(9, 5)))
 """
 
 
 def test_a_fresh_process_rebuilds_the_very_same_network(tmp_path):
-    import numpy as np
-
-    expected, running = {}, []
+    expected = {}
     for kind, make in NETS.items():
         # Pruned twice, as a recipe may prune what was pruned before: the histories go on.
         net = make()
@@ -233,10 +230,7 @@ def test_a_fresh_process_rebuilds_the_very_same_network(tmp_path):
         (tmp_path / f"{kind}.json").write_text(json.dumps([*first, *second]))
         save_file(twice.state_dict(), tmp_path / f"{kind}.safetensors")
         expected[kind] = outputs(twice, inputs(9, 5))
-        running.append(python(FRESH, kind, tmp_path))
-    for process in running:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    run_python(FRESH, tmp_path)
     for kind, values in expected.items():
         assert (np.load(tmp_path / f"{kind}.npy") == values).all(), kind
 
@@ -274,3 +268,11 @@ def test_grouped_convolutions_stay_whole(multiple):
         assert layer.out_channels >= 0.3 * 16
     assert pruned.second.groups == 2
     assert outputs(pruned, inputs(2)).shape == (2, 5)
+
+
+def test_frozen_networks_are_cut_like_others():
+    net = flat()
+    expected, _ = cut(net, prune_config(keep=0.5))
+    for p in net.parameters():
+        p.requires_grad_(False)
+    assert widths(cut(net, prune_config(keep=0.5))[0]) == widths(expected)

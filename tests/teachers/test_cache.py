@@ -1,0 +1,124 @@
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from nets import SPEC, TABLE, images, outputs, quiet, run_python, split, tiny_resnet
+from torch import nn
+
+from edgekd.errors import TrainingError
+from edgekd.teachers import cache
+
+
+def build(teacher, data, path, names=("crop", "flip"), views=1, seed=0, spec=SPEC):
+    cache.build(
+        teacher, data, spec, names, views=views, num_classes=5, seed=seed, path=path, display=quiet()
+    )
+    return np.load(path, allow_pickle=False)
+
+
+def seen_by_hand(raw, seed, view):
+    """What the student sees in a view: moved by up to one pixel, mirrored, prepared; all by hand."""
+    rng = np.random.default_rng([seed, view])
+    moves = rng.integers(-1, 2, size=(len(raw), 2))
+    flips = rng.integers(0, 2, size=(len(raw), 1))[:, 0]
+    out = np.full_like(raw, 3)  # the lowest raw value is the background
+    for n, ((rows, columns), flip) in enumerate(zip(moves, flips, strict=True)):
+        for i in range(8):
+            for j in range(8):
+                a, b = i + rows, (7 - j if flip else j) + columns
+                if 0 <= a < 8 and 0 <= b < 8:
+                    out[n, :, i, j] = raw[n, :, a, b]
+    return SPEC.preprocess(out)
+
+
+def test_cached_logits_are_the_teachers_on_the_augmented_pixels(tmp_path):
+    teacher, data = tiny_resnet(seed=3), split(images(300))  # more than one batch of 256
+    found = build(teacher, data, tmp_path / "logits.npy", views=3, seed=11)
+    assert found.dtype == np.float16
+    assert found.shape == (3, 300, 5)
+    for view in range(3):
+        expected = outputs(teacher, seen_by_hand(data.inputs, 11, view))
+        np.testing.assert_allclose(found[view], expected, rtol=2**-10, atol=1e-3)
+    assert (found[0] != found[1]).any(axis=1).mean() > 0.8
+
+
+def test_without_augmentation_the_view_is_the_sample(tmp_path):
+    teacher, data = tiny_resnet(seed=3), split(images(20))
+    found = build(teacher, data, tmp_path / "logits.npy", names=())
+    expected = outputs(teacher, SPEC.preprocess(data.inputs)).astype(np.float16)
+    np.testing.assert_allclose(found[0].astype(float), expected.astype(float), rtol=2**-10, atol=1e-4)
+
+
+def test_tables_are_cached_too(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    teacher = nn.Linear(6, 5)
+    found = build(teacher, split(rows), tmp_path / "logits.npy", names=(), views=2, spec=TABLE)
+    expected = rows @ teacher.weight.detach().numpy().T + teacher.bias.detach().numpy()
+    np.testing.assert_allclose(found[0].astype(float), expected, rtol=2**-10, atol=1e-4)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_the_teacher_is_judged_in_eval_mode(tmp_path):
+    teacher = tiny_resnet(seed=3)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    data = split(images(20))
+    first = build(teacher.train(), data, tmp_path / "a.npy", names=())
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    np.testing.assert_array_equal(first, build(teacher.eval(), data, tmp_path / "b.npy", names=()))
+
+
+class Bad(nn.Module):
+    """Gives `value` for the image whose first raw pixel is 16."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        logits = torch.zeros(len(x), 5)
+        logits[x[:, 0, 0, 0] > 1.7, 2] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 70_000.0])
+@pytest.mark.parametrize("index", [0, 17, 280])
+@pytest.mark.filterwarnings("error")
+def test_outputs_that_are_no_fp16_numbers_name_the_sample(tmp_path, value, index):
+    raw = np.full((300, 2, 8, 8), 3, np.uint8)
+    raw[index, 0, 0, 0] = 16
+    with pytest.raises(TrainingError, match=rf"sample 'train-{index}' is not a finite fp16"):
+        build(Bad(value), split(raw), tmp_path / "logits.npy", names=())
+
+
+FULL = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+import nets
+from edgekd.errors import StoreError
+from edgekd.store import Store
+from edgekd.teachers import cache
+rows = nets.split(np.zeros((100, 6), np.float32))
+def make(folder):
+    cache.build(torch.nn.Linear(6, 5), rows, nets.TABLE, (), views=3000, num_classes=5, seed=0,
+                path=folder / "logits.npy", display=nets.quiet())
+try:
+    Store(Path(sys.argv[1])).put("outputs", "a" * 64, make)
+except StoreError as error:
+    print(error.message)
+"""
+
+
+def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a file system of 1 MiB cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        assert run_python(FULL, disk).strip() == f"{disk}: no space left"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
