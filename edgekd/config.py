@@ -25,6 +25,10 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
+SMOKE_SAMPLES = 192
+SMOKE_BATCH = 16
+
+
 class Strict(BaseModel):
     """Base of every config: frozen, no unknown keys, no silent conversion of types."""
 
@@ -242,13 +246,17 @@ class Recipe(Strict):
         """This recipe on a sliver of data, some fifty steps a training stage (for tests and docs)."""
         data = self.model_dump()
         data["smoke"] = True
-        data["task"]["limit"] = min(self.task.limit or 192, 192)
-        trains = [data[s] for s in ("distill", "prune", "quantize") if data[s] is not None]
+        data["task"]["limit"] = min(self.task.limit or SMOKE_SAMPLES, SMOKE_SAMPLES)
+        trains = [data[s] for s in ("distill", "prune") if data[s] is not None]
         if data["teacher"] is not None and data["teacher"]["train"] is not None:
             trains.append(data["teacher"]["train"])
         for train in trains:
-            # Some fifty small steps: enough that outputs differ by more than quantization noise.
-            train.update(epochs=min(train["epochs"], 4), batch_size=16, warmup_epochs=0.0)
+            # Small steps, the learning rate in proportion (Goyal et al. 2017, arXiv 1706.02677):
+            # enough that outputs differ by more than quantization noise.
+            lr = train["lr"] * min(1.0, SMOKE_BATCH / train["batch_size"])
+            train.update(epochs=min(train["epochs"], 4), batch_size=SMOKE_BATCH, warmup_epochs=0.0, lr=lr)
+        if data["quantize"] is not None:
+            data["quantize"].update(epochs=1, batch_size=64, warmup_epochs=0.0)
         return Recipe.model_validate(data)
 
 

@@ -55,7 +55,7 @@ STAGES = {
     "outputs": Stage("edgekd.stages.outputs", 1, _TORCH, 5),
     "distill": Stage("edgekd.stages.distill", 2, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 2, (*_TORCH, "torch-pruning"), 20),
-    "quantize": Stage("edgekd.stages.quantize", 1, (*_TORCH, "nncf"), 30),
+    "quantize": Stage("edgekd.stages.quantize", 2, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 1, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 1, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 1, ("onnxruntime", "ai-edge-litert"), 12),

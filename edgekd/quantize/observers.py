@@ -30,6 +30,8 @@ def choose_range(
         chosen = _percentile(counts, low, high, percentile)
     else:
         cost = {"mse": _squared_error, "entropy": _divergence}[observer]
+        if observer == "entropy":
+            counts = _without_spike(counts, low, high)
         centres = low + (np.arange(len(counts)) + 0.5) * (high - low) / len(counts)
         costs = [cost(counts, centres, low * s, high * s) for s in SHRINKS]
         best = SHRINKS[int(np.argmin(costs))]
@@ -42,6 +44,19 @@ def _percentile(counts: NDArray[np.int64], low: float, high: float, percentile: 
     share = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
     tail = 1 - percentile / 100
     return float(np.interp(tail, share, edges)), float(np.interp(1 - tail, share, edges))
+
+
+def _without_spike(counts: NDArray[np.int64], low: float, high: float) -> NDArray[np.int64]:
+    """The histogram with no more zeros than its neighbours have values.
+
+    Zero is on every grid, so the zeros that a ReLU makes cost nothing, but averaged with the bins
+    around them they would count as most of the divergence and pull the range in.
+    """
+    zero = min(max(int(-low / (high - low) * len(counts)), 0), len(counts) - 1)
+    capped = counts.copy()
+    beside = [counts[i] for i in (zero - 1, zero + 1) if 0 <= i < len(counts)]
+    capped[zero] = min(counts[zero], max(beside))
+    return capped
 
 
 def _quantized(centres: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
@@ -66,6 +81,8 @@ def _divergence(counts: NDArray[np.int64], centres: NDArray[np.float64], low: fl
     mass = np.bincount(level[filled], p[filled], LEVELS)
     bins = np.bincount(level[filled], minlength=LEVELS)
     q = np.where(filled, (mass / np.maximum(bins, 1))[level], 0.0)
+    if not q.any():  # all that was seen lies outside
+        return float("inf")
     p, q = clipped / clipped.sum(), q / q.sum()
     used = p > 0
     return float((p[used] * np.log(p[used] / np.maximum(q[used], 1e-12))).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,21 +57,34 @@ def _set_ranges(net: QuantizedNet, batches: list[Tensor], policy: CalibrationPol
     quantizers = dict(activation_quantizers(net.body))
     if not quantizers:
         raise ExportError(f"{type(net.body).__name__}: no layer takes a quantizer")
-    watched: dict[str, nn.Module] = {**quantizers, "output": net.output}
-    seen: dict[str, list[Tensor]] = {name: [] for name in watched}
-    with _watching(watched, lambda name, x: seen[name].append(x.detach().flatten())):
-        _run(net, batches)
-    for name, module in watched.items():
-        values = torch.cat(seen[name])
-        low, high = float(values.min()), float(values.max())
-        counts = torch.histc(values, BINS, low, high).numpy().astype(np.int64)
-        # The logits keep their full range: a clipped logit changes who wins.
-        observer = "min_max" if name == "output" else policy.observer
-        low, high = choose_range(counts, low, high, observer, policy.percentile)
-        if isinstance(module, OutputQuantizer):
-            net.output = OutputQuantizer(low, high)
-        else:
-            _set_range(module, low, high)
+    for name, (counts, low, high) in _histograms(net, batches, quantizers).items():
+        _set_range(quantizers[name], *choose_range(counts, low, high, policy.observer, policy.percentile))
+    # The logits keep the full range that they have now: a clipped logit changes who wins.
+    _, low, high = _histograms(net, batches, {"output": net.output})["output"]
+    net.output = OutputQuantizer(low, high)
+
+
+def _histograms(
+    net: QuantizedNet, batches: list[Tensor], watched: dict[str, nn.Module]
+) -> dict[str, tuple[NDArray[np.int64], float, float]]:
+    """Name -> histogram of what the module is fed, and its ends.
+
+    Runs twice over the samples, since keeping what every layer is fed takes gigabytes.
+    """
+    ends = dict.fromkeys(watched, (math.inf, -math.inf))
+    counts = {name: np.zeros(BINS, np.int64) for name in watched}
+
+    def widen(name: str, x: Tensor) -> None:
+        low, high = ends[name]
+        ends[name] = min(low, float(x.min())), max(high, float(x.max()))
+
+    def tally(name: str, x: Tensor) -> None:
+        counts[name] += torch.histc(x, BINS, *ends[name]).numpy().astype(np.int64)
+
+    for see in (widen, tally):
+        with _watching(watched, see):
+            _run(net, batches)
+    return {name: (counts[name], *ends[name]) for name in watched}
 
 
 def activation_quantizers(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:

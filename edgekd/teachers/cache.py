@@ -50,9 +50,9 @@ def build(
         stop = min(start + EVAL_BATCH, len(split))
         raw = torch.from_numpy(np.ascontiguousarray(split.inputs[start:stop]))
         x = normalise(augment.apply(raw, params[start:stop], spec.raw_range[0]), spec)
-        logits = teacher(x).numpy().astype(np.float16)
+        logits = teacher(x).half().numpy()
         if not np.isfinite(logits).all():
-            bad = split.ids[start + int(np.argwhere(~np.isfinite(logits))[0][0])]
+            bad = str(split.ids[start + int(np.argwhere(~np.isfinite(logits))[0][0])])
             raise TrainingError(
                 f"teacher: output for sample {bad!r} is not a finite fp16 number",
                 hint="the teacher diverged, or its logits are beyond 65504",

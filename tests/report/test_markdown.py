@@ -104,6 +104,13 @@ def test_files_table(sample):
     assert "host: timed on this computer, standing in" in markdown(parse(sample))
 
 
+def test_a_file_is_shown_as_timed_under_its_own_target(sample):
+    slow = next(m for m in sample["measurements"] if m["artifact_id"] == "host")
+    sample["measurements"].insert(0, slow | {"target": "raspberry-pi-4", "median_ms": 9.0, "kind": "emulated"})
+    host = table_after(markdown(parse(sample)), "## Files")[2]
+    assert host[5] == "0.371" and host[7] == "measured"
+
+
 def test_checks_that_decide_come_first(sample):
     rows = table_after(markdown(parse(sample)), "## Checks")[2:]
     assert len(rows) == 16

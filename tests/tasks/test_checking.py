@@ -73,6 +73,15 @@ class TestLeaks:
         checked = check(task, "drop_from_train")
         assert counts(checked) == {"train": 1, "val": 1, "test": 1}
 
+    def test_what_was_dropped_earlier_is_counted_in(self, make_task):
+        task = make_task(
+            notes={"dropped": {"train": 2}},
+            train=([[1, 1], [2, 2]], [0, 1]),
+            val=([[3, 3]], [0]),
+            test=([[1, 1]], [0]),
+        )
+        assert check(task, "drop_from_train").notes["dropped"] == {"train": 3}
+
     def test_by_id_alone(self, clean):
         ids = np.array(["val-0", "test-0"])
         leak = with_split(clean, "val", ids=ids)

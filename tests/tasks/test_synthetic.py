@@ -34,6 +34,14 @@ def test_moons():
     assert task.input_spec.layout == "NC"
 
 
+def test_moons_lie_on_two_half_circles():
+    train = read(dataset="moons", noise=1e-6).splits["train"]
+    for label, centre, side in ((0, (0.0, 0.0), 1), (1, (1.0, 0.5), -1)):
+        from_centre = train.inputs[train.labels == label] - np.array(centre)
+        np.testing.assert_allclose(np.hypot(*from_centre.T), 1, atol=1e-4)
+        assert (side * from_centre[:, 1] > -1e-4).all()
+
+
 def test_the_seed_decides_everything():
     for dataset in ("images", "moons"):
         first, again, other = (

@@ -1,0 +1,208 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import inputs, lively, outputs, tiny_mobilenet, tiny_resnet
+from torch import nn
+
+from edgekd.errors import ExportError
+from edgekd.quantize.schemes import SCHEMES, OutputQuantizer, _pair, _PerTensor, fold_batch_norm
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def norms(module):
+    return [name for name, m in module.named_modules() if isinstance(m, BATCH_NORMS)]
+
+
+@pytest.mark.parametrize("make", [tiny_resnet, tiny_mobilenet])
+def test_folding_keeps_the_outputs_and_the_original(make):
+    net = make()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    expected = outputs(net, inputs(20))
+    folded = fold_batch_norm(net)
+    assert norms(folded) == []
+    assert type(folded) is type(net)
+    np.testing.assert_allclose(outputs(folded, inputs(20)), expected, atol=1e-5)
+    assert norms(net) != []
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_folded_weights_by_hand():
+    net = tiny_resnet()
+    folded = fold_batch_norm(net.train())
+    scale = net.bn.weight / torch.sqrt(net.bn.running_var + net.bn.eps)
+    torch.testing.assert_close(folded.stem.weight, net.stem.weight * scale[:, None, None, None])
+    torch.testing.assert_close(folded.stem.bias, net.bn.bias - net.bn.running_mean * scale)
+    assert not folded.training
+
+
+class Linears(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.bn, self.head = nn.Linear(128, 9), nn.BatchNorm1d(9), nn.Linear(9, 5)
+
+    def forward(self, x):
+        return self.head(self.bn(self.fc(x.flatten(1))).relu())
+
+
+class Stays(nn.Module):
+    """BatchNorms that have no layer of their own before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.BatchNorm2d(2)  # on the input
+        self.conv, self.twice = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.after_relu, self.shared, self.beside = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        y = self.after_relu(self.conv(self.first(x)).relu())
+        y = self.shared(self.twice(y)) + self.shared(self.twice(y.relu()))
+        z = self.twice(y)
+        return self.head((self.beside(z) + z).mean((2, 3)))
+
+
+def test_linear_layers_take_their_norm_in():
+    torch.manual_seed(0)
+    net = lively(Linears())
+    folded = fold_batch_norm(net)
+    assert norms(folded) == []
+    np.testing.assert_allclose(outputs(folded, inputs(9)), outputs(net, inputs(9)), atol=1e-5)
+
+
+def test_norms_that_cannot_be_folded_stay_and_still_compute():
+    torch.manual_seed(0)
+    net = lively(Stays())
+    folded = fold_batch_norm(net)
+    assert norms(folded) == ["first", "after_relu", "shared", "beside"]
+    np.testing.assert_allclose(outputs(folded, inputs(9)), outputs(net, inputs(9)), atol=1e-6)
+
+
+class Functional(nn.Module):
+    """A BatchNorm after a sum of an input and a plain tensor: what comes before is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(2)
+        self.register_buffer("shift", torch.ones(2, 1, 1))
+        self.head = nn.Linear(2, 5)
+
+    def forward(self, x):
+        return self.head(self.bn(x + self.shift).mean((2, 3)))
+
+
+def test_norms_after_arithmetic_stay():
+    net = lively(Functional())
+    assert norms(fold_batch_norm(net)) == ["bn"]
+    np.testing.assert_allclose(outputs(fold_batch_norm(net), inputs(3)), outputs(net, inputs(3)), atol=1e-6)
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_a_forward_that_cannot_be_traced_is_said():
+    with pytest.raises(ExportError, match=r"Branches: forward cannot be traced: .*\(avoid Python control flow"):
+        fold_batch_norm(Branches())
+
+
+def on_grid(x, scale, zero_point, low, high):
+    """Nearest value scale * (q - zero_point), ties to the even q, in float64."""
+    q = np.clip(np.rint(np.asarray(x, np.float64) / scale) + zero_point, low, high)
+    return (q - zero_point) * scale
+
+
+@given(st.floats(-10, -0.01) | st.just(0.0), st.floats(0.01, 10), st.integers(0, 1000))
+def test_output_quantizer_by_hand(low, high, seed):
+    quantizer = OutputQuantizer(low, high)
+    scale = (high - low) / 255
+    x = np.random.default_rng(seed).uniform(low * 1.2 - 0.1, high * 1.2, 50).astype(np.float32)
+    found = quantizer(torch.from_numpy(x)).numpy()
+    expected = on_grid(x, scale, round(-low / scale), 0, 255)
+    # A value right between two levels may go either way in float32.
+    off = np.abs(found - expected) > 1e-5 * max(1, high - low)
+    between = np.abs(np.abs(x / scale - np.rint(x / scale)) - 0.5) < 1e-3
+    assert not (off & ~between).any()
+    assert 0 <= int(quantizer.zero_point) <= 255
+    assert quantizer(torch.zeros(1)).item() == 0.0
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (-3.0, -1.0), (0.0, 0.0)])
+def test_output_quantizer_always_holds_zero(low, high):
+    quantizer = OutputQuantizer(low, high)
+    assert quantizer(torch.zeros(1)).item() == 0.0
+    assert float(quantizer.scale) == pytest.approx(max(max(high, 0) - min(low, 0), 1e-6) / 255)
+
+
+def test_output_quantizer_lets_gradients_through_inside_its_range():
+    x = torch.tensor([-0.5, 0.0, 0.9, 1.5, -2.0], requires_grad=True)
+    OutputQuantizer(-1.0, 1.0)(x).sum().backward()
+    assert x.grad.tolist() == [1, 1, 1, 0, 0]
+
+
+@given(st.integers(0, 255), st.floats(0.001, 1.0), st.integers(0, 1000))
+def test_signed_and_unsigned_are_the_same_arithmetic(zero_point, scale, seed):
+    x = torch.from_numpy(np.random.default_rng(seed).normal(0, 100 * scale, 200).astype(np.float32))
+    unsigned, signed = _PerTensor(scale, zero_point, 0), _PerTensor(scale, zero_point - 128, -128)
+    assert torch.equal(unsigned(x), signed(x))
+    expected = on_grid(x.numpy(), np.float32(scale), zero_point, 0, 255)
+    ratio = x.numpy().astype(float) / np.float32(scale)
+    between = np.abs(np.abs(ratio - np.rint(ratio)) - 0.5) < 1e-3
+    assert np.abs(unsigned(x).numpy() - expected)[~between].max(initial=0) < 1e-4
+
+
+def fake(low, high, scale, zero_point, channels=None):
+    quantize = torch.ao.quantization
+    found = quantize.FakeQuantize(
+        observer=quantize.MovingAverageMinMaxObserver if channels is None else quantize.PerChannelMinMaxObserver,
+        quant_min=low,
+        quant_max=high,
+        dtype=torch.qint8 if low < 0 else torch.quint8,
+        **({} if channels is None else {"qscheme": torch.per_channel_symmetric, "ch_axis": 0}),
+    )
+    found.scale = torch.tensor([scale] if channels is None else scale)
+    found.zero_point = torch.tensor([zero_point] if channels is None else [0] * channels, dtype=torch.int32)
+    found.disable_observer()
+    return found
+
+
+@pytest.mark.parametrize("shift", [0, 128])
+@pytest.mark.parametrize(("low", "high", "zero_point"), [(0, 255, 0), (0, 255, 77), (-128, 127, 0), (-128, 127, -9)])
+def test_a_fake_quantizer_becomes_a_pair_of_operators(shift, low, high, zero_point):
+    x = torch.linspace(-20, 20, 999)
+    module = fake(low, high, 0.0625, zero_point)
+    pair = _pair(module, shift)
+    _, found_zero, found_low, found_high, dtype = pair.setting
+    assert (found_low, found_high) == ((0, 255) if shift == 0 else (-128, 127))
+    assert dtype == (torch.uint8 if shift == 0 else torch.int8)
+    assert found_zero - found_low == zero_point - low
+    np.testing.assert_array_equal(pair(x).numpy(), on_grid(x.numpy(), 0.0625, zero_point, low, high))
+
+
+@pytest.mark.parametrize("shift", [0, 128])
+def test_weights_are_signed_and_per_channel_in_both(shift):
+    scales = [0.5, 0.25, 0.125]
+    weight = torch.from_numpy(np.random.default_rng(0).normal(0, 20, (3, 40)).astype(np.float32))
+    pair = _pair(fake(-127, 127, scales, 0, channels=3), shift)
+    expected = np.stack([on_grid(w, s, 0, -127, 127) for w, s in zip(weight.numpy(), scales, strict=True)])
+    np.testing.assert_array_equal(pair(weight).numpy(), expected)
+
+
+def test_other_widths_are_refused():
+    with pytest.raises(ExportError, match="a quantizer has 16 levels, int8 has 256"):
+        _pair(fake(0, 15, 0.1, 0), 0)
+
+
+def test_schemes_are_named_by_what_they_are():
+    for name, scheme in SCHEMES.items():
+        assert scheme.name == name
+        assert (scheme.weights is not None) == ("wi8" in name)
+        assert (scheme.activations is not None) == ("ai8" in name)
+    assert {s.weights.granularity for s in SCHEMES.values() if s.weights} == {"per_channel"}
+    assert SCHEMES["static_wi8_ai8"].activations.granularity == "per_tensor"
+    assert copy.deepcopy(SCHEMES) == SCHEMES
