@@ -25,7 +25,6 @@ from edgekd.errors import UsageError
 from edgekd.store import Store, hash_of
 
 STATIC = "static_wi8_ai8"
-FLOAT_SCHEMES = ("fp32", "fp16")
 BYTES_PER_WEIGHT = {STATIC: 1, "dynamic_wi8_afp32": 1, "fp16": 2, "fp32": 4}
 
 

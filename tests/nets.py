@@ -44,7 +44,10 @@ def split(raw, name="train", seed=0):
 
 def task(seed=0):
     """48 training images, 16 for validation, 16 for the test."""
-    splits = {n: split(images(k, seed + i), n) for i, (n, k) in enumerate([("train", 48), ("val", 16), ("test", 16)])}
+    splits = {
+        n: split(images(k, seed + i), n)
+        for i, (n, k) in enumerate([("train", 48), ("val", 16), ("test", 16)])
+    }
     return Task("tiny", splits, (ACCURACY,), SPEC, tuple("abcde"))
 
 

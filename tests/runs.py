@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,15 @@ max_drop_pp = 20.0
 """
 
 
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "nncf", "onnx", "litert_torch", "torch_pruning", "lightning_fabric"):
+    sys.modules[name] = None  # an import of it raises
+from edgekd.cli import main
+main()
+"""
+
+
 @dataclass
 class Commands:
     """Runs `edgekd` as a user does, with a store of its own."""
@@ -47,11 +57,18 @@ class Commands:
     store: Path
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "EDGEKD_STORE": str(self.store), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return {
+            **os.environ,
+            "EDGEKD_STORE": str(self.store),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
 
-    def __call__(self, *arguments: object, python: str = "-m edgekd") -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: object, python: Sequence[str] = ("-m", "edgekd")
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *python.split(), *map(str, arguments)],
+            [sys.executable, *python, *map(str, arguments)],
             cwd=self.folder,
             env=self.environment(),
             capture_output=True,
@@ -59,6 +76,10 @@ class Commands:
             timeout=500,
             check=False,
         )
+
+    def light(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """The same where no library of the training half can be imported."""
+        return self(*arguments, python=["-c", WITHOUT_TORCH])
 
     def start(self, *arguments: object) -> subprocess.Popen[bytes]:
         """Starts it in the background, as the leader of a group that can be killed whole."""

@@ -37,7 +37,9 @@ def test_same_seed_and_view_draw_the_same(seed, view):
 
 
 def test_views_and_seeds_differ():
-    drawn = [augment.draw(50, ["crop", "flip"], (1, 28, 28), s, v) for s, v in [(0, 0), (0, 1), (1, 0), (1, 1)]]
+    drawn = [
+        augment.draw(50, ["crop", "flip"], (1, 28, 28), s, v) for s, v in [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ]
     for i, a in enumerate(drawn):
         for b in drawn[i + 1 :]:
             assert (a != b).any(axis=1).mean() > 0.8  # two of 50 draws are alike once in 50

@@ -32,7 +32,9 @@ def makes(**files):
 
 def names(folder):
     """Every file below a folder, lock files apart."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"
+    )
 
 
 def wait_for(path):
@@ -184,7 +186,9 @@ def used(store, stage, seconds_ago, size):
 
 def test_gc_removes_what_was_used_longest_ago(tmp_path):
     store = Store(tmp_path)
-    sizes = {stage: used(store, stage, ago, 5000) for stage, ago in [("a", 30), ("b", 40), ("c", 20), ("d", 10)]}
+    sizes = {
+        stage: used(store, stage, ago, 5000) for stage, ago in [("a", 30), ("b", 40), ("c", 20), ("d", 10)]
+    }
     assert [(p.name[0], size) for p, size, _ in store.entries()] == [(s, sizes[s]) for s in "bacd"]
     store.get("b", KEY)  # used now
     assert [p.name[0] for p, _, _ in store.entries()] == ["a", "c", "d", "b"]
@@ -277,7 +281,9 @@ def test_a_workdir_belongs_to_one_process(tmp_path):
     process = python(LOCKED, workdir)
     wait_for(workdir / "there")
     try:
-        with pytest.raises(StoreError, match=r"digits: in use by another run \(wait for it, or give --workdir\)"):
+        with pytest.raises(
+            StoreError, match=r"digits: in use by another run \(wait for it, or give --workdir\)"
+        ):
             with lock_workdir(workdir):
                 raise AssertionError("two runs in one workdir")
     finally:
@@ -437,4 +443,6 @@ def test_the_store_lies_where_the_environment_says(tmp_path, monkeypatch):
 
 
 def test_the_store_needs_no_torch():
-    assert run_python("import sys, edgekd.store, edgekd.plan; print('torch' in sys.modules)").strip() == "False"
+    assert (
+        run_python("import sys, edgekd.store, edgekd.plan; print('torch' in sys.modules)").strip() == "False"
+    )

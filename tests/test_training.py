@@ -65,7 +65,9 @@ def test_learning_rate_rises_then_falls_and_never_ends_at_zero(epochs, steps, wa
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
 
 
-@pytest.mark.parametrize("spec", [SPEC, replace(TABLE, mean=tuple(range(6)), std=(2.0, 1.0, 4.0, 3.0, 5.0, 7.0))])
+@pytest.mark.parametrize(
+    "spec", [SPEC, replace(TABLE, mean=tuple(range(6)), std=(2.0, 1.0, 4.0, 3.0, 5.0, 7.0))]
+)
 def test_normalise_is_what_a_user_of_the_file_is_told(spec):
     raw = images(6) if len(spec.shape) == 3 else rows(6)
     found = normalise(torch.from_numpy(raw), spec).numpy()
@@ -130,8 +132,12 @@ def test_decay_spares_biases_norms_and_scales(optimizer):
     decayed = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
     found = {name: decayed.get(id(p)) for name, p in net.named_parameters()}
     assert found == {
-        **{"0.weight": 0.3, "0.bias": None, "1.weight": 0.0, "1.bias": 0.0},
-        **{"3.weight": 0.3, "3.bias": 0.0},
+        "0.weight": 0.3,
+        "0.bias": None,
+        "1.weight": 0.0,
+        "1.bias": 0.0,
+        "3.weight": 0.3,
+        "3.bias": 0.0,
     }
 
 

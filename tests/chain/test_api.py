@@ -110,7 +110,9 @@ def test_quantize_only_compresses_the_teacher_itself(edgekd):
 
 def test_an_onnx_file_is_quantized_measured_and_judged(edgekd, finished):
     source = finished.report()
-    float_file = next(a for a in source["artifacts"] if a["role"] == "student_float" and a["format"] == "onnx")
+    float_file = next(
+        a for a in source["artifacts"] if a["role"] == "student_float" and a["format"] == "onnx"
+    )
     path = finished.folder / "runs/tiny" / float_file["files"][0]["path"]
     start = TINY.index("[teacher.model]")
     text = (

@@ -34,7 +34,10 @@ def npz_recipe(edgekd, **arrays):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("epochs = 4\n[student", "epocs = 4\n[student"), ("recipe.toml:12", "teacher.train.epocs", "'epochs'")),
+        (
+            ("epochs = 4\n[student", "epocs = 4\n[student"),
+            ("recipe.toml:12", "teacher.train.epocs", "'epochs'"),
+        ),
         (("keep = 0.7", 'keep = "most"'), ("recipe.toml:", "prune.keep", "'most'")),
         (("max_drop_pp = 20.0", ""), ("gate.max_drop_pp", "missing")),
         (('goal = "macs"', 'goal = "mac"'), ("prune.goal", "'macs'")),
@@ -97,7 +100,7 @@ def test_a_pickle_where_a_checkpoint_is_expected(edgekd):
             return (Path.touch, (edgekd.folder / "owned",))
 
     (edgekd.folder / "teacher.pt").write_bytes(pickle.dumps(Evil()))
-    recipe = TINY.replace('[teacher.model]', '[teacher]\ncheckpoint = "teacher.pt"\n[teacher.model]')
+    recipe = TINY.replace("[teacher.model]", '[teacher]\ncheckpoint = "teacher.pt"\n[teacher.model]')
     recipe = recipe.replace("[teacher.train]\nepochs = 4\n", "")
     refused(edgekd("run", edgekd.write(recipe)), "teacher.pt", "not a checkpoint")
     assert not (edgekd.folder / "owned").exists()
@@ -109,7 +112,9 @@ def test_a_student_with_other_classes_than_the_task(edgekd):
         "def seven(input_shape, num_classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n"
     )
-    recipe = TINY.replace('[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:seven"')
+    recipe = TINY.replace(
+        '[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:seven"'
+    )
     refused(edgekd("run", edgekd.write(recipe)), "student", "(1, 7)", "10 classes")
 
 
@@ -131,7 +136,9 @@ def test_an_operator_that_the_format_cannot_express(edgekd):
         "def spectrum(input_shape, num_classes):\n"
         "    return Spectrum()\n"
     )
-    recipe = TINY.replace('[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:spectrum"')
+    recipe = TINY.replace(
+        '[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:spectrum"'
+    )
     start = recipe.index("[prune]")
     recipe = recipe[:start] + recipe[recipe.index("[gate]") :]
     (edgekd.folder / "targets").mkdir()

@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-
 from runs import TINY, outcome
 
 

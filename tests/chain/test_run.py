@@ -7,29 +7,7 @@ import shutil
 import jsonschema
 import numpy as np
 import pytest
-
 from runs import TINY, outcome
-
-# Any import of these fails: proof that a command does without them.
-WITHOUT_TORCH = (
-    "-c import+sys;[sys.modules.__setitem__(n,None)for+n+in('torch','nncf','onnx','litert_torch','torch_pruning')];"
-    "from+edgekd.cli+import+main;main()"
-)
-
-
-def light(commands, *arguments):
-    flag, code = WITHOUT_TORCH.split(" ", 1)
-    import subprocess
-    import sys
-
-    return subprocess.run(
-        [sys.executable, flag, code.replace("+", " "), *map(str, arguments)],
-        cwd=commands.folder,
-        env=commands.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_every_stage_is_there_and_hangs_under_the_one_before(finished):
@@ -79,7 +57,7 @@ def test_metrics_in_the_report_are_those_of_the_shipped_file_in_its_runtime(fini
 
 def test_a_finished_run_is_repeated_without_torch_and_says_the_same(finished):
     before = (finished.folder / "runs/tiny/report.json").read_bytes()
-    again = light(finished, "run", "recipe.toml")
+    again = finished.light("run", "recipe.toml")
     assert again.returncode == finished.report()["verdict"]["exit_code"], again.stderr
     assert (finished.folder / "runs/tiny/report.json").read_bytes() == before
 
@@ -90,7 +68,7 @@ def test_report_is_rebuilt_without_torch(finished, tmp_path):
     before = (workdir / "report.json").read_bytes()
     for name in ("report.json", "report.md", "report.html"):
         (workdir / name).unlink()
-    done = light(finished, "report", workdir)
+    done = finished.light("report", workdir)
     assert "Traceback" not in done.stderr, done.stderr
     assert (workdir / "report.json").read_bytes() == before
     assert (workdir / "report.html").stat().st_size > 10_000
@@ -99,15 +77,15 @@ def test_report_is_rebuilt_without_torch(finished, tmp_path):
 def test_gate_judges_again_from_the_folder_alone(finished, tmp_path):
     workdir = tmp_path / "moved"
     shutil.copytree(finished.folder / "runs/tiny", workdir)
-    own = light(finished, "gate", workdir / "report.json", "--json")
+    own = finished.light("gate", workdir / "report.json", "--json")
     assert json.loads(own.stdout) == finished.report()["verdict"]
     assert own.returncode == finished.report()["verdict"]["exit_code"]
     # By hand: with 192 samples no lossless file can be shown to be within 0.01 points.
-    strict = light(finished, "gate", workdir / "report.json", "--max-drop", "0.01", "--json")
+    strict = finished.light("gate", workdir / "report.json", "--max-drop", "0.01", "--json")
     accuracy = [c for c in json.loads(strict.stdout)["checks"] if c["name"] == "accuracy"]
     assert strict.returncode in (1, 3)
     assert {c["status"] for c in accuracy} <= {"FAIL", "INCONCLUSIVE"}
-    wide = light(finished, "gate", workdir / "report.json", "--max-drop", "99", "--json")
+    wide = finished.light("gate", workdir / "report.json", "--max-drop", "99", "--json")
     accuracy = [c for c in json.loads(wide.stdout)["checks"] if c["name"] == "accuracy"]
     assert {c["status"] for c in accuracy} == {"PASS"}
 
@@ -119,7 +97,7 @@ def test_gate_refuses_predictions_that_were_changed(finished, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
-    done = light(finished, "gate", workdir / "report.json")
+    done = finished.light("gate", workdir / "report.json")
     assert done.returncode == 2
     assert "x86-onnx.npz" in done.stderr and "Traceback" not in done.stderr
 

@@ -93,7 +93,9 @@ def test_networks_fit_the_task_and_follow_the_seed(tiny_task, kind):
 def test_options_reach_the_network(tiny_task):
     assert make(tiny_task, "resnet", width=6, blocks=[1, 1, 1, 1]).head.in_features == 48
     assert make(tiny_task, "mobilenet", width=6, blocks=[1, 1], expand=2).head.in_features == 48
-    assert [m.out_features for m in make(tiny_task, "mlp", hidden=[9, 8]).modules() if isinstance(m, nn.Linear)] == [
+    assert [
+        m.out_features for m in make(tiny_task, "mlp", hidden=[9, 8]).modules() if isinstance(m, nn.Linear)
+    ] == [
         9,
         8,
         5,
@@ -131,7 +133,8 @@ USER = """
 import torch
 def good(input_shape, num_classes, width=3, **more):
     assert not more or more == {"depth": 2}
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(128, width), torch.nn.Linear(width, num_classes))
+    layers = [torch.nn.Flatten(), torch.nn.Linear(128, width), torch.nn.Linear(width, num_classes)]
+    return torch.nn.Sequential(*layers)
 def bad(input_shape, num_classes):
     return "a network"
 """

@@ -39,7 +39,9 @@ def macs_by_hand(net):
         elif isinstance(m, nn.Conv2d):
             second = name.startswith("blocks.1")
             pixels = 16 if second else 64
-            total += pixels * m.out_channels * (m.in_channels // m.groups) * m.kernel_size[0] * m.kernel_size[1]
+            total += (
+                pixels * m.out_channels * (m.in_channels // m.groups) * m.kernel_size[0] * m.kernel_size[1]
+            )
     return total
 
 
@@ -166,7 +168,9 @@ def test_cutting_dead_channels_changes_nothing():
         net.fc.weight.view(24, 16, 64)[:, [1, 4, 6, 7]] = 0.0
     pruned, _ = cut(net, prune_config("macs", keep=0.8, ignored_layers=["fc"]), multiple=4)
     assert widths(pruned) == {"conv": 12, "fc": 24, "head": 5}
-    torch.testing.assert_close(torch.tensor(outputs(pruned, inputs(6))), torch.tensor(outputs(net, inputs(6))))
+    torch.testing.assert_close(
+        torch.tensor(outputs(pruned, inputs(6))), torch.tensor(outputs(net, inputs(6)))
+    )
 
 
 def test_random_importance_follows_the_seed():
@@ -177,7 +181,9 @@ def test_random_importance_follows_the_seed():
 
 
 def test_ignored_layers_keep_their_width():
-    pruned, _ = cut(tiny_resnet(16), prune_config(keep=0.8, ignored_layers=["blocks.0.conv1", "blocks.1.conv1"]))
+    pruned, _ = cut(
+        tiny_resnet(16), prune_config(keep=0.8, ignored_layers=["blocks.0.conv1", "blocks.1.conv1"])
+    )
     found = widths(pruned)
     assert (found["blocks.0.conv1"], found["blocks.1.conv1"]) == (16, 32)
     assert found["stem"] < 16 or found["blocks.1.conv2"] < 32

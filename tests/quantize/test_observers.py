@@ -143,6 +143,7 @@ def test_entropy_does_not_mind_the_zeros_of_a_relu():
 
 @pytest.mark.parametrize("observer", ["percentile", "mse", "entropy"])
 def test_a_single_outlier_is_cut(observer):
-    # Up to 100 in steps of 0.4, 200,000 values would lose 200,000 * 0.4^2 / 12 = 2,600; cutting 100 to 60, 1,600.
+    # Up to 100 in steps of 0.4, 200,000 values would lose 200,000 * 0.4^2 / 12 = 2,600;
+    # cutting 100 to 60 loses 1,600.
     values = np.concatenate([normal(200_000), [100.0]])
     assert observe(values, observer, 99.9)[1] < 85

@@ -79,7 +79,9 @@ def test_min_max_ranges_are_those_of_the_folded_network(prepared, kind):
     folded, seen = fold_batch_norm(source), []
     for m in folded.modules():
         if isinstance(m, nn.Conv2d):
-            m.register_forward_pre_hook(lambda _m, args: seen.append((args[0].min().item(), args[0].max().item())))
+            m.register_forward_pre_hook(
+                lambda _m, args: seen.append((args[0].min().item(), args[0].max().item()))
+            )
     outputs(folded, inputs(48))
     for low, high in seen:
         low = min(low, 0.0)
@@ -150,7 +152,9 @@ def test_a_trained_network_is_lowered_to_what_it_computes(prepared):
 
 def test_a_fresh_process_rebuilds_the_very_same_quantized_network(prepared, tmp_path):
     for kind, (source, net) in prepared.items():
-        save_file({k: v.clone().contiguous() for k, v in net.state_dict().items()}, tmp_path / f"{kind}.safetensors")
+        save_file(
+            {k: v.clone().contiguous() for k, v in net.state_dict().items()}, tmp_path / f"{kind}.safetensors"
+        )
         (tmp_path / f"{kind}.json").write_text(json.dumps(qat.describe(net)))
         np.save(tmp_path / f"{kind}-expected.npy", outputs(net, inputs(33, 9)))
         low = lower(net, EXAMPLE, "signed")
@@ -204,6 +208,8 @@ def test_every_layer_of_the_file_runs_in_int8(prepared, tmp_path, kind, format):
     else:
         assert kinds.count("DEPTHWISE_CONV_2D") == depthwise
         assert kinds.count("CONV_2D") == len(convolutions) - depthwise
-    assert [o for o in found.operators if "conv" in o.op_type.lower() and o.dtype not in ("int8", "uint8")] == []
+    assert [
+        o for o in found.operators if "conv" in o.op_type.lower() and o.dtype not in ("int8", "uint8")
+    ] == []
     assert found.float_ops == 0
     assert found.int8_share == 1.0

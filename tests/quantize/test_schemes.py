@@ -107,7 +107,9 @@ class Branches(nn.Module):
 
 
 def test_a_forward_that_cannot_be_traced_is_said():
-    with pytest.raises(ExportError, match=r"Branches: forward cannot be traced: .*\(avoid Python control flow"):
+    with pytest.raises(
+        ExportError, match=r"Branches: forward cannot be traced: .*\(avoid Python control flow"
+    ):
         fold_batch_norm(Branches())
 
 
@@ -159,7 +161,9 @@ def test_signed_and_unsigned_are_the_same_arithmetic(zero_point, scale, seed):
 def fake(low, high, scale, zero_point, channels=None):
     quantize = torch.ao.quantization
     found = quantize.FakeQuantize(
-        observer=quantize.MovingAverageMinMaxObserver if channels is None else quantize.PerChannelMinMaxObserver,
+        observer=quantize.MovingAverageMinMaxObserver
+        if channels is None
+        else quantize.PerChannelMinMaxObserver,
         quant_min=low,
         quant_max=high,
         dtype=torch.qint8 if low < 0 else torch.quint8,
@@ -172,7 +176,9 @@ def fake(low, high, scale, zero_point, channels=None):
 
 
 @pytest.mark.parametrize("shift", [0, 128])
-@pytest.mark.parametrize(("low", "high", "zero_point"), [(0, 255, 0), (0, 255, 77), (-128, 127, 0), (-128, 127, -9)])
+@pytest.mark.parametrize(
+    ("low", "high", "zero_point"), [(0, 255, 0), (0, 255, 77), (-128, 127, 0), (-128, 127, -9)]
+)
 def test_a_fake_quantizer_becomes_a_pair_of_operators(shift, low, high, zero_point):
     x = torch.linspace(-20, 20, 999)
     module = fake(low, high, 0.0625, zero_point)

@@ -106,7 +106,9 @@ def test_files_table(sample):
 
 def test_a_file_is_shown_as_timed_under_its_own_target(sample):
     slow = next(m for m in sample["measurements"] if m["artifact_id"] == "host")
-    sample["measurements"].insert(0, slow | {"target": "raspberry-pi-4", "median_ms": 9.0, "kind": "emulated"})
+    sample["measurements"].insert(
+        0, slow | {"target": "raspberry-pi-4", "median_ms": 9.0, "kind": "emulated"}
+    )
     host = table_after(markdown(parse(sample)), "## Files")[2]
     assert host[5] == "0.371" and host[7] == "measured"
 

@@ -11,9 +11,7 @@ from edgekd.teachers import cache
 
 
 def build(teacher, data, path, names=("crop", "flip"), views=1, seed=0, spec=SPEC):
-    cache.build(
-        teacher, data, spec, names, views=views, num_classes=5, seed=seed, path=path, display=quiet()
-    )
+    cache.build(teacher, data, spec, names, views=views, num_classes=5, seed=seed, path=path, display=quiet())
     return np.load(path, allow_pickle=False)
 
 

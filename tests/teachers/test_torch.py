@@ -68,7 +68,9 @@ class Touch:
 
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path):
     torch.save({"state_dict": {"stem.weight": Touch(tmp_path / "run")}}, tmp_path / "net.pt")
-    with pytest.raises(UsageError, match=r"net\.pt: not a checkpoint of tensors only.*save it as safetensors"):
+    with pytest.raises(
+        UsageError, match=r"net\.pt: not a checkpoint of tensors only.*save it as safetensors"
+    ):
         load_checkpoint(tiny_resnet(), tmp_path / "net.pt")
     assert not (tmp_path / "run").exists()
 
@@ -89,7 +91,9 @@ def test_files_without_a_state_dict(tmp_path, value):
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02", b"PK\x03\x04", bytes(200), b"\xff" * 64])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", b"\x80\x02", b"PK\x03\x04", bytes(200), b"\xff" * 64]
+)
 def test_damaged_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=rf"{name}: not a checkpoint of tensors only"):
@@ -124,7 +128,9 @@ def test_missing_and_unknown_tensors_are_counted(trained, tmp_path):
     with pytest.raises(UsageError, match=r"has no 'head\.weight' \(2 missing, 0 unknown\)"):
         load_checkpoint(tiny_resnet(), tmp_path / "few.safetensors")
     save_file({**trained.state_dict(), "fc.weight": torch.zeros(1)}, tmp_path / "many.safetensors")
-    with pytest.raises(UsageError, match=r"holds 'fc\.weight', which the network has not \(0 missing, 1 unknown\)"):
+    with pytest.raises(
+        UsageError, match=r"holds 'fc\.weight', which the network has not \(0 missing, 1 unknown\)"
+    ):
         load_checkpoint(tiny_resnet(), tmp_path / "many.safetensors")
 
 

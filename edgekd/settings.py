@@ -1,0 +1,374 @@
+"""What a recipe, a target, a calibration policy and a gate policy hold: frozen models, field by field.
+
+`config.py` reads them from files. Nothing is guessed: a missing key without a stated
+default, an unknown key or a wrong type is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "fp16", "fp32"]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+SMOKE_SAMPLES = 192
+SMOKE_BATCH = 16
+
+
+class Strict(BaseModel):
+    """Base of every config: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Plugin(BaseModel):
+    """A choice by `kind` whose other keys belong to the plug-in, which checks them itself."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    kind: str = Field(description="a name from the table of built-in kinds, or package.module:function")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beside `kind` and the declared fields."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TaskConfig(Plugin):
+    """Where samples come from. Further keys are the reader's own (see `edgekd recipes`)."""
+
+    limit: Positive | None = Field(default=None, description="keep at most this many samples a split")
+    on_overlap: Literal["error", "drop_from_train"] = Field(
+        default="error",
+        description="what to do with a train sample whose content stands in val or test too",
+    )
+
+
+class ModelConfig(Plugin):
+    """A network: a reference network by name, or the user's own function returning a module."""
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether the network may come with weights: a user's function, or an object from Python."""
+        return ":" in self.kind or self.kind == "object"
+
+
+class TrainConfig(Strict):
+    """One training run."""
+
+    epochs: Positive = Field(description="passes over the training split")
+    batch_size: Positive = Field(default=128, description="samples a step")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd has Nesterov momentum 0.9")
+    lr: float = Field(default=0.05, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 on weights of two dimensions or more")
+    warmup_epochs: float = Field(default=1.0, ge=0, description="linear rise, then cosine to zero")
+    grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for the cross-entropy")
+    augment: tuple[Literal["crop", "flip"], ...] = Field(
+        default=(), strict=False, description="random shift by up to 2 pixels in 28, mirror"
+    )
+    precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
+        default="auto", description="auto: bf16 where the processor gains from it"
+    )
+
+
+class TeacherConfig(Strict):
+    """The teacher: a network with a checkpoint, or trained by the recipe."""
+
+    model: ModelConfig = Field(description="the network")
+    checkpoint: str | None = Field(default=None, description=".safetensors, or a torch file of tensors only")
+    train: TrainConfig | None = Field(
+        default=None, description="how to train it where no checkpoint is given"
+    )
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> TeacherConfig:
+        if (self.checkpoint is None) == (self.train is None) and not self.model.brings_weights:
+            raise ValueError("give either checkpoint or [teacher.train]")
+        return self
+
+
+class StudentConfig(Strict):
+    """The student: a network, fresh or with a checkpoint, or an ONNX file to start from."""
+
+    model: ModelConfig | None = Field(default=None, description="the network")
+    checkpoint: str | None = Field(default=None, description="weights of a student already trained")
+    onnx: str | None = Field(default=None, description="a float ONNX file: quantize, measure and judge only")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StudentConfig:
+        if (self.model is None) == (self.onnx is None):
+            raise ValueError("give exactly one of student.model and student.onnx")
+        if self.onnx is not None and self.checkpoint is not None:
+            raise ValueError("student.checkpoint goes with student.model, not with student.onnx")
+        return self
+
+
+class DistillConfig(TrainConfig):
+    """Distillation from the teacher's cached outputs (Hinton et al. 2015, arXiv 1503.02531)."""
+
+    temperature: float = Field(default=4.0, gt=0, description="softens both sets of logits")
+    alpha: float = Field(
+        default=0.1, ge=0, le=1, description="weight of the cross-entropy; 1 - alpha is the KL's"
+    )
+    views: Positive = Field(
+        default=1, description="augmented views a sample that the teacher sees and caches"
+    )
+
+
+class PruneConfig(DistillConfig):
+    """Structured pruning to a goal, then recovery that distils from the same teacher."""
+
+    goal: Literal["macs", "params", "size_bytes"] = Field(description="what to bring down")
+    keep: Fraction | None = Field(default=None, description="goal as a fraction of the student's own")
+    limit: Positive | None = Field(default=None, description="goal as an absolute number")
+    importance: Literal["l1", "l2", "random"] = Field(default="l2", description="norm over the coupled group")
+    max_pruning_ratio: float = Field(
+        default=0.7, gt=0, lt=1, description="at most this share of any one group"
+    )
+    ignored_layers: tuple[str, ...] = Field(default=(), strict=False, description="module paths left alone")
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> PruneConfig:
+        if (self.keep is None) == (self.limit is None):
+            raise ValueError("give exactly one of prune.keep and prune.limit")
+        return self
+
+
+class QuantizeConfig(DistillConfig):
+    """How targets with the scheme static_wi8_ai8 get their scales; targets choose the scheme."""
+
+    method: Literal["qat", "ptq"] = Field(description="train with fake quantizers, or calibrate only")
+    epochs: Positive = Field(default=2, description="passes over the training split (qat)")
+    optimizer: Literal["sgd", "adamw"] = Field(default="adamw", description="sgd collapses easily here")
+    lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 on weights")
+    grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm")
+
+
+class GateConfig(Strict):
+    """When an artifact may ship."""
+
+    max_drop_pp: float = Field(
+        gt=0, lt=100, description="margin of the non-inferiority test, percentage points"
+    )
+    alpha: float = Field(
+        default=0.05, gt=0, lt=0.5, description="one-sided error of a wrong PASS at the margin"
+    )
+    max_negative_flip_rate: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="bound on the share of samples that the teacher has right and the file wrong",
+    )
+    min_int8_share: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="share of computing operators that must run in int8 in an int8 file",
+    )
+    why: str = Field(default="", description="why this margin, printed with the verdict")
+
+
+class Recipe(Strict):
+    """The whole chain for one teacher, one student and any number of targets."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the workdir and the report")
+    description: str = Field(default="", description="one line for `edgekd recipes`")
+    seed: int = Field(default=0, ge=0, description="of every random choice")
+    targets: tuple[str, ...] = Field(strict=False, min_length=1, description="targets to emit files for")
+    required_targets: tuple[str, ...] = Field(
+        strict=False, min_length=1, description="targets that the overall verdict covers"
+    )
+    calibration: str = Field(default="stratified-512", description="a calibration policy by name")
+    smoke: bool = Field(
+        default=False, description="the whole chain in seconds on a sliver of data: shows that it runs"
+    )
+    task: TaskConfig = Field(description="data")
+    teacher: TeacherConfig | None = Field(
+        default=None, description="the baseline; without it, the float student"
+    )
+    student: StudentConfig | None = Field(
+        default=None, description="without it, the teacher itself is compressed"
+    )
+    distill: DistillConfig | None = Field(default=None, description="left out: the student is taken as it is")
+    prune: PruneConfig | None = Field(default=None, description="left out: no pruning")
+    quantize: QuantizeConfig | None = Field(
+        default=None, description="needed by targets with scheme static_wi8_ai8"
+    )
+    gate: GateConfig = Field(description="the verdict")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        unknown = [t for t in self.required_targets if t not in self.targets]
+        if unknown:
+            raise ValueError(f"required_targets names {unknown[0]!r}, which is not among targets")
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("targets names the same target twice")
+        if self.teacher is None and self.student is None:
+            raise ValueError("give [teacher], [student] or both")
+        if self.distill is not None and (self.teacher is None or self.student is None):
+            raise ValueError("[distill] needs both [teacher] and [student]")
+        if self.student is not None and self.student.onnx is not None:
+            for stage in ("distill", "prune"):
+                if getattr(self, stage) is not None:
+                    raise ValueError(
+                        f"[{stage}] works on a network; student.onnx can only be quantized and judged"
+                    )
+        if self.student is not None and self.student.model is not None:
+            if (
+                self.student.checkpoint is None
+                and self.distill is None
+                and ":" not in self.student.model.kind
+            ):
+                raise ValueError("the student has no weights: give student.checkpoint or [distill]")
+        if self.prune is not None and self.teacher is None:
+            raise ValueError("[prune] recovers by distilling: give [teacher]")
+        if self.quantize is not None and self.quantize.method == "qat" and self.teacher is None:
+            raise ValueError('quantize.method = "qat" distils from the teacher: give [teacher], or use ptq')
+        return self
+
+    def smoked(self) -> Recipe:
+        """This recipe on a sliver of data, some fifty steps a training stage (for tests and docs)."""
+        data = self.model_dump()
+        data["smoke"] = True
+        data["task"]["limit"] = min(self.task.limit or SMOKE_SAMPLES, SMOKE_SAMPLES)
+        trains = [data[s] for s in ("distill", "prune") if data[s] is not None]
+        if data["teacher"] is not None and data["teacher"]["train"] is not None:
+            trains.append(data["teacher"]["train"])
+        for train in trains:
+            # Small steps, the learning rate in proportion (Goyal et al. 2017, arXiv 1706.02677):
+            # enough that outputs differ by more than quantization noise.
+            lr = train["lr"] * min(1.0, SMOKE_BATCH / train["batch_size"])
+            train.update(epochs=min(train["epochs"], 4), batch_size=SMOKE_BATCH, warmup_epochs=0.0, lr=lr)
+        if data["quantize"] is not None:
+            data["quantize"].update(epochs=1, batch_size=64, warmup_epochs=0.0)
+        return Recipe.model_validate(data)
+
+
+class Processor(Strict):
+    """The processor that a target stands for, and how to tell that this computer is one."""
+
+    isa: Literal["any", "x86_64", "aarch64"] = Field(
+        description="instruction set; any: whatever runs the tool"
+    )
+    features: tuple[str, ...] = Field(
+        default=(), strict=False, description="/proc/cpuinfo names that it must have"
+    )
+    board: str | None = Field(
+        default=None, description="text that the device tree's model must hold; android never does here"
+    )
+    cores: Positive | None = Field(default=None, description="cores of the kind that runs the model")
+    description: str = Field(default="", description="for people")
+
+
+class RuntimeConfig(Strict):
+    """What runs the file on the target."""
+
+    name: Literal["litert", "onnxruntime"] = Field(description="runtime")
+    delegate: Literal["cpu", "xnnpack", "gpu"] = Field(description="backend inside the runtime")
+    num_threads: Positive = Field(default=1, description="threads for inference")
+
+
+class EmissionConfig(Strict):
+    """How the file is written for the target."""
+
+    format: Literal["onnx", "tflite"] = Field(description="file format")
+    scheme: SchemeName = Field(description="quantization scheme")
+    activation_signedness: Literal["signed", "unsigned"] = Field(
+        default="signed", description="of int8 activations: unsigned for x86 ONNX, signed for Arm and TFLite"
+    )
+    layout: Literal["NHWC", "NCHW"] = Field(description="layout of image inputs in the file")
+    channel_multiple: Positive = Field(default=8, description="pruned widths are multiples of this")
+    unavailable_ops: tuple[str, ...] = Field(
+        default=(), strict=False, description="operators that the target cannot run"
+    )
+
+
+class ProtocolConfig(Strict):
+    """How latency is measured (see types.Protocol)."""
+
+    warmup_runs: Positive = Field(default=10, description="runs before the first timed one")
+    min_runs: int = Field(default=100, ge=10, description="timed runs in all")
+    min_seconds: float = Field(default=1.0, gt=0, description="timed seconds in all")
+    num_processes: int = Field(default=3, ge=1, description="fresh processes")
+
+
+class BudgetConfig(Strict):
+    """What an artifact may cost on the target; leave out what is not limited."""
+
+    size_bytes: Positive | None = Field(default=None, description="all files together")
+    latency_ms_p90: float | None = Field(default=None, gt=0, description="90th percentile")
+    peak_memory_bytes: Positive | None = Field(
+        default=None, description="high-water mark of a process that only runs the file"
+    )
+
+
+class PeakConfig(Strict):
+    """Peak rates of one core, for the roofline, with their source."""
+
+    fp32_gflops: float = Field(gt=0, description="float32, one core")
+    int8_gops: float = Field(gt=0, description="int8, one core")
+    memory_gb_per_s: float = Field(gt=0, description="memory bandwidth")
+    source: str = Field(description="where the numbers come from")
+
+
+class Target(Strict):
+    """A target profile: data only."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="as recipes name it; the file's name too"
+    )
+    description: str = Field(description="for people")
+    processor: Processor = Field(description="the hardware")
+    runtime: RuntimeConfig = Field(description="what runs the file")
+    artifact: EmissionConfig = Field(description="how the file is written")
+    protocol: ProtocolConfig = Field(default=ProtocolConfig(), description="how latency is measured")
+    budgets: BudgetConfig = Field(default=BudgetConfig(), description="what it may cost")
+    peak: PeakConfig | None = Field(default=None, description="peak rates")
+
+    @model_validator(mode="after")
+    def _runtime_reads_format(self) -> Target:
+        reads = {"litert": "tflite", "onnxruntime": "onnx"}[self.runtime.name]
+        if self.artifact.format != reads:
+            raise ValueError(
+                f"runtime {self.runtime.name} reads {reads} files, artifact.format is {self.artifact.format}"
+            )
+        layout = {"litert": "NHWC", "onnxruntime": "NCHW"}[self.runtime.name]
+        if self.artifact.layout != layout:
+            raise ValueError(
+                f"{reads} files are written as {layout}, artifact.layout is {self.artifact.layout}"
+            )
+        return self
+
+
+class CalibrationPolicy(Strict):
+    """Which training samples calibrate the quantizers, and how ranges are chosen."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="as recipes name it; the file's name too"
+    )
+    description: str = Field(description="for people")
+    strategy: Literal["random", "stratified", "per_class"] = Field(
+        description="random; in the classes' proportions; the same number of each class"
+    )
+    num_samples: Positive | None = Field(default=None, description="for random and stratified")
+    per_class: Positive | None = Field(default=None, description="for per_class")
+    observer: Literal["min_max", "percentile", "entropy", "mse"] = Field(
+        description="how a range is chosen from values seen"
+    )
+    percentile: float = Field(default=99.99, gt=50, le=100, description="for the percentile observer")
+    seed: int = Field(default=0, ge=0, description="of the draw")
+
+    @model_validator(mode="after")
+    def _count(self) -> CalibrationPolicy:
+        if self.strategy == "per_class":
+            if self.per_class is None or self.num_samples is not None:
+                raise ValueError("strategy per_class takes per_class, not num_samples")
+        elif self.num_samples is None or self.per_class is not None:
+            raise ValueError(f"strategy {self.strategy} takes num_samples, not per_class")
+        return self
