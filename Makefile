@@ -16,7 +16,7 @@ demo: $(VENV)/compress.done
 	$(BIN)/edgekd run digits
 
 test: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .

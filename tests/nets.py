@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from edgekd import exporters
 from edgekd.config import CalibrationPolicy, PruneConfig, TrainConfig
 from edgekd.models import mobilenet, resnet
 from edgekd.progress import Display
@@ -124,7 +125,10 @@ def run_onnx(path, x):
 
 
 def run_tflite(path, x):
-    """The file's outputs by LiteRT itself; images (N, C, H, W) are fed as NHWC, all N in one go."""
+    """The file's outputs by LiteRT itself; images (N, C, H, W) are fed as NHWC, all N in one go.
+
+    Files that take and give int8 have their scales in the file: real = scale * (q - zero point).
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1)
@@ -132,9 +136,14 @@ def run_tflite(path, x):
     fed = x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
     interpreter.resize_tensor_input(entry["index"], fed.shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(entry["index"], np.ascontiguousarray(fed))
+    scale, zero = entry["quantization"]
+    if scale:
+        fed = np.clip(np.rint(fed / scale) + zero, -128, 127)
+    interpreter.set_tensor(entry["index"], np.ascontiguousarray(fed, entry["dtype"]))
     interpreter.invoke()
-    return interpreter.get_tensor(out["index"]).copy()
+    scale, zero = out["quantization"]
+    found = interpreter.get_tensor(out["index"])
+    return ((found.astype(np.float32) - zero) * np.float32(scale)) if scale else found.copy()
 
 
 def run_file(path, x):
@@ -160,3 +169,19 @@ def run_python(code, *args):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
+
+
+METADATA = {"edgekd.scheme": "some scheme", "edgekd.class_names": '["é", "b"]', "a": ""}
+
+
+def write(module, path, format, scheme):
+    """Exports a network that takes the tiny images."""
+    exporters.export(
+        module,
+        torch.from_numpy(inputs(1)),
+        path,
+        format=format,
+        scheme=scheme,
+        input_name="image",
+        metadata=METADATA,
+    )

@@ -17,6 +17,7 @@ from edgekd.config import (
     read_toml,
 )
 from edgekd.errors import UsageError
+from edgekd.pipeline import resolve
 
 RECIPE = """\
 name = "small"
@@ -63,7 +64,6 @@ format = "tflite"
 scheme = "fp16"
 layout = "NHWC"
 """
-from edgekd.pipeline import resolve
 
 
 def load_recipe(name, overrides=None):
@@ -278,7 +278,10 @@ class TestSmoke:
         assert recipe.task.limit == 192
         trains = (recipe.teacher.train, recipe.distill, recipe.quantize)
         assert [train.epochs for train in trains] == [4, 4, 1]  # fake quantizers are slow: one is enough
-        assert all((train.batch_size, train.warmup_epochs) == (16, 0.0) for train in trains)
+        assert [train.batch_size for train in trains] == [16, 16, 64]
+        assert {train.warmup_epochs for train in trains} == {0.0}
+        whole = load_recipe(recipe_file(tmp_path), long)  # the rate shrinks with the batch
+        assert recipe.distill.lr == pytest.approx(whole.distill.lr * 16 / whole.distill.batch_size)
         assert recipe.gate == load_recipe(recipe_file(tmp_path)).gate
         assert recipe.teacher.model.options == {"width": 32}  # a plug-in's keys survive
         assert recipe.task.kind == "digits"

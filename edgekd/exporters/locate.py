@@ -1,9 +1,9 @@
 """Where an exported file departs from the network: the first layer whose output is nowhere in the file.
 
 Layer outputs and file tensors have different names, layouts and fusions, so they are
-matched by value: a layer is found if some tensor of the file holds the same numbers in
-any order of the axes. Fused layers have no tensor of their own; only a layer after which
-nothing matches any more is named.
+matched by value: a layer is found if some tensor of the file holds the same numbers, in
+either order of the axes. A layer that a ReLU or ReLU6 is fused with has no tensor of its
+own in the file, only what the activation makes of it.
 """
 
 from __future__ import annotations
@@ -31,33 +31,42 @@ def first_departure(module: nn.Module, path: Path, format: str, x: NDArray[np.fl
         x: one sample (1, *shape), preprocessed, in the torch layout.
     """
     layers: list[tuple[str, NDArray[np.float32]]] = []
+
+    def see(name: str, given: Any) -> None:
+        if isinstance(given, torch.Tensor):
+            layers.append((name, given.clone().numpy()))  # a copy: a ReLU in place would change it
+
     hooks = [
-        m.register_forward_hook(lambda _m, _i, out, name=name: layers.append((name, out.numpy())))
+        m.register_forward_hook(lambda _m, _i, given, name=name: see(name, given))
         for name, m in module.named_modules()
-        if name and not list(m.children())
+        # A layer's output is seen behind its quantizer, so the quantizers need not be seen themselves.
+        if name and not list(m.children()) and "__nncf_hooks" not in name
     ]
     module(torch.from_numpy(x))
     for hook in hooks:
         hook.remove()
-    layers = [(name, out) for name, out in layers if isinstance(out, np.ndarray)]
     tensors = list(_onnx_tensors(path, x) if format == "onnx" else _tflite_tensors(path, x))
-    agrees = [any(_same(out, tensor) for tensor in tensors) for _, out in layers]
-    last = max((i for i, found in enumerate(agrees) if found), default=-1)
-    if last == len(layers) - 1:
-        return "every layer's output is in the file for the first sample; the departure shows on others"
-    after = f"after {layers[last][0]!r}, " if last >= 0 else ""
-    return f"the first tensor that departs: {after}the output of {layers[last + 1][0]!r}"
+    after = ""
+    for name, out in layers:
+        fused = (out, np.maximum(out, 0), np.clip(out, 0, 6))
+        if not any(_same(values, tensor) for values in fused for tensor in tensors):
+            return f"the first tensor that departs: {after}the output of {name!r}"
+        after = f"after {name!r}, "
+    return "every layer's output is in the file for the first sample; the departure shows on others"
 
 
 def _same(layer: NDArray[np.float32], tensor: NDArray[np.float32]) -> bool:
     if layer.size != tensor.size:
         return False
-    if layer.ndim == 4 and tensor.ndim == 4 and layer.shape != tensor.shape:
-        layer = layer.transpose(0, 2, 3, 1)
-    if layer.ndim == tensor.ndim and layer.shape != tensor.shape:
-        return False
+    orders = [layer]
+    if layer.ndim == 4 and tensor.ndim == 4:
+        orders.append(layer.transpose(0, 2, 3, 1))  # with as many channels as rows, both shapes are alike
     scale = float(np.ptp(layer)) or 1.0
-    return bool(np.abs(layer.reshape(-1) - tensor.reshape(-1)).mean() < CLOSE * scale)
+    return any(
+        float(np.abs(values.reshape(-1) - tensor.reshape(-1)).mean()) < CLOSE * scale
+        for values in orders
+        if values.ndim != tensor.ndim or values.shape == tensor.shape
+    )
 
 
 def _onnx_tensors(path: Path, x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

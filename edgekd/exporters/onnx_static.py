@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -34,50 +35,63 @@ def emit(
         UsageError: the scheme is not offered for a file.
         ExportError: onnxruntime's quantizer refuses the file.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    temporary = path.with_suffix(".tmp.onnx")
-    if scheme == "fp32":
-        temporary.write_bytes(source.read_bytes())
-    elif scheme == "dynamic_wi8_afp32":
-        model = onnx.load(source)
-        del model.graph.value_info[:]  # stale shapes make the quantizer stumble
-        quantize_dynamic(model, temporary, weight_type=QuantType.QInt8, per_channel=True)
-    elif scheme == "static_wi8_ai8":
-        assert samples is not None
-        prepared = path.with_suffix(".prepared.onnx")
-        try:
-            quant_pre_process(str(source), str(prepared))
-            quantize_static(
-                str(prepared),
-                str(temporary),
-                _Feed(prepared, samples),
-                per_channel=True,
-                activation_type=QuantType.QInt8 if activations == "signed" else QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-        except Exception as error:  # it raises whatever its shape inference or its kernels met
-            raise ExportError(
-                f"{source}: cannot be quantized: {' '.join(str(error).split())[:200]}"
-            ) from error
-        finally:
-            prepared.unlink(missing_ok=True)
-    else:
+    if scheme not in ("fp32", "dynamic_wi8_afp32", "static_wi8_ai8"):
         raise UsageError(
             f"scheme {scheme!r} is not offered for an ONNX file", hint="give the student as a network"
         )
-    model = onnx.load(temporary)
-    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    temporary.unlink()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            if scheme == "fp32":
+                model = onnx.load(source)
+            elif scheme == "dynamic_wi8_afp32":
+                model = _dynamic(source, Path(folder))
+            else:
+                assert samples is not None
+                model = _static(source, Path(folder), activations, samples)
+        except Exception as error:  # the quantizer raises whatever its shape inference or its kernels met
+            reason = " ".join(str(error).split())[:200]
+            raise ExportError(f"{source}: cannot be quantized: {reason}") from error
+        onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+        done = Path(folder) / "done.onnx"
+        done.write_bytes(model.SerializeToString(deterministic=True))
+        done.replace(path)
+
+
+def _dynamic(source: Path, folder: Path) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    del model.graph.value_info[:]  # stale shapes make the quantizer stumble
+    quantize_dynamic(model, folder / "dynamic.onnx", weight_type=QuantType.QInt8, per_channel=True)
+    return onnx.load(folder / "dynamic.onnx")
+
+
+def _static(
+    source: Path, folder: Path, activations: str | None, samples: NDArray[np.float32]
+) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(source), str(prepared))
+    quantize_static(
+        str(prepared),
+        str(folder / "static.onnx"),
+        _Feed(prepared, samples),
+        per_channel=True,
+        activation_type=QuantType.QInt8 if activations == "signed" else QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return onnx.load(folder / "static.onnx")
 
 
 class _Feed:
     """Calibration samples one by one, as onnxruntime's quantizer reads them."""
 
     def __init__(self, model: Path, samples: NDArray[np.float32]) -> None:
-        name = onnx.load(model, load_external_data=False).graph.input[0].name
+        graph = onnx.load(model, load_external_data=False).graph
+        weights = {i.name for i in graph.initializer}  # files of before IR 4 list them as inputs too
+        name = next(i.name for i in graph.input if i.name not in weights)
         self.feed = iter([{name: samples[i : i + 1]} for i in range(len(samples))])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:

@@ -1,4 +1,4 @@
-"""Torch module to TFLite through litert-torch: NHWC input, float32 at the borders."""
+"""Torch module to TFLite through litert-torch: NHWC input; static_wi8_ai8 has int8 at its borders too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def export(
     try:
         converted = litert_torch.convert(module, example, quant_config=_static_mode(scheme))
     except Exception as error:  # the converter raises whatever its lowering met
-        reason = " ".join(str(error).split())[:300]
+        # What stands before the converter's own stack names the operator.
+        reason = " ".join(str(error).split("Original traceback")[0].split())[:300]
         raise ExportError(f"TFLite: {reason}", hint="replace that operator in the network") from error
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         raw = Path(folder) / "raw.tflite"

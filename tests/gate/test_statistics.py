@@ -15,7 +15,6 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from edgekd.errors import DataError, UsageError
-from edgekd.gate import statistics
 from edgekd.gate.statistics import (
     bootstrap_quantile,
     clopper_pearson_lower,
@@ -439,18 +438,6 @@ def test_bootstrap_agrees_with_a_plain_loop():
     assert np.std(found) == pytest.approx(np.std(looped), rel=0.05)
     assert percentile_interval(found, 0.05) == pytest.approx(
         percentile_interval(np.array(looped), 0.05), abs=0.12
-    )
-
-
-def test_bootstrap_does_not_depend_on_how_memory_is_cut(monkeypatch):
-    values, groups = np.random.default_rng(1).random(60), np.arange(60) % 3
-    whole = bootstrap_quantile(values, groups, 0.9, rng())
-    monkeypatch.setattr(statistics, "_CHUNK", 60 * 7)
-    parts = bootstrap_quantile(values, groups, 0.9, rng())
-    assert whole.shape == parts.shape == (2000,)
-    # Other draws of the same distribution.
-    assert np.quantile(parts, [0.05, 0.5, 0.95]) == pytest.approx(
-        np.quantile(whole, [0.05, 0.5, 0.95]), abs=0.05
     )
 
 

@@ -1,0 +1,171 @@
+import copy
+
+import pytest
+
+from edgekd import plan as plan_module
+from edgekd.config import CalibrationPolicy, Recipe, load_target
+from edgekd.errors import UsageError
+from edgekd.plan import make_plan
+from edgekd.store import Store
+
+RECIPE = {
+    "name": "r",
+    "targets": ["host"],
+    "required_targets": ["host"],
+    "task": {"kind": "digits"},
+    "teacher": {"model": {"kind": "mlp"}, "train": {"epochs": 1}},
+    "student": {"model": {"kind": "mlp", "hidden": [32]}},
+    "distill": {"epochs": 2, "views": 3, "augment": ["crop"]},
+    "prune": {"goal": "macs", "keep": 0.7, "epochs": 1, "views": 3, "augment": ["crop"]},
+    "quantize": {"method": "qat"},
+    "gate": {"max_drop_pp": 1.0},
+}
+POLICY = {"name": "p", "description": "", "strategy": "random", "num_samples": 8, "observer": "mse"}
+
+
+@pytest.fixture
+def make(tmp_path):
+    store = Store(tmp_path)
+
+    def make(*targets, policy=POLICY, host=None, **changes):
+        data = copy.deepcopy(RECIPE)
+        for path, value in changes.items():
+            place, _, key = path.rpartition("__")
+            (data[place] if place else data)[key] = value
+        return make_plan(
+            Recipe.model_validate(data),
+            tuple(load_target(name) for name in targets or ("host",)),
+            CalibrationPolicy.model_validate(policy),
+            store,
+            host or {"cpu": "some"},
+        )
+
+    return make
+
+
+def keys(plan):
+    return {n.label: n.key for n in plan.nodes}
+
+
+def changed(first, second):
+    """Stages whose key differs."""
+    by_label = {n.label: n.stage for n in first.nodes}
+    return {by_label[label] for label, key in keys(first).items() if keys(second).get(label) != key}
+
+
+FILES = {"export", "evaluate", "measure"}
+
+
+def test_the_same_recipe_has_the_same_keys(make):
+    assert keys(make()) == keys(make())
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({"distill__lr": 0.01}, {"distill", "prune", "quantize", *FILES}),
+        ({"prune__keep": 0.5}, {"prune", "quantize", *FILES}),
+        ({"quantize__lr": 0.01}, {"quantize", *FILES}),
+        ({"policy": {**POLICY, "observer": "min_max"}}, {"calibration", "quantize", *FILES}),
+        ({"host": {"cpu": "other"}}, {"measure"}),
+        ({"gate": {"max_drop_pp": 2.0}}, set()),
+        ({"name": "other", "description": "other"}, set()),
+    ],
+    ids=["distill", "prune", "quantize", "calibration", "host", "gate", "name"],
+)
+def test_what_a_setting_changes_is_what_comes_after_it(make, changes, stages):
+    # Which files are measured together gives the measurement its label, so it is a new one each time.
+    assert changed(make(), make(**changes)) == stages
+
+
+def test_the_seed_changes_everything(make):
+    first = make()
+    assert changed(first, make(seed=1)) == {n.stage for n in first.nodes}
+
+
+def test_a_new_version_of_a_stage_or_a_library_changes_what_uses_it(make, monkeypatch):
+    first = make()
+    version = plan_module.library_version
+    monkeypatch.setattr(plan_module, "library_version", lambda n: "9" if n == "nncf" else version(n))
+    assert changed(first, make()) == {"quantize", *FILES}
+    monkeypatch.undo()
+    stage = plan_module.STAGES["prune"]
+    monkeypatch.setitem(
+        plan_module.STAGES, "prune", plan_module.Stage(stage.module, 99, stage.libraries, stage.seconds)
+    )
+    assert changed(first, make()) == {"prune", "quantize", *FILES}
+
+
+def test_stages_stand_behind_what_they_need(make):
+    for targets in (("host",), ("x86-onnx", "host", "android-gpu", "arm64-onnx", "raspberry-pi-4")):
+        plan = make(*targets)
+        seen = set()
+        for node in plan.nodes:
+            assert set(node.parents.values()) <= seen
+            seen.add(node.label)
+        assert len(seen) == len(plan.nodes)
+
+
+def test_targets_share_what_they_can(make):
+    plan = make("x86-onnx", "host", "raspberry-pi-4", "raspberry-pi-5", "android-gpu", "arm64-onnx")
+    labels = [n.label for n in plan.nodes]
+    stages = [n.stage for n in plan.nodes]
+    assert (stages.count("distill"), stages.count("outputs")) == (1, 2)  # quantize augments in another way
+    multiples = {load_target(t.name).artifact.channel_multiple for t in plan.targets}
+    assert stages.count("prune") == len(multiples)
+    assert stages.count("quantize") == len(multiples)
+    pi_4, pi_5 = plan.emissions["raspberry-pi-4"], plan.emissions["raspberry-pi-5"]
+    assert pi_4.export == pi_5.export
+    assert set(plan.node(pi_4.export).targets) >= {"raspberry-pi-4", "raspberry-pi-5"}
+    assert set(plan.node("student").targets) == {t.name for t in plan.targets}
+    assert len(labels) == len(set(labels))
+
+
+def test_a_signed_and_an_unsigned_file_come_from_one_network(make):
+    plan = make("x86-onnx", "arm64-onnx")
+    x86, arm = (plan.node(plan.emissions[t].export) for t in ("x86-onnx", "arm64-onnx"))
+    assert (x86.config["activations"], arm.config["activations"]) == ("unsigned", "signed")
+    assert x86.key != arm.key
+    if (
+        load_target("x86-onnx").artifact.channel_multiple
+        == load_target("arm64-onnx").artifact.channel_multiple
+    ):
+        assert x86.parents["model"] == arm.parents["model"]
+
+
+def test_the_references_are_float_and_measured_beside_the_file(make):
+    plan = make()
+    emission = plan.emissions["host"]
+    measured = set(plan.node(emission.measure).parents.values())
+    assert {emission.export, emission.teacher_float, emission.student_float} <= measured
+    for label in (emission.teacher_float, emission.student_float):
+        assert plan.node(label).config["scheme"] == "fp32"
+    assert plan.node(emission.teacher_float).parents["model"] == "teacher"
+
+
+def test_a_changed_checkpoint_changes_the_teacher(make, tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(b"one")
+    teacher = {"model": {"kind": "mlp"}, "checkpoint": str(path)}
+    first = make(teacher=teacher)
+    assert keys(first) == keys(make(teacher=teacher))
+    path.write_bytes(b"two, and longer")
+    assert changed(first, make(teacher=teacher)) >= {"network", "distill", "prune"}
+
+
+def test_a_missing_checkpoint(make):
+    with pytest.raises(UsageError, match=r"checkpoint '/absent.pt': no such file"):
+        make(teacher={"model": {"kind": "mlp"}, "checkpoint": "/absent.pt"})
+
+
+def test_static_int8_needs_a_way_to_quantize(make):
+    with pytest.raises(UsageError, match=r"scheme static_wi8_ai8, but the recipe has no \[quantize\]"):
+        make("x86-onnx", quantize=None)
+
+
+def test_an_onnx_file_is_not_emitted_as_tflite(make, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    changes = {"student": {"onnx": str(tmp_path / "net.onnx")}, "distill": None, "prune": None}
+    assert make("x86-onnx", **changes).node("student").stage == "onnx_file"
+    with pytest.raises(UsageError, match=r"can only be emitted as ONNX \(choose ONNX targets"):
+        make("android-cpu", **changes)
