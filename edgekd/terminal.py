@@ -160,19 +160,15 @@ def show_verdict(report: Report) -> None:
 
 def show_bench(found: Bench) -> None:
     """A bench result, a line a figure."""
+    values = found.as_dict()
+    host, operators = values.pop("host"), values.pop("operators")
     table = Table(show_header=False)
-    for key, value in found.as_dict().items():
-        table.add_row(key, escape(_short(value)))
+    for key, value in values.items():
+        if value is not None:
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
+    table.add_row("operators", "\n".join(f"{count} x {name}" for name, count in operators.items()))
+    table.add_row("host", escape(f"{host['cpu']}, {host['usable_cores']} cores, {host['os']}"))
     console.print(table)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "\n".join(f"{v} x {k}" for k, v in value.items())
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = str(value)
-    return text if len(text) < 200 else f"{text[:200]} ..."
 
 
 def show_configs(kind: str, name: str | None) -> None:

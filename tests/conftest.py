@@ -2,6 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine any example may take long; in CI the examples are the same each time.
+settings.register_profile("edgekd", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("edgekd")
 
 
 @pytest.fixture(scope="session", autouse=True)

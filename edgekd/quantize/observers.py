@@ -33,6 +33,8 @@ def choose_range(
         if observer == "entropy":
             counts = _without_spike(counts, low, high)
         centres = low + (np.arange(len(counts)) + 0.5) * (high - low) / len(counts)
+        # Zero lies in the range that comes out, so also in those that are tried.
+        low, high = min(low, 0.0), max(high, 0.0)
         costs = [cost(counts, centres, low * s, high * s) for s in SHRINKS]
         best = SHRINKS[int(np.argmin(costs))]
         chosen = (low * best, high * best)
@@ -52,7 +54,9 @@ def _without_spike(counts: NDArray[np.int64], low: float, high: float) -> NDArra
     Zero is on every grid, so the zeros that a ReLU makes cost nothing, but averaged with the bins
     around them they would count as most of the divergence and pull the range in.
     """
-    zero = min(max(int(-low / (high - low) * len(counts)), 0), len(counts) - 1)
+    if low > 0 or high < 0:
+        return counts
+    zero = min(int(-low / (high - low) * len(counts)), len(counts) - 1)
     capped = counts.copy()
     beside = [counts[i] for i in (zero - 1, zero + 1) if 0 <= i < len(counts)]
     capped[zero] = min(counts[zero], max(beside))
@@ -72,6 +76,8 @@ def _divergence(counts: NDArray[np.int64], centres: NDArray[np.float64], low: fl
     """KL(p ‖ q): p the clipped histogram, q what is left of it when each level's bins are averaged."""
     p = counts.astype(float)
     inside = (centres >= low) & (centres <= high)
+    if not p[inside].any():  # all that was seen lies outside
+        return float("inf")
     clipped = np.where(inside, p, 0.0)
     edges = np.flatnonzero(inside)
     clipped[edges[0]] += p[: edges[0]].sum()
@@ -81,8 +87,6 @@ def _divergence(counts: NDArray[np.int64], centres: NDArray[np.float64], low: fl
     mass = np.bincount(level[filled], p[filled], LEVELS)
     bins = np.bincount(level[filled], minlength=LEVELS)
     q = np.where(filled, (mass / np.maximum(bins, 1))[level], 0.0)
-    if not q.any():  # all that was seen lies outside
-        return float("inf")
     p, q = clipped / clipped.sum(), q / q.sum()
     used = p > 0
     return float((p[used] * np.log(p[used] / np.maximum(q[used], 1e-12))).sum())

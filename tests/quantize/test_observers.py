@@ -49,19 +49,23 @@ def rounding_error(values, low, high):
     return float(((values - (level * step + low)) ** 2).sum())
 
 
-@pytest.mark.parametrize("spread", [1, 2, 3], ids=["normal", "heavy tails", "an outlier"])
+@pytest.mark.parametrize(
+    "spread", [1, 2, 3, 4], ids=["normal", "heavy tails", "an outlier", "nowhere near zero"]
+)
 def test_mse_is_as_good_as_a_direct_search(spread):
     rng = np.random.default_rng(spread)
     values = {
         1: normal(),
         2: rng.standard_t(2.5, 20_000),
         3: np.concatenate([rng.normal(0, 0.3, 20_000), [9.0, -7.0]]),
+        4: 3 + rng.exponential(0.2, 20_000),
     }[spread]
     low, high = observe(values, "mse")
-    costs = [rounding_error(values, values.min() * s, values.max() * s) for s in np.linspace(0.2, 1, 200)]
+    ends = min(values.min(), 0), values.max()
+    costs = [rounding_error(values, ends[0] * s, ends[1] * s) for s in np.linspace(0.2, 1, 200)]
     assert rounding_error(values, low, high) <= 1.02 * min(costs)
     # Both ends are shrunk alike.
-    assert low / values.min() == pytest.approx(high / values.max())
+    assert low == pytest.approx(ends[0] * high / ends[1])
 
 
 def test_mse_keeps_the_range_where_nothing_is_gained():
