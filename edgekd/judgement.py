@@ -102,7 +102,9 @@ def _judge_artifact(
     budgets = _budgets(report.gate, target)
     found = _measurements(report, target, folder)
     own = found.get(artifact.id)
-    floats = [a.id for a in report.artifacts if a.role == "student_float" and a.id in found]
+    # The same network in float; where the teacher itself is compressed, that is the teacher's file.
+    floats = [a.id for role in ("student_float", "teacher_float") for a in report.artifacts if a.role == role]
+    reference = next((found[name] for name in floats if name in found), None)
     checks = [
         gate.judge_accuracy(comparison, policy, target),
         gate.judge_negative_flips(comparison, policy, target),
@@ -112,7 +114,6 @@ def _judge_artifact(
         gate.judge_int8_share(_inventory(artifact), policy.min_int8_share, artifact.scheme, target),
     ]
     if "wi8" in artifact.scheme:
-        reference = found[floats[0]] if floats else None
         checks.append(gate.judge_int8_beats_float(own, reference, target))
     return checks
 

@@ -11,13 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:  # torch is an extra: only the compress half has it
-    import torch
 
 Direction = Literal["higher", "lower"]
 Kind = Literal["measured", "host", "emulated"]
@@ -103,43 +100,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One entry of a lineage: a stage and the settings it ran with."""
-
-    stage: str
-    id: str
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A torch module, an example input (1, *shape), and the record of what was done to it."""
-
-    module: torch.nn.Module
-    example_input: torch.Tensor
-    lineage: tuple[Step, ...]
-
-
-@dataclass(frozen=True)
-class TensorScheme:
-    """How one kind of tensor is quantized."""
-
-    bits: int
-    signed: bool
-    symmetric: bool
-    granularity: Literal["per_tensor", "per_channel"]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """A quantization scheme, named by the grammar `<mode>_w<type>_a<type>`."""
-
-    name: str
-    weights: TensorScheme | None
-    activations: TensorScheme | None
-
-
-@dataclass(frozen=True)
 class File:
     """A file on disk with its checksum."""
 
@@ -162,7 +122,6 @@ class Artifact:
     scheme: str
     input_spec: InputSpec
     class_names: tuple[str, ...]
-    lineage: tuple[Step, ...] = ()
 
     @property
     def path(self) -> Path:

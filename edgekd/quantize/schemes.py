@@ -1,8 +1,9 @@
-"""The quantization schemes, and the two rewrites that one quantized model goes through.
+"""The rewrites that one quantized model goes through: folding before, lowering after.
 
-A scheme describes what the numbers are (bits, symmetry, granularity); signedness of
-the emitted activations and the layout belong to the target. Asymmetric 8-bit values
-shifted by 128 are the same arithmetic, so one set of scales serves all targets.
+What the numbers are (8 bits, weights symmetric by channel, activations asymmetric by
+tensor) is the same everywhere; signedness of the emitted activations belongs to the
+target. Asymmetric 8-bit values shifted by 128 are the same arithmetic, so one set of
+scales serves all targets.
 """
 
 from __future__ import annotations
@@ -15,22 +16,6 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgekd.errors import ExportError
-from edgekd.types import Scheme, TensorScheme
-
-SCHEMES = {
-    "static_wi8_ai8": Scheme(
-        "static_wi8_ai8",
-        weights=TensorScheme(8, signed=True, symmetric=True, granularity="per_channel"),
-        activations=TensorScheme(8, signed=False, symmetric=False, granularity="per_tensor"),
-    ),
-    "dynamic_wi8_afp32": Scheme(
-        "dynamic_wi8_afp32",
-        weights=TensorScheme(8, signed=True, symmetric=True, granularity="per_channel"),
-        activations=None,
-    ),
-    "fp16": Scheme("fp16", weights=None, activations=None),
-    "fp32": Scheme("fp32", weights=None, activations=None),
-}
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:

@@ -106,6 +106,11 @@ def test_quantize_only_compresses_the_teacher_itself(edgekd):
     report = edgekd.report()
     assert [s["name"] for s in report["stages"]] == ["teacher", "quantize"]
     assert [a["role"] for a in report["artifacts"]].count("target") == 2
+    # The network in float is the teacher's own file: int8 is compared with that.
+    for artifact in report["artifacts"][:2]:
+        assert artifact["speedup_over_float"]["value"] == artifact["speedup_over_teacher"]["value"]
+    compared = [c for c in report["verdict"]["checks"] if c["name"] == "int8_beats_float"]
+    assert len(compared) == 2 and not any("missing" in c["detail"] for c in compared)
 
 
 def test_an_onnx_file_is_quantized_measured_and_judged(edgekd, finished):

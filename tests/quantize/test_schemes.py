@@ -1,5 +1,3 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from nets import inputs, lively, outputs, tiny_mobilenet, tiny_resnet
 from torch import nn
 
 from edgekd.errors import ExportError
-from edgekd.quantize.schemes import SCHEMES, OutputQuantizer, _pair, _PerTensor, fold_batch_norm
+from edgekd.quantize.schemes import OutputQuantizer, _pair, _PerTensor, fold_batch_norm
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -202,13 +200,3 @@ def test_weights_are_signed_and_per_channel_in_both(shift):
 def test_other_widths_are_refused():
     with pytest.raises(ExportError, match="a quantizer has 16 levels, int8 has 256"):
         _pair(fake(0, 15, 0.1, 0), 0)
-
-
-def test_schemes_are_named_by_what_they_are():
-    for name, scheme in SCHEMES.items():
-        assert scheme.name == name
-        assert (scheme.weights is not None) == ("wi8" in name)
-        assert (scheme.activations is not None) == ("ai8" in name)
-    assert {s.weights.granularity for s in SCHEMES.values() if s.weights} == {"per_channel"}
-    assert SCHEMES["static_wi8_ai8"].activations.granularity == "per_tensor"
-    assert copy.deepcopy(SCHEMES) == SCHEMES
