@@ -63,9 +63,9 @@ def test_doctor_ran_the_runtimes(edgekd):
 
 
 def test_the_smoke_run_of_the_digits_recipe_goes_through_the_whole_chain(edgekd):
-    done = edgekd("run", "digits", "--set", "smoke=true", "--targets", "host,x86-onnx")
+    done = edgekd("run", "digits", "--set", "smoke=true", "--targets", "host")
     assert done.returncode in (0, 1, 3), done.stderr
     report = edgekd.report("runs/digits")
     assert {s["name"] for s in report["stages"]} == {"teacher", "distill", "prune", "quantize"}
     share = {c["target"]: c["status"] for c in report["verdict"]["checks"] if c["name"] == "int8_share"}
-    assert share == {"host": "PASS", "x86-onnx": "PASS"}
+    assert share == {"host": "PASS"}

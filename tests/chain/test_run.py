@@ -108,7 +108,7 @@ def test_same_seed_in_another_store_gives_the_same_bytes(finished, edgekd):
 
 
 def test_targets_of_one_convention_share_one_file(finished, edgekd):
-    edgekd.store = finished.store
+    shutil.copytree(finished.store, edgekd.store)  # a copy: each run adds to the log of judgements
     edgekd("run", edgekd.write(TINY), "--targets", "x86-onnx,host,raspberry-pi-5,android-cpu")
     report = edgekd.report()
     files = {a["target"]: a["files"][0]["sha256"] for a in report["artifacts"] if a["target"]}
