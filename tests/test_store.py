@@ -177,6 +177,13 @@ def test_a_damaged_record_is_an_error_that_says_what_to_delete(tmp_path, content
         Store(tmp_path).get("s", KEY)
 
 
+def test_keys_that_begin_alike_are_told_apart(tmp_path):
+    store = Store(tmp_path)
+    store.put("s", KEY, makes())
+    with pytest.raises(StoreError, match="key differs"):
+        store.get("s", KEY[:24] + "b" * 40)
+
+
 def used(store, stage, seconds_ago, size):
     entry = store.put(stage, KEY, makes(one=b"x" * size))
     then = time.time() - seconds_ago
@@ -418,6 +425,7 @@ def test_judgements_are_counted_once_a_candidate(tmp_path):
     counts = [store.judged("test-1", evidence) for evidence in (KEY, KEY, OTHER, KEY, OTHER)]
     assert counts == [1, 1, 2, 2, 2]
     assert store.judged("test-2", KEY) == 1
+    assert [store.judged("test-3", "c" * 20 + end * 44) for end in "ab"] == [1, 2]
     assert Store(tmp_path).judged("test-1", "c" * 64) == 3
 
 

@@ -209,6 +209,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, optimizer, stop_at):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
+def test_networks_are_trained_in_train_mode(tmp_path):
+    net, modes = mlp(0.5).eval(), []
+
+    def loss(logits, labels, _):
+        modes.append(net[2].training)
+        return cross_entropy(logits, labels)
+
+    run(net, table(), train_config(), tmp_path / "a", loss)
+    assert modes == [True] * 12
+
+
 def test_epochs_done_are_not_done_again(tmp_path):
     data, calls = table(), []
 
@@ -227,13 +238,16 @@ def test_epochs_done_are_not_done_again(tmp_path):
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["epoch-3.safetensors", "history.json"]
 
 
-def test_killed_between_tensors_and_history_goes_on_from_the_epoch_before(tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_while_a_checkpoint_is_written_goes_on_to_the_same_weights(tmp_path, monkeypatch, when):
     data, config = table(), train_config()
     whole, killed, resumed = mlp(0.5), mlp(0.5), mlp(0.5)
     run(whole, data, config, tmp_path / "whole")
     written = training.write_atomic
 
     def dies(path, content):
+        if when == "after":
+            written(path, content)
         if '"epoch": 2' in content:
             raise Stop
         written(path, content)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,6 +22,24 @@ from edgekd.quantize.observers import BINS, choose_range
 from edgekd.quantize.schemes import OutputQuantizer, QuantizedNet, fold_batch_norm
 
 BATCH = 32
+
+
+@functools.cache
+def ready_kernels() -> None:
+    """NNCF's extension, compiled on first use: by one process at a time, however long it takes.
+
+    PyTorch guards a build by a plain file; a process killed while it compiles leaves that
+    file, and every later one would wait for ever. Ours is a lock that dies with its holder,
+    so whoever holds it knows that the file is stale.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # switches its telemetry off; read at import
+    os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")  # its 60 s are short for a busy machine
+    from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader
+
+    build = Path(QuantizedFunctionsCPULoader.get_build_dir())
+    with FileLock(build.with_name(f"{build.name}.edgekd.lock")):
+        (build / "lock").unlink(missing_ok=True)
+        QuantizedFunctionsCPULoader.load()
 
 
 def prepare(module: nn.Module, samples: NDArray[np.float32], policy: CalibrationPolicy) -> QuantizedNet:
@@ -32,7 +53,7 @@ def prepare(module: nn.Module, samples: NDArray[np.float32], policy: Calibration
     Raises:
         ExportError: NNCF put no quantizer anywhere.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # switches its telemetry off; read at import
+    ready_kernels()
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
@@ -136,7 +157,7 @@ def describe(net: QuantizedNet) -> dict[str, Any]:
 
 def rebuild(module: nn.Module, description: dict[str, Any]) -> QuantizedNet:
     """The quantized network's structure on a float network; weights and scales are loaded afterwards."""
-    os.environ.setdefault("NNCF_CI", "1")
+    ready_kernels()
     import nncf.torch
 
     body = nncf.torch.load_from_config(fold_batch_norm(module), description)

@@ -13,6 +13,7 @@ from edgekd.report.schema import ArtifactRecord, CheckRecord, MeasurementRecord,
 
 ABSENT = "–"
 JUDGED_TOO_OFTEN = 10
+UNIT_DECIMALS = {"pp": 2, "ms": 3, "ratio": 2, "fraction": 4, "bytes": 0}
 CHECKS = {
     "accuracy": "Accuracy drop",
     "negative_flips": "Negative flips",
@@ -59,6 +60,12 @@ def plain(value: float | None) -> str:
     decimals = 2 if abs(value) >= 100 else 4
     text = f"{value:,.{decimals}f}".rstrip("0").rstrip(".")
     return (text if text.strip("-0.") else f"{value:.3g}").replace("-", "−")
+
+
+def amount(value: float | None, unit: str) -> str:
+    """A check's number with the decimals that its unit is read in, so that a column aligns."""
+    decimals = UNIT_DECIMALS.get(unit)
+    return plain(value) if decimals is None else number(value, decimals)
 
 
 def count(n: int, noun: str) -> str:
@@ -198,8 +205,8 @@ def _compared(check: CheckRecord) -> str:
     if check.observed is None:
         return ""
     unit = f" {check.unit}" if check.unit else ""
-    limit = "" if check.limit is None else f", limit {plain(check.limit)}{unit}"
-    return f": {plain(check.observed)}{unit} observed{limit}"
+    limit = "" if check.limit is None else f", limit {amount(check.limit, check.unit)}{unit}"
+    return f": {amount(check.observed, check.unit)}{unit} observed{limit}"
 
 
 def check_name(check: CheckRecord) -> str:

@@ -30,7 +30,7 @@ def test_verdict_is_said_in_words(make):
     assert "- Margin: **1.0 pp**" in text
     assert "Why this margin: what 10,000 test samples can support" in text
     failed = markdown(parse(make("FAIL")))
-    assert "**FAIL.** Accuracy drop on x86-onnx fails: 1.62 pp observed, limit 1 pp." in failed
+    assert "**FAIL.** Accuracy drop on x86-onnx fails: 1.62 pp observed, limit 1.00 pp." in failed
     undecided = markdown(parse(make("INCONCLUSIVE")))
     assert "**INCONCLUSIVE.** Accuracy drop on host cannot be decided: 0.31 pp observed" in undecided
     assert "; 1 more check is undecided too." in undecided
@@ -117,7 +117,7 @@ def test_checks_that_decide_come_first(sample):
     rows = table_after(markdown(parse(sample)), "## Checks")[2:]
     assert len(rows) == 16
     assert all(row[1].endswith("(required)") for row in rows[:8])
-    assert rows[0][0] == "PASS" and rows[0][2:6] == ["Accuracy drop", "0.31", "1", "pp"]
+    assert rows[0][0] == "PASS" and rows[0][2:6] == ["Accuracy drop", "0.31", "1.00", "pp"]
     assert not any(row[1].endswith("(required)") for row in rows[8:])
 
 
@@ -190,6 +190,11 @@ def test_axis_holds_its_ends_with_round_ticks(ends):
         (words.plain(0.0167), "0.0167"),
         (words.plain(0.00001), "1e−05"),
         (words.plain(400_000), "400,000"),
+        (words.amount(7.8125, "pp"), "7.81"),
+        (words.amount(0.047, "ms"), "0.047"),
+        (words.amount(231_824, "bytes"), "231,824"),
+        (words.amount(0.25, "dB"), "0.25"),
+        (words.amount(None, "pp"), "–"),
         (words.margin_text(1.0, "percent"), "1.0 pp"),
         (words.margin_text(0.75, "percent"), "0.75 pp"),
         (words.listed(["a", "b", "c"]), "a, b and c"),
