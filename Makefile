@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test check bench clean
 demo: $(VENV)/compress.done
-	$(BIN)/edgekd run digits
+	$(BIN)/edgekd run digits # exit code: 0 PASS, 1 FAIL, 3 not enough evidence
 
 test: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)

@@ -103,7 +103,8 @@ def test_gate_refuses_predictions_that_were_changed(finished, tmp_path):
 
 
 def test_same_seed_in_another_store_gives_the_same_bytes(finished, edgekd):
-    edgekd("run", edgekd.write(TINY))
+    done = edgekd("run", edgekd.write(TINY))
+    assert done.returncode in (0, 1, 3) and "Traceback" not in done.stderr, done.stderr
     assert outcome(edgekd.report()) == outcome(finished.report())
 
 

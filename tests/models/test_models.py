@@ -83,8 +83,8 @@ def test_resnet_20_has_the_published_size():
 @pytest.mark.parametrize("kind", ["mlp", "resnet", "mobilenet"])
 def test_networks_fit_the_task_and_follow_the_seed(tiny_task, kind):
     first, again, other = (make(tiny_task, kind, seed) for seed in (3, 3, 4))
-    assert outputs(first, inputs(2)).shape == (2, 5)
     assert not first.training
+    assert outputs(first, inputs(2)).shape == (2, 5)
     assert all(p.dtype == torch.float32 for p in first.parameters())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))

@@ -110,6 +110,9 @@ def test_the_smallest_network_has_every_group_at_its_limit():
     smallest, _ = structured._cut(flat(), EXAMPLE, prune_config(keep=0.5), 1.0, 4)
     assert widths(smallest) == {"conv": 8, "fc": 8, "head": 5}
     assert smallest.fc.in_features == 8 * 64
+    # 5% of 16 and of 24 are 0.8 and 1.2
+    config = prune_config(keep=0.5, max_pruning_ratio=0.95)
+    assert widths(structured._cut(flat(), EXAMPLE, config, 1.0, 1)[0]) == {"conv": 1, "fc": 2, "head": 5}
 
 
 def test_limits_are_absolute():
@@ -132,11 +135,11 @@ def test_the_source_is_not_touched(kind):
     net = NETS[kind]()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     expected = outputs(net, inputs(4))
-    cut(net, prune_config(keep=0.5))
+    pruned, _ = cut(net, prune_config(keep=0.5))
     assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert (outputs(net, inputs(4)) == expected).all()
-    assert not any(m._forward_hooks for m in net.modules())
+    assert not any(m._forward_hooks for m in [*net.modules(), *pruned.modules()])
 
 
 def two_layers(weights):
