@@ -214,7 +214,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         extra = {"torch", "nncf", "torch_pruning", "litert_torch", "onnx", "lightning_fabric", "safetensors"}
         if (error.name or "").split(".")[0] not in extra:
-            raise
+            _fault()
         typer.secho(
             f"error: {error.name} is not installed (pip install 'edgekd[compress]')", fg="red", err=True
         )
@@ -223,6 +223,16 @@ def main() -> None:
         import errno
 
         if error.errno != errno.ENOSPC:
-            raise
+            _fault()
         typer.secho(f"error: {error.filename or 'disk'}: no space left on the device", fg="red", err=True)
         sys.exit(2)
+    except Exception:
+        _fault()
+
+
+def _fault() -> None:
+    """A fault of edgekd itself: the traceback, and a code of its own, since Python's 1 would read as FAIL."""
+    import traceback
+
+    traceback.print_exc()
+    sys.exit(70)
