@@ -21,14 +21,15 @@ from edgekd.config import GateConfig, Target
 from edgekd.devices.local import local_kind
 from edgekd.gate.statistics import bootstrap_quantile, percentile_interval
 from edgekd.judgement import judge
-from edgekd.plan import Emission, Node, Plan, library_version
+from edgekd.plan import Emission, Node, Plan, evaluation_of, library_version
 from edgekd.report import schema
 from edgekd.stages.context import Context
-from edgekd.store import Entry, hash_of, sha256_file
+from edgekd.store import Entry, hash_of, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Kind, Predictions, Verdict
 
 NETWORK_STAGES = ("network", "onnx_file", "distill", "prune", "quantize")
-STAGE_NAMES = {"network": "network", "onnx_file": "student", "distill": "distill"}
+FOLDERS = ("artifacts", "predictions", "measurements")
+REPORTS = ("report.json", "report.md", "report.html")
 LIBRARIES = (
     *("edgekd", "torch", "nncf", "torch-pruning", "lightning-fabric", "litert-torch", "onnx", "onnxruntime"),
     *("ai-edge-litert", "ai-edge-quantizer", "numpy", "scipy", "scikit-learn"),
@@ -61,12 +62,26 @@ def assemble(context: Context, folder: Path, host: Mapping[str, Any], policy: Ga
         host: this computer, for the record.
         policy: the gate's.
     """
-    for name in ("artifacts", "predictions", "measurements"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).mkdir(parents=True)
     label = "teacher" if context.plan.recipe.teacher is not None else "student"
     baseline = _predictions(context, context.entries[label])
-    made = Assembly(context, folder, host, baseline, label, policy)
+    new = folder / ".assembling"
+    shutil.rmtree(new, ignore_errors=True)
+    with no_space_is_clear(folder):
+        for name in (*FOLDERS, "predictions/stages", "predictions/files"):
+            (new / name).mkdir(parents=True)
+        report = _assemble(Assembly(context, new, host, baseline, label, policy))
+    # An old report goes before its files do: a kill in between leaves no verdict beside other files.
+    for name in REPORTS:
+        (folder / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (new / name).rename(folder / name)
+    new.rmdir()
+    return report
+
+
+def _assemble(made: Assembly) -> schema.Report:
+    context, folder, policy = made.context, made.folder, made.policy
     stages = [_stage(made, node) for node in context.plan.nodes if node.stage in NETWORK_STAGES]
     artifacts, measurements = _artifacts(made)
     report = _report(made, stages, artifacts, measurements)
@@ -107,9 +122,10 @@ def _report(
             params=teacher["params"],
             macs=teacher["macs"],
             metrics=(_metric(made, made.baseline, None),),
-            size_bytes=min(sizes) if sizes else 4 * (teacher["params"] or 0),
+            size_bytes=min(sizes) if sizes else _weights_size(made, artifacts),
             artifact_ids=floats,
-            predictions=_store_predictions(made, made.baseline_label, made.baseline),
+            not_exported=_not_exported(made),
+            predictions=_store_predictions(made, f"stages/{made.baseline_label}", made.baseline),
         ),
         stages=tuple(stages),
         artifacts=tuple(artifacts),
@@ -122,6 +138,22 @@ def _report(
         # Judged next, from what is written here; until then nothing may read as a pass.
         verdict=schema.VerdictRecord(status="INCONCLUSIVE", exit_code=3, checks=()),
     )
+
+
+def _weights_size(made: Assembly, artifacts: list[schema.ArtifactRecord]) -> int:
+    """Bytes of a baseline without a float file of its own: its weights, or the file that it came from."""
+    params = made.context.entries[made.baseline_label].result["params"]
+    if params is not None:
+        return 4 * int(params)
+    labels = {emission.student_float: name for name, emission in made.plan.emissions.items()}
+    return min(_size(made.context.entries[label]) for label in labels)
+
+
+def _not_exported(made: Assembly) -> str | None:
+    """Why the teacher has no float file in some format, or None."""
+    labels = dict.fromkeys(e.teacher_float for e in made.plan.emissions.values() if e.teacher_float)
+    reasons = [made.context.entries[label].result.get("absent") for label in labels]
+    return "; ".join(reason for reason in reasons if reason is not None) or None
 
 
 def _data(data: Mapping[str, Any], entries: Mapping[str, Entry]) -> schema.Data:
@@ -151,7 +183,7 @@ def _store_predictions(made: Assembly, label: str, found: Predictions) -> schema
     path = made.folder / "predictions" / f"{label}.npz"
     if not path.exists():
         np.savez_compressed(path, sample_ids=found.sample_ids, labels=found.labels, scores=found.scores)
-    return schema.PredictionsFile(path=f"predictions/{path.name}", sha256=sha256_file(path))
+    return schema.PredictionsFile(path=f"predictions/{label}.npz", sha256=sha256_file(path))
 
 
 def _metric(made: Assembly, found: Predictions, margin_pp: float | None) -> schema.MetricValue:
@@ -187,7 +219,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         macs=entry.result["macs"],
         metrics=(_metric(made, found, None),),
         seconds=entry.seconds,
-        predictions=_store_predictions(made, node.label, found),
+        predictions=_store_predictions(made, f"stages/{node.label}", found),
     )
 
 
@@ -211,11 +243,13 @@ def _artifacts(
             ("teacher_float", emission.teacher_float),
             ("student_float", emission.student_float),
         ):
-            if label is not None and label not in references and label != emission.export:
+            if label in (None, emission.export) or label in references:
+                continue
+            if made.context.entries[label].result.get("absent") is None:
                 references[label] = _reference(made, label, role)
         artifacts.append(_artifact(made, target, emission, timings))
-        # A target that ships the float student itself has no reference of that name.
-        names = {emission.export: target.name, **{label: label for label in references}}
+        # A target may ship what is another target's reference: here it is its own file.
+        names = {**{label: label for label in references}, emission.export: target.name}
         measurements += [
             _measurement(made, target, names[label], found, emission)
             for label, found in timings.items()
@@ -260,12 +294,16 @@ def _measurement(
         init_ms=plain.median(found["init_ms"]),
         process_medians_ms=tuple(float(np.median(values[process == p])) for p in np.unique(process)),
         peak_memory_bytes=found["peak_memory_bytes"],
+        warmup_runs=found["protocol"]["warmup_runs"],
+        min_runs=found["protocol"]["min_runs"],
+        min_seconds=found["protocol"]["min_seconds"],
         raw_path=raw,
+        raw_sha256=sha256_file(made.folder / raw),
     )
 
 
 def _kind(target: Target) -> Kind:
-    """A figure counts as measured only on the target's own hardware and its own delegate."""
+    """A figure counts as measured on the target's own hardware; a GPU's file ran on the processor here."""
     return "host" if target.runtime.delegate == "gpu" else local_kind(target)
 
 
@@ -294,7 +332,9 @@ def _artifact(
         timings.get(emission.student_float) if emission.student_float not in (None, emission.export) else None
     )
     size = _size(entries[emission.export])
-    teacher_size = _size(entries[emission.teacher_float]) if emission.teacher_float else None
+    teacher_size = None
+    if emission.teacher_float and entries[emission.teacher_float].result.get("absent") is None:
+        teacher_size = _size(entries[emission.teacher_float])
     node = made.plan.node(emission.export)
     return _record(
         made,
@@ -310,12 +350,12 @@ def _artifact(
         speedup_over_teacher=_ratio(made, teacher, own, made.policy.alpha),
         speedup_over_float=_ratio(made, student, own, made.policy.alpha),
         size_ratio_to_teacher=teacher_size / size if teacher_size else None,
-        predictions=_store_predictions(made, target.name, found),
+        predictions=_store_predictions(made, f"files/{target.name}", found),
     )
 
 
 def _reference(made: Assembly, label: str, role: str) -> schema.ArtifactRecord:
-    entry = made.context.entries[label.replace("export", "evaluate", 1)]
+    entry = made.context.entries[evaluation_of(label)]
     found = _predictions(made.context, entry)
     return _record(
         made,
@@ -331,7 +371,7 @@ def _reference(made: Assembly, label: str, role: str) -> schema.ArtifactRecord:
         speedup_over_teacher=None,
         speedup_over_float=None,
         size_ratio_to_teacher=None,
-        predictions=_store_predictions(made, label, found),
+        predictions=_store_predictions(made, f"files/{label}", found),
     )
 
 

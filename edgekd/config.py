@@ -81,6 +81,7 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=BaseModel)
+N = TypeVar("N", Target, CalibrationPolicy)
 SCHEMAS: Mapping[str, type[Strict]] = {"recipe": Recipe, "target": Target, "calibration": CalibrationPolicy}
 FOLDERS = {"recipe": "recipes", "target": "targets", "calibration": "calibration"}
 
@@ -187,31 +188,38 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
 
 
-def search_path(kind: str) -> tuple[Path, ...]:
-    """Folders that hold configs of a kind: the user's own first, then the shipped ones."""
+def search_path(kind: str, beside: Path | None = None) -> tuple[Path, ...]:
+    """Folders that hold configs of a kind: beside the recipe, the user's own here, the shipped ones."""
     folder = FOLDERS[kind]
     package = Path(str(resources.files("edgekd")))
     # In an installed wheel the shipped folders lie inside the package; in a checkout, beside it.
     shipped = package / "data" / folder
-    return (Path.cwd() / folder, shipped if shipped.is_dir() else package.parent / folder)
+    own = [beside / folder] if beside is not None else []
+    return (*own, Path.cwd() / folder, shipped if shipped.is_dir() else package.parent / folder)
 
 
-def available(kind: str) -> dict[str, Path]:
+def available(kind: str, beside: Path | None = None) -> dict[str, Path]:
     """Name -> file of every config of a kind, a user's own hiding a shipped one of the same name."""
     found: dict[str, Path] = {}
-    for folder in search_path(kind):
+    for folder in search_path(kind, beside):
         for path in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
             found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
 
-def find(kind: str, name: str) -> Path:
-    """The file of a config by name or path; a UsageError names the nearest where there is none."""
+def find(kind: str, name: str, beside: Path | None = None) -> Path:
+    """The file of a config by name or path; a UsageError names the nearest where there is none.
+
+    Args:
+        kind: recipe, target or calibration.
+        name: its name, or the path of a .toml file.
+        beside: a folder to look in first.
+    """
     if name.endswith(".toml"):
         if Path(name).is_file():
             return Path(name)
         raise UsageError(f"{name}: no such file")
-    known = available(kind)
+    known = available(kind, beside)
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
@@ -219,18 +227,25 @@ def find(kind: str, name: str) -> Path:
     raise UsageError(f"unknown {kind} {name!r}", hint=hint)
 
 
-def load_target(name: str) -> Target:
-    """A target profile by name or path."""
-    path = find("target", name)
-    data, text = read_toml(path)
-    return build(Target, data, str(path), text)
+def load_target(name: str, beside: Path | None = None) -> Target:
+    """A target profile by name or path; `beside` as in `find`."""
+    return _load(Target, "target", name, beside)
 
 
-def load_calibration(name: str) -> CalibrationPolicy:
-    """A calibration policy by name or path."""
-    path = find("calibration", name)
+def load_calibration(name: str, beside: Path | None = None) -> CalibrationPolicy:
+    """A calibration policy by name or path; `beside` as in `find`."""
+    return _load(CalibrationPolicy, "calibration", name, beside)
+
+
+def _load(model: type[N], kind: str, name: str, beside: Path | None) -> N:
+    path = find(kind, name, beside)
     data, text = read_toml(path)
-    return build(CalibrationPolicy, data, str(path), text)
+    found = build(model, data, str(path), text)
+    if found.name != path.stem:
+        raise UsageError(
+            f"{path}: name = {found.name!r}, the file is called {path.stem!r}", hint="give both the same name"
+        )
+    return found
 
 
 def parse_override(text: str) -> tuple[str, Any]:

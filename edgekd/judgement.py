@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,23 +27,25 @@ def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
     Raises:
         DataError: missing, changed, or not what a run writes.
     """
-    path = _inside(folder, record.path)
-    if sha256_file(path) != record.sha256:
-        raise DataError(f"{path}: changed since the report was written", hint="run the recipe again")
+    path = _unchanged(folder, record.path, record.sha256)
     try:
         with np.load(path, allow_pickle=False) as found:
             return Predictions(found["sample_ids"], found["labels"], found["scores"])
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise DataError(f"{path}: not a file of predictions: {error}") from error
 
 
 def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
-    """A measurement with its raw values."""
-    path = _inside(folder, record.raw_path)
+    """A measurement with its raw values, their checksum verified.
+
+    Raises:
+        DataError: missing, changed, or not what a run writes.
+    """
+    path = _unchanged(folder, record.raw_path, record.raw_sha256)
     try:
         with np.load(path, allow_pickle=False) as found:
             latency_ms, process = found["latency_ms"], found["process"]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise DataError(f"{path}: not a file of timings: {error}") from error
     # The report keeps medians of the first inference and of loading; no check needs more.
     return Measurement(
@@ -52,7 +55,9 @@ def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
         record.runtime_version,
         record.delegate,
         record.kind,
-        Protocol(0, record.num_runs, 0.0, record.num_processes, record.num_threads),
+        Protocol(
+            record.warmup_runs, record.min_runs, record.min_seconds, record.num_processes, record.num_threads
+        ),
         latency_ms,
         process,
         (record.first_ms,),
@@ -61,13 +66,15 @@ def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
     )
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """A path named in a report, which must lie in the report's own folder."""
+def _unchanged(folder: Path, name: str, sha256: str) -> Path:
+    """A file named in a report, which must lie in the report's own folder and be what it was."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"report names a file outside its folder: {name!r}")
     if not path.is_file():
         raise DataError(f"{path}: missing", hint="keep the report's folder together, or run the recipe again")
+    if sha256_file(path) != sha256:
+        raise DataError(f"{path}: changed since the report was written", hint="run the recipe again")
     return path
 
 
@@ -124,8 +131,8 @@ def _measurements(report: Report, target: str, folder: Path) -> dict[str, Measur
 
 
 def _budgets(stored: Mapping[str, Any], target: str) -> BudgetConfig:
-    budgets: Mapping[str, Any] = stored["budgets"]
-    if target not in budgets:
+    budgets = stored.get("budgets")
+    if not isinstance(budgets, Mapping) or target not in budgets:
         raise DataError(f"report: gate.budgets has no entry for target {target!r}")
     return build(BudgetConfig, budgets[target], f"report gate.budgets.{target}")
 
@@ -134,6 +141,8 @@ def _inventory(artifact: ArtifactRecord) -> Inventory | None:
     record = artifact.inventory
     if record is None:
         return None
+    if odd := next((name for name in record.ops if "/" not in name), None):
+        raise DataError(f"report: inventory of {artifact.id}: {odd!r} is not of the form TYPE/dtype")
     operators = tuple(
         Operator(name, *name.split("/", 1))  # "TYPE/dtype", as the report counts them
         for name, count in record.ops.items()

@@ -8,6 +8,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from edgekd.config import CalibrationPolicy, GateConfig, Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.judgement import judge
-from edgekd.plan import STAGES, Node, Plan, make_plan
+from edgekd.plan import STAGES, Emission, Node, Plan, make_plan
 from edgekd.progress import Display, chatter_to
 from edgekd.report.files import write
 from edgekd.report.schema import Report, parse
@@ -71,11 +72,8 @@ def compress(
     objects = {
         k: v for k, v in {"teacher": teacher, "student": student, "task": task}.items() if v is not None
     }
-    chosen = resolve(recipe, objects, overrides or {}, max_drop_pp, targets)
-    profiles = tuple(
-        t if isinstance(t, Target) else configs.load_target(t) for t in targets or chosen.targets
-    )
-    policy = calibration or configs.load_calibration(chosen.calibration)
+    chosen, profiles = resolve(recipe, objects, overrides or {}, max_drop_pp, targets)
+    policy = calibration or configs.load_calibration(chosen.calibration, beside=_folder_of(recipe))
     folder = workdir or Path("runs") / chosen.name
     kept = Store(store or Store.default_root())
     fingerprints = {role: _fingerprint(role, value) for role, value in objects.items()}
@@ -88,9 +86,7 @@ def compress(
             run_stages(context, until)
         if until is not None:
             return None
-        write_atomic(
-            folder / RUN_FILE, json.dumps(_run_record(plan, fingerprints, kept), indent=1, sort_keys=True)
-        )
+        write_atomic(folder / RUN_FILE, json.dumps(_run_record(plan, host, kept), indent=1, sort_keys=True))
         report = assemble(context, folder, host, chosen.gate)
         write(report, folder)
     return report
@@ -102,8 +98,12 @@ def resolve(
     overrides: Mapping[str, Any],
     max_drop_pp: float | None,
     targets: Sequence[str | Target] | None,
-) -> Recipe:
-    """The recipe that runs: read, overridden, with objects from Python in their places."""
+) -> tuple[Recipe, tuple[Target, ...]]:
+    """The recipe that runs, overridden and with objects from Python in their places, and its targets.
+
+    Raises:
+        UsageError: what the recipe says cannot be run; names file, key and value.
+    """
     if isinstance(recipe, Recipe):
         data, where, text = recipe.model_dump(), "recipe", ""
     elif isinstance(recipe, str | Path):
@@ -112,44 +112,83 @@ def resolve(
     else:
         data, where, text = copy.deepcopy(dict(recipe)), "recipe", ""
     for role in objects:
-        if role == "task":
-            data["task"] = {"kind": "object"}
-        else:
-            data[role] = {**data.get(role, {}), "model": {"kind": "object"}}
+        # All that the recipe says of this role stood for another network or other data.
+        data[role] = {"kind": "object"} if role == "task" else {"model": {"kind": "object"}}
     for key, value in overrides.items():
         configs.override(data, key, value)
     if targets is not None:
         names = [t.name if isinstance(t, Target) else t for t in targets]
+        asked = data.get("required_targets")
         data["targets"] = names
-        data["required_targets"] = [t for t in data.get("required_targets", names) if t in names] or names
+        if asked is None or isinstance(asked, list | tuple):
+            data["required_targets"] = [t for t in asked or () if t in names] or names
     if max_drop_pp is not None:
         configs.override(data, "gate.max_drop_pp", float(max_drop_pp))
     chosen = configs.build(Recipe, data, where, text)
-    return chosen.smoked() if chosen.smoke else chosen
+    _refuse_absent_objects(chosen, objects, where)
+    chosen, profiles = _load_targets(chosen, targets or chosen.targets, _folder_of(recipe))
+    return (chosen.smoked() if chosen.smoke else chosen), profiles
+
+
+def _folder_of(recipe: Any) -> Path | None:
+    """The folder that a recipe's file lies in: its targets and calibration policies may lie beside it."""
+    return Path(recipe).parent if isinstance(recipe, str | Path) and str(recipe).endswith(".toml") else None
+
+
+def _refuse_absent_objects(recipe: Recipe, objects: Mapping[str, Any], where: str) -> None:
+    kinds = {"task": recipe.task.kind}
+    for role, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if section is not None and section.model is not None:
+            kinds[role] = section.model.kind
+    for role, kind in kinds.items():
+        if kind == "object" and role not in objects:
+            raise UsageError(
+                f"{where}: {role} of kind 'object' is one that is passed from Python, and none was",
+                hint=f"edgekd.compress(..., {role}=...)",
+            )
+
+
+def _load_targets(
+    recipe: Recipe, targets: Sequence[str | Target], beside: Path | None
+) -> tuple[Recipe, tuple[Target, ...]]:
+    """The profiles, and the recipe with their names where it had given paths."""
+    profiles = tuple(t if isinstance(t, Target) else configs.load_target(t, beside=beside) for t in targets)
+    names = [p.name for p in profiles]
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        raise UsageError(f"two targets are called {twice!r}", hint="name each target once")
+    called = dict(zip(recipe.targets, names, strict=True))
+    required = tuple(called[t] for t in recipe.required_targets)
+    return recipe.model_copy(update={"targets": tuple(names), "required_targets": required}), profiles
 
 
 def _fingerprint(role: str, value: Any) -> str:
-    """Identity of an object passed from Python: its class, source and content."""
+    """Identity of an object passed from Python: its classes, their source, and its content."""
     import hashlib
-    import inspect
 
-    digest = hashlib.sha256(f"{type(value).__module__}.{type(value).__qualname__}".encode())
-    try:
-        digest.update(inspect.getsource(type(value)).encode())
-    except (OSError, TypeError):
-        pass  # a class made at a prompt has no source; its tensors still tell it apart
+    digest = hashlib.sha256()
     if role == "task":
         from edgekd import tasks
 
         for name in sorted(value.splits):
             digest.update(tasks.split_sha256(value.splits[name]).encode())
-        digest.update(repr(value.input_spec).encode())
+        digest.update(repr((value.name, value.class_names, value.metrics, value.input_spec)).encode())
     else:
+        for kind in sorted({type(module) for module in value.modules()}, key=str):
+            digest.update(f"{kind.__module__}.{kind.__qualname__} {_source_of(kind)}".encode())
         digest.update(repr(value).encode())
         for name, tensor in sorted(value.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _source_of(kind: type) -> str:
+    import inspect
+
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""  # a class made at a prompt has no source; its tensors still tell it apart
 
 
 def run_stages(context: Context, until: str | None = None) -> None:
@@ -169,7 +208,12 @@ def run_stages(context: Context, until: str | None = None) -> None:
         entry = context.store.get(node.stage, node.key)
         if entry is None:
             context.display.line(f"[bold]{node.label}[/bold]")
-            entry = context.store.put(node.stage, node.key, functools.partial(_run, node, context))
+            entry = context.store.put(
+                node.stage,
+                node.key,
+                functools.partial(_run, node, context),
+                on_wait=lambda: context.display.line("  another run is making it: waiting"),
+            )
             context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
         context.entries[node.label] = entry
 
@@ -190,13 +234,15 @@ def _news(result: Mapping[str, Any]) -> str:
     return ""
 
 
-def _run_record(plan: Plan, fingerprints: Mapping[str, str], store: Store) -> dict[str, Any]:
-    """What `edgekd report` needs to find the same results again."""
+def _run_record(plan: Plan, host: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """What `edgekd report` needs to find the same results again, on whatever became of data and libraries."""
     return {
         "recipe": plan.recipe.model_dump(mode="json"),
         "targets": [t.model_dump(mode="json") for t in plan.targets],
         "calibration": plan.policy.model_dump(mode="json"),
-        "objects": dict(fingerprints),
+        "nodes": [asdict(node) for node in plan.nodes],
+        "emissions": {name: asdict(emission) for name, emission in plan.emissions.items()},
+        "host": dict(host),
         "store": str(store.root.resolve()),
     }
 
@@ -210,12 +256,11 @@ def rebuild(workdir: Path) -> Report:
     path = workdir / RUN_FILE
     if not path.is_file():
         raise UsageError(f"{workdir}: holds no finished run", hint=f"edgekd run RECIPE --workdir {workdir}")
-    record = json.loads(path.read_text())
-    recipe = configs.build(Recipe, record["recipe"], str(path))
-    targets = tuple(configs.build(Target, t, str(path)) for t in record["targets"])
-    policy = configs.build(CalibrationPolicy, record["calibration"], str(path))
-    store, host = Store(Path(record["store"])), host_info()
-    plan = make_plan(recipe, targets, policy, store, host, record["objects"])
+    try:
+        record = json.loads(path.read_text())
+        plan, host, store = _recorded_plan(record, path), record["host"], Store(Path(record["store"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: damaged: {error!r}", hint="run the recipe again") from None
     context = Context(plan, store, Display(Console(quiet=True)))
     with lock_workdir(workdir), store.in_use():
         for node in plan.nodes:
@@ -223,12 +268,23 @@ def rebuild(workdir: Path) -> Report:
             if entry is None:
                 raise UsageError(
                     f"{workdir}: the store no longer has the result of {node.label!r}",
-                    hint=f"run it again: edgekd run {recipe.name} --workdir {workdir}",
+                    hint=f"run it again: edgekd run {plan.recipe.name} --workdir {workdir}",
                 )
             context.entries[node.label] = entry
-        report = assemble(context, workdir, host, recipe.gate)
+        report = assemble(context, workdir, host, plan.recipe.gate)
         write(report, workdir)
     return report
+
+
+def _recorded_plan(record: Mapping[str, Any], path: Path) -> Plan:
+    nodes = tuple(Node(**{**node, "targets": tuple(node["targets"])}) for node in record["nodes"])
+    return Plan(
+        configs.build(Recipe, record["recipe"], str(path)),
+        tuple(configs.build(Target, target, str(path)) for target in record["targets"]),
+        configs.build(CalibrationPolicy, record["calibration"], str(path)),
+        nodes,
+        {name: Emission(**emission) for name, emission in record["emissions"].items()},
+    )
 
 
 def judge_again(path: Path, max_drop_pp: float | None) -> Report:
@@ -254,10 +310,9 @@ def plan_of(
     recipe: str, overrides: Mapping[str, Any], targets: Sequence[str] | None, max_drop_pp: float | None
 ) -> tuple[Plan, Store]:
     """The plan of a run that is not started, and the store that it would use."""
-    chosen = resolve(recipe, {}, overrides, max_drop_pp, targets)
-    profiles = tuple(configs.load_target(name) for name in chosen.targets)
+    chosen, profiles = resolve(recipe, {}, overrides, max_drop_pp, targets)
     store = Store(Store.default_root())
-    policy = configs.load_calibration(chosen.calibration)
+    policy = configs.load_calibration(chosen.calibration, beside=_folder_of(recipe))
     return make_plan(chosen, profiles, policy, store, host_info()), store
 
 

@@ -23,6 +23,7 @@ from edgekd.config import (
 )
 from edgekd.errors import UsageError
 from edgekd.store import Store, hash_of
+from edgekd.user_code import sources_of
 
 STATIC = "static_wi8_ai8"
 BYTES_PER_WEIGHT = {STATIC: 1, "dynamic_wi8_afp32": 1, "fp16": 2, "fp32": 4}
@@ -50,14 +51,14 @@ STAGES = {
     "data": Stage("edgekd.stages.data", 1, ("numpy", "pillow", "scikit-learn"), 2),
     "calibration": Stage("edgekd.stages.calibration", 1, ("numpy",), 1),
     "network": Stage("edgekd.stages.network", 2, _TORCH, 5),
-    "onnx_file": Stage("edgekd.stages.onnx_file", 1, ("onnxruntime",), 2),
+    "onnx_file": Stage("edgekd.stages.onnx_file", 2, ("onnxruntime",), 2),
     "outputs": Stage("edgekd.stages.outputs", 1, _TORCH, 5),
     "distill": Stage("edgekd.stages.distill", 2, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 2, (*_TORCH, "torch-pruning"), 20),
     "quantize": Stage("edgekd.stages.quantize", 2, (*_TORCH, "nncf"), 30),
-    "export": Stage("edgekd.stages.export", 1, _EXPORT, 8),
-    "evaluate": Stage("edgekd.stages.evaluate", 1, ("onnxruntime", "ai-edge-litert"), 4),
-    "measure": Stage("edgekd.stages.measure", 1, ("onnxruntime", "ai-edge-litert"), 12),
+    "export": Stage("edgekd.stages.export", 2, _EXPORT, 8),
+    "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
+    "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
 }
 
 
@@ -206,17 +207,17 @@ def _data_config(recipe: Recipe, store: Store, objects: Mapping[str, str]) -> di
 
 
 def _model_config(
-    config: ModelConfig, checkpoint: str | None, store: Store, fingerprint: str | None
+    role: str, config: ModelConfig, checkpoint: str | None, store: Store, fingerprint: str | None
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": config.model_dump()}
+    found: dict[str, Any] = {"model": config.model_dump(), "role": role}
     if config.kind == "object":
         found["object"] = fingerprint
     elif ":" in config.kind:
-        found["source"] = store.hash_file(tasks.source_of(config.kind))
+        found["source"] = [store.hash_file(path) for path in sources_of(config.kind, "model")]
     if checkpoint is not None:
-        path = tasks.expand_path(checkpoint, "checkpoint")
+        path = tasks.expand_path(checkpoint, f"{role}.checkpoint")
         if not path.is_file():
-            raise UsageError(f"checkpoint {checkpoint!r}: no such file")
+            raise UsageError(f"{role}.checkpoint = {checkpoint!r}: no such file")
         found["checkpoint"], found["checkpoint_sha256"] = str(path), store.hash_file(path)
     return found
 
@@ -226,9 +227,10 @@ def _teacher(
 ) -> str | None:
     if recipe.teacher is None:
         return None
-    config = _model_config(recipe.teacher.model, recipe.teacher.checkpoint, store, objects.get("teacher"))
+    config = _model_config(
+        "teacher", recipe.teacher.model, recipe.teacher.checkpoint, store, objects.get("teacher")
+    )
     config["train"] = recipe.teacher.train.model_dump() if recipe.teacher.train else None
-    config["role"] = "teacher"
     return builder.add("teacher", "network", config, {"data": data})
 
 
@@ -248,12 +250,12 @@ def _student(
     if student.onnx is not None:
         path = tasks.expand_path(student.onnx, "student.onnx")
         if not path.is_file():
-            raise UsageError(f"student.onnx {student.onnx!r}: no such file")
+            raise UsageError(f"student.onnx = {student.onnx!r}: no such file")
         file = {"path": str(path), "sha256": store.hash_file(path)}
         return builder.add("student", "onnx_file", file, {"data": data})
     assert student.model is not None
-    config = _model_config(student.model, student.checkpoint, store, objects.get("student"))
-    config["train"], config["role"] = None, "student"
+    config = _model_config("student", student.model, student.checkpoint, store, objects.get("student"))
+    config["train"] = None
     if recipe.distill is None:
         return builder.add("student", "network", config, {"data": data})
     outputs = _outputs(builder, recipe.distill, data, teacher)
@@ -290,39 +292,51 @@ def _emit(
     source = network
     if emission.scheme == STATIC and not from_file:
         source = _quantized(builder, recipe, data, teacher, calibration, network)
-    export = _export(builder, source, emission, data, calibration if from_file else None, target=name)
-    references = [_export(builder, n, _float(emission), data, None, name) for n in (teacher, network) if n]
-    teacher_float = references[0] if teacher else None
-    runtime = {"runtime": target.runtime.name}
-    evaluate = builder.add(
-        export.replace("export", "evaluate", 1), "evaluate", runtime, {"data": data, "export": export}, name
-    )
-    for reference in references:
-        builder.add(
-            reference.replace("export", "evaluate", 1),
-            "evaluate",
-            runtime,
-            {"data": data, "export": reference},
-            name,
+    export = _export(builder, source, emission, data, calibration if from_file else None, name)
+    student_float = _export(builder, network, _float(emission), data, None, name)
+    teacher_float = None
+    if teacher is not None:
+        # A teacher that ships nothing may be one that this format cannot express.
+        teacher_float = _export(
+            builder, teacher, _float(emission), data, None, name, may_fail=teacher != network
         )
+    references = [label for label in (teacher_float, student_float) if label is not None]
+    runtime, delegate = target.runtime.name, _stand_in(target.runtime.delegate)
+    evaluate = evaluation_of(export) + ("" if delegate == "cpu" else f"-{delegate}")
+    config = {"runtime": runtime, "delegate": delegate}
+    builder.add(evaluate, "evaluate", config, {"data": data, "export": export}, name)
+    for label in references:
+        config = {"runtime": runtime, "delegate": "cpu"}
+        builder.add(evaluation_of(label), "evaluate", config, {"data": data, "export": label}, name)
     protocol = {
         "smoke": recipe.smoke,
         "num_threads": target.runtime.num_threads,
     } | target.protocol.model_dump()
     together = list(dict.fromkeys([export, *references]))
-    config = {"runtime": target.runtime.name, "protocol": protocol, "host": dict(host)}
+    measured = {"runtime": runtime, "delegate": delegate, "protocol": protocol, "host": dict(host)}
     measure = builder.add(
-        f"measure-{hash_of([config, together])[:8]}",
+        f"measure-{hash_of([measured, together])[:8]}",
         "measure",
-        config,
+        measured,
         {"data": data, **{f"artifact{i}": label for i, label in enumerate(together)}},
         name,
     )
-    return Emission(export, evaluate, measure, teacher_float, references[-1])
+    return Emission(export, evaluate, measure, teacher_float, student_float)
+
+
+def evaluation_of(export: str) -> str:
+    """The label of the node that runs an exported file on the test split, as the runtime likes."""
+    return export.replace("export", "evaluate", 1)
+
+
+def _stand_in(delegate: str) -> str:
+    """What the file runs on here: a GPU target's accuracy is judged on the processor, its time is not."""
+    return "cpu" if delegate == "gpu" else delegate
 
 
 def _float(emission: EmissionConfig) -> EmissionConfig:
-    return emission.model_copy(update={"scheme": "fp32"})
+    """The same network in float; it never ships, so it may use operators that the target lacks."""
+    return emission.model_copy(update={"scheme": "fp32", "unavailable_ops": ()})
 
 
 def _pruned(
@@ -361,13 +375,20 @@ def _quantized(
 
 
 def _export(
-    builder: Builder, source: str, emission: EmissionConfig, data: str, calibration: str | None, target: str
+    builder: Builder,
+    source: str,
+    emission: EmissionConfig,
+    data: str,
+    calibration: str | None,
+    target: str,
+    may_fail: bool = False,
 ) -> str:
     config = {
         "format": emission.format,
         "scheme": emission.scheme,
         "activations": emission.activation_signedness if emission.scheme == STATIC else None,
         "unavailable_ops": list(emission.unavailable_ops),
+        "may_fail": may_fail,
     }
     parts = [source, emission.format, emission.scheme]
     if emission.scheme == STATIC and emission.format == "onnx":

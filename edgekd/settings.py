@@ -87,7 +87,9 @@ class TeacherConfig(Strict):
 
     @model_validator(mode="after")
     def _has_weights(self) -> TeacherConfig:
-        if (self.checkpoint is None) == (self.train is None) and not self.model.brings_weights:
+        if self.checkpoint is not None and self.train is not None:
+            raise ValueError("give either checkpoint or [teacher.train], not both")
+        if self.checkpoint is None and self.train is None and not self.model.brings_weights:
             raise ValueError("give either checkpoint or [teacher.train]")
         return self
 
@@ -219,12 +221,11 @@ class Recipe(Strict):
                     raise ValueError(
                         f"[{stage}] works on a network; student.onnx can only be quantized and judged"
                     )
+            if self.quantize is not None and self.quantize.method == "qat":
+                raise ValueError('student.onnx cannot be trained: quantize.method must be "ptq"')
         if self.student is not None and self.student.model is not None:
-            if (
-                self.student.checkpoint is None
-                and self.distill is None
-                and ":" not in self.student.model.kind
-            ):
+            weights = self.student.checkpoint is not None or self.student.model.brings_weights
+            if self.distill is None and not weights:
                 raise ValueError("the student has no weights: give student.checkpoint or [distill]")
         if self.prune is not None and self.teacher is None:
             raise ValueError("[prune] recovers by distilling: give [teacher]")
@@ -293,8 +294,8 @@ class ProtocolConfig(Strict):
     """How latency is measured (see types.Protocol)."""
 
     warmup_runs: Positive = Field(default=10, description="runs before the first timed one")
-    min_runs: int = Field(default=100, ge=10, description="timed runs in all")
-    min_seconds: float = Field(default=1.0, gt=0, description="timed seconds in all")
+    min_runs: int = Field(default=100, ge=100, description="timed runs in all")
+    min_seconds: float = Field(default=1.0, ge=1, description="timed seconds in all")
     num_processes: int = Field(default=3, ge=1, description="fresh processes")
 
 
@@ -343,6 +344,10 @@ class Target(Strict):
             raise ValueError(
                 f"{reads} files are written as {layout}, artifact.layout is {self.artifact.layout}"
             )
+        if reads == "tflite" and self.artifact.activation_signedness != "signed":
+            raise ValueError("TFLite activations are signed: artifact.activation_signedness must be too")
+        if self.name.startswith("export-"):
+            raise ValueError("names that begin with export- are those of the float references")
         return self
 
 

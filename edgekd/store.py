@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from edgekd.errors import StoreError, UsageError
 
@@ -33,6 +35,22 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(path: Path) -> str:
+    """`sha256_file` of a file; of a folder, a hash over the names and contents of all files below it."""
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return hash_of([[p.relative_to(path).as_posix(), sha256_file(p)] for p in files])
+
+
+def reserved_memmap(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A new .npy file mapped into memory, its space taken now: a full disk is an error here, SIGBUS later."""
+    array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def canonical(value: Any) -> str:
@@ -151,8 +169,32 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def put(self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
-        """Runs `make(folder)`, which writes files there and returns its result, and keeps both."""
+    def put(
+        self,
+        stage: str,
+        key: str,
+        make: Callable[[Path], Mapping[str, Any]],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> Entry:
+        """Runs `make(folder)`, which writes files there and returns its result, and keeps both.
+
+        Two runs that want the same entry do not make it twice, nor write into each other's
+        checkpoints: one makes it, the other calls `on_wait` and takes what the first has made.
+        """
+        path = self.root / ".making" / f"{stage}-{key[:24]}.lock"
+        path.parent.mkdir(exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        try:
+            return self.get(stage, key) or self._make(stage, key, make)
+        finally:
+            lock.release()
+
+    def _make(self, stage: str, key: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
         temporary = self.root / ".tmp" / f"{stage}-{key[:24]}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         started = time.monotonic()
@@ -179,10 +221,9 @@ class Store:
                     temporary / RESULT, json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
                 )
                 final = self.folder(stage, key)
-                if not (final / RESULT).exists():  # another run may have been quicker
-                    shutil.rmtree(final, ignore_errors=True)
-                    temporary.rename(final)
-                    _sync(self.root)
+                shutil.rmtree(final, ignore_errors=True)  # of a gc that was killed
+                temporary.rename(final)
+                _sync(self.root)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / ".partial" / f"{stage}-{key[:24]}", ignore_errors=True)
@@ -191,17 +232,20 @@ class Store:
         return entry
 
     def hash_file(self, path: Path) -> str:
-        """sha256 of a source file, remembered by path, size and times of change.
+        """sha256 of a source file, or of all names and contents below a folder.
 
-        The time of the last change of status tells what the other one hides: `cp -p` and `rsync`
-        put the old time of change back.
+        It is remembered by path, size and times of change. The time of the last change of
+        status tells what the other one hides: `cp -p` and `rsync` put the old time back.
         """
-        stat = path.stat()
-        identity = hash_of([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        stats = [(str(p.relative_to(path)), p.stat()) for p in files]
+        identity = hash_of(
+            [str(path.resolve()), [[n, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in stats]]
+        )
         memo = self.root / ".hashes" / identity
         if memo.is_file() and len(known := memo.read_text()) == 64:
             return known
-        digest = sha256_file(path)
+        digest = sha256_tree(path)
         write_atomic(memo, digest)
         return digest
 
@@ -226,18 +270,36 @@ class Store:
         Raises:
             StoreError: a run is using the store.
         """
-        if busy := self.running():
-            raise StoreError(f"{self.root}: in use by process {', '.join(busy)}", hint="wait for it to end")
-        shutil.rmtree(self.root / ".tmp", ignore_errors=True)  # of runs that were killed
-        entries = self.entries()
-        total, removed, freed = sum(e[1] for e in entries), 0, 0
-        for folder, size, _ in entries:
-            if total - freed <= max_bytes:
-                break
-            (folder / RESULT).unlink()  # first, so that a kill leaves no entry that looks whole
-            shutil.rmtree(folder)
-            removed, freed = removed + 1, freed + size
-        return removed, freed
+        with self._door():
+            if busy := self.running():
+                raise StoreError(
+                    f"{self.root}: in use by process {', '.join(busy)}", hint="wait for it to end"
+                )
+            shutil.rmtree(self.root / ".tmp", ignore_errors=True)  # of runs that were killed
+            # Checkpoints of runs that were killed count too: what was used longest ago goes first.
+            entries = sorted([*self.entries(), *self._checkpoints()], key=lambda item: item[2])
+            total, removed, freed = sum(e[1] for e in entries), 0, 0
+            for folder, size, _ in entries:
+                if total - freed <= max_bytes:
+                    break
+                # First, so that a kill leaves no entry that looks whole.
+                (folder / RESULT).unlink(missing_ok=True)
+                shutil.rmtree(folder)
+                removed, freed = removed + 1, freed + size
+            return removed, freed
+
+    def _checkpoints(self) -> list[tuple[Path, int, float]]:
+        """As `entries`, of stages that were begun and not finished."""
+        found = []
+        for folder in (self.root / ".partial").glob("*"):
+            files = [p.stat() for p in folder.rglob("*") if p.is_file()]
+            used = max((s.st_mtime for s in files), default=folder.stat().st_mtime)
+            found.append((folder, sum(s.st_size for s in files), used))
+        return found
+
+    def _door(self) -> FileLock:
+        """Held while a run enters and while gc works, so that no run enters a store that is being cleared."""
+        return FileLock(self.root / ".door.lock")
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -245,11 +307,14 @@ class Store:
         folder = self.root / ".runs"
         folder.mkdir(exist_ok=True)
         path = folder / f"{os.getpid()}.lock"
-        with FileLock(path):
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+        lock = FileLock(path)
+        with self._door():
+            lock.acquire()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
 
     def running(self) -> list[str]:
         """Process ids of the runs that use this store now."""
@@ -266,13 +331,21 @@ class Store:
 @contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
     """Holds a workdir for one run; a StoreError where another run has it."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"workdir {workdir}: a file, not a folder", hint="give --workdir")
+    lock = FileLock(workdir / ".lock", timeout=0)
     with no_space_is_clear(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StoreError(
+                f"{workdir}: in use by another run", hint="wait for it, or give --workdir"
+            ) from None
     try:
-        with FileLock(workdir / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise StoreError(f"{workdir}: in use by another run", hint="wait for it, or give --workdir") from None
+        yield
+    finally:
+        lock.release()
 
 
 def _sync(path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,23 +180,26 @@ def show_configs(kind: str, name: str | None) -> None:
         return
     path = config.find(kind, name)
     data, text = config.read_toml(path)
-    config.build(config.SCHEMAS[kind], data, str(path), text)
+    built = config.build(config.SCHEMAS[kind], data, str(path), text)
     table = _table(f"{path.name}", ("key", "value", "meaning"))
-    for key, value, meaning in _fields(config.SCHEMAS[kind], tomllib.loads(text), ""):
-        table.add_row(key, escape(value), escape(meaning))
+    for key, value, meaning in _fields(built, data, ""):
+        table.add_row(key, value, meaning)
     console.print(table)
+    console.print("dim values are defaults, which the file does not name")
 
 
-def _fields(model: type[BaseModel], data: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str, str]]:
-    known = model.model_fields
-    for key, value in data.items():
-        meaning = (known[key].description or "") if key in known else "the plug-in's own option"
-        inner = config.inner_model(known[key]) if key in known else None
-        if inner is not None and isinstance(value, Mapping):
+def _fields(built: BaseModel, given: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """(dotted key, value, meaning) of every field, also of those that the file leaves at their default."""
+    for key, field in type(built).model_fields.items():
+        value, meaning = getattr(built, key), escape(field.description or "")
+        if isinstance(value, BaseModel):
             yield f"{prefix}{key}", "", meaning
-            yield from _fields(inner, value, f"{prefix}{key}.")
+            yield from _fields(value, given.get(key, {}), f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", json.dumps(value), meaning
+            text = escape(json.dumps(value))
+            yield f"{prefix}{key}", text if key in given else f"[dim]{text}[/dim]", meaning
+    for key, value in (built.__pydantic_extra__ or {}).items():
+        yield f"{prefix}{key}", escape(json.dumps(value)), f"an option of this {given['kind']}"
 
 
 def schema_of(kind: str) -> dict[str, Any]:

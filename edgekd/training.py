@@ -157,7 +157,7 @@ def fit(
         history.append({"epoch": epoch + 1, "loss": total / steps, "lr": rate})
         _save(checkpoint, module, optimizer, history)
     next(ticks, None)  # lets the display finish
-    module.eval()
+    module.cpu().eval()  # from wherever Fabric had put it: all that follows runs on the processor
     return history
 
 

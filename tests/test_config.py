@@ -67,7 +67,7 @@ layout = "NHWC"
 
 
 def load_recipe(name, overrides=None):
-    return resolve(name, {}, overrides or {}, None, None)
+    return resolve(name, {}, overrides or {}, None, None)[0]
 
 
 def recipe_file(tmp_path, text=RECIPE):

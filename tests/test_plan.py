@@ -154,7 +154,7 @@ def test_a_changed_checkpoint_changes_the_teacher(make, tmp_path):
 
 
 def test_a_missing_checkpoint(make):
-    with pytest.raises(UsageError, match=r"checkpoint '/absent.pt': no such file"):
+    with pytest.raises(UsageError, match=r"teacher.checkpoint = '/absent.pt': no such file"):
         make(teacher={"model": {"kind": "mlp"}, "checkpoint": "/absent.pt"})
 
 
@@ -165,7 +165,9 @@ def test_static_int8_needs_a_way_to_quantize(make):
 
 def test_an_onnx_file_is_not_emitted_as_tflite(make, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"x")
-    changes = {"student": {"onnx": str(tmp_path / "net.onnx")}, "distill": None, "prune": None}
+    ptq = {"method": "ptq"}
+    onnx = {"onnx": str(tmp_path / "net.onnx")}
+    changes = {"student": onnx, "distill": None, "prune": None, "quantize": ptq}
     assert make("x86-onnx", **changes).node("student").stage == "onnx_file"
     with pytest.raises(UsageError, match=r"can only be emitted as ONNX \(choose ONNX targets"):
         make("android-cpu", **changes)

@@ -405,6 +405,23 @@ def test_hash_file_notices_every_change(tmp_path):
     assert store.hash_file(path) == hashlib.sha256(b"other").hexdigest()
 
 
+def test_hash_of_a_folder_notices_every_change(tmp_path):
+    store, folder = Store(tmp_path / "store"), tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a").write_text("1")
+    seen = [store.hash_file(folder)]
+    assert store.hash_file(folder) == seen[0] == Store(tmp_path / "other").hash_file(folder)
+    for change in (
+        lambda: (folder / "deep" / "a").write_text("2"),
+        lambda: (folder / "b").write_text("2"),
+        lambda: (folder / "b").rename(folder / "c"),
+        lambda: (folder / "deep" / "a").unlink(),
+    ):
+        change()
+        seen.append(store.hash_file(folder))
+    assert len(set(seen)) == len(seen)
+
+
 def test_hash_file_reads_an_unchanged_file_once(tmp_path, monkeypatch):
     store, path = Store(tmp_path / "store"), tmp_path / "data.bin"
     path.write_bytes(b"data")

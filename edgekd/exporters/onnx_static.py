@@ -9,7 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgekd.config import CalibrationPolicy
 from edgekd.errors import ExportError, UsageError
+
+OBSERVERS = {"min_max": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}  # of onnxruntime
 
 
 def emit(
@@ -19,6 +22,7 @@ def emit(
     scheme: str,
     activations: str | None,
     samples: NDArray[np.float32] | None,
+    policy: CalibrationPolicy,
     metadata: dict[str, str],
 ) -> None:
     """Writes `source` in a scheme: fp32 as it is, dynamic and static int8 by onnxruntime's quantizer.
@@ -29,15 +33,21 @@ def emit(
         scheme: fp32, dynamic_wi8_afp32 or static_wi8_ai8.
         activations: "unsigned" or "signed", for static_wi8_ai8.
         samples: calibration inputs (N, *shape), for static_wi8_ai8.
+        policy: whose observer chooses the ranges, for static_wi8_ai8.
         metadata: written into the file.
 
     Raises:
-        UsageError: the scheme is not offered for a file.
+        UsageError: the scheme or the observer is not offered for a file.
         ExportError: onnxruntime's quantizer refuses the file.
     """
     if scheme not in ("fp32", "dynamic_wi8_afp32", "static_wi8_ai8"):
         raise UsageError(
             f"scheme {scheme!r} is not offered for an ONNX file", hint="give the student as a network"
+        )
+    if scheme == "static_wi8_ai8" and policy.observer not in OBSERVERS:
+        raise UsageError(
+            f"calibration {policy.name!r}: observer {policy.observer!r} is not offered for an ONNX file",
+            hint=f"choose one of {', '.join(OBSERVERS)}",
         )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         try:
@@ -47,7 +57,7 @@ def emit(
                 model = _dynamic(source, Path(folder))
             else:
                 assert samples is not None
-                model = _static(source, Path(folder), activations, samples)
+                model = _static(source, Path(folder), activations, samples, policy)
         except Exception as error:  # the quantizer raises whatever its shape inference or its kernels met
             reason = " ".join(str(error).split())[:200]
             raise ExportError(f"{source}: cannot be quantized: {reason}") from error
@@ -67,9 +77,13 @@ def _dynamic(source: Path, folder: Path) -> onnx.ModelProto:
 
 
 def _static(
-    source: Path, folder: Path, activations: str | None, samples: NDArray[np.float32]
+    source: Path,
+    folder: Path,
+    activations: str | None,
+    samples: NDArray[np.float32],
+    policy: CalibrationPolicy,
 ) -> onnx.ModelProto:
-    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = folder / "prepared.onnx"
@@ -79,6 +93,8 @@ def _static(
         str(folder / "static.onnx"),
         _Feed(prepared, samples),
         per_channel=True,
+        calibrate_method=CalibrationMethod[OBSERVERS[policy.observer]],
+        extra_options={"CalibPercentile": policy.percentile} if policy.observer == "percentile" else {},
         activation_type=QuantType.QInt8 if activations == "signed" else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )

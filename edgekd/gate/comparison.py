@@ -24,11 +24,8 @@ class Comparison:
         c: samples that the candidate has right and the teacher wrong.
         n: samples.
         drop: accuracy lost, with Tango's interval at level 1 - 2 alpha.
-        discordance: (b + c) / n.
         agreement: share of samples on which both give the same class.
         negative_flip_rate: b / n (Yan et al., CVPR 2021).
-        negative_flip_upper: its Clopper-Pearson upper bound at level 1 - alpha.
-        mcnemar_p: two-sided, exact; shown, not decided by.
         alpha: one-sided level of the bounds above.
     """
 
@@ -36,11 +33,8 @@ class Comparison:
     c: int
     n: int
     drop: Drop
-    discordance: float
     agreement: float
     negative_flip_rate: float
-    negative_flip_upper: float
-    mcnemar_p: float
     alpha: float
 
 
@@ -81,11 +75,8 @@ def compare(
             interval=(100 * low, 100 * high),
             margin=margin_pp,
         ),
-        discordance=(b + c) / n,
         agreement=float(np.mean(left.scores.argmax(axis=1) == right.scores.argmax(axis=1))),
         negative_flip_rate=b / n,
-        negative_flip_upper=statistics.clopper_pearson_upper(b, n, alpha),
-        mcnemar_p=statistics.mcnemar_exact_p(b, c),
         alpha=alpha,
     )
 

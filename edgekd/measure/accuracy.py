@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from edgekd.devices.local import run_agent
 from edgekd.errors import DataError, MeasurementError
 from edgekd.measure import Layout, to_layout
+from edgekd.store import reserved_memmap
 from edgekd.types import Artifact, InputSpec, Predictions, Split
 
 _CHUNK = 1024
@@ -126,12 +126,7 @@ def run_batches(
 
 def _write(path: Path, inputs: _Inputs | NDArray[np.float32]) -> None:
     first = inputs[:1]
-    file = open_memmap(path, mode="w+", dtype=np.float32, shape=(len(inputs), *first.shape[1:]))
+    file = reserved_memmap(path, np.float32, (len(inputs), *first.shape[1:]))
     for start in range(0, len(inputs), _CHUNK):
         file[start : start + _CHUNK] = inputs[start : start + _CHUNK]
-    file.flush()
-
-
-def accuracy_percent(predictions: Predictions) -> float:
-    """Share of samples whose highest score is the label's, in percent."""
-    return 100.0 * float(np.mean(predictions.correct))
+    del file  # writes it out

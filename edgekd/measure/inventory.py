@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekd.devices.local import run_agent
-from edgekd.types import Artifact, Format, Inventory, Operator
+from edgekd.types import Format, Inventory, Operator
 
 _RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
 
@@ -31,11 +31,6 @@ _BYTE = ("int8", "uint8")
 _FLOAT = ("float16", "bfloat16", "float32", "float64")
 
 HYBRID = "float32xint8"
-
-
-def inventory(artifact: Artifact) -> Inventory:
-    """The operators of an artifact; see `inventory_of`."""
-    return inventory_of(artifact.path, artifact.format)
 
 
 def inventory_of(path: Path, file_format: Format, *, time_limit_s: float = 300.0) -> Inventory:

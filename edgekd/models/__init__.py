@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.config import ModelConfig
-from edgekd.errors import UsageError
+from edgekd.errors import EdgeKDError, UsageError
 from edgekd.types import Task
+from edgekd.user_code import function_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,8 +44,12 @@ def build(config: ModelConfig, task: Task, seed: int) -> nn.Module:
         )
     try:
         module = make(task.input_spec.shape, task.num_classes, **config.options)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"model {config.kind!r} with {config.options}: {error}") from error
+    except EdgeKDError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise UsageError(
+            f"model {config.kind!r} with {config.options}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"model {config.kind!r}: returned {type(module).__name__}, not a torch.nn.Module")
     return module.eval()
@@ -59,19 +62,4 @@ def _factory(kind: str):  # type: ignore[no-untyped-def]  # a user's function ha
         raise UsageError(
             f"unknown model kind {kind!r}", hint=f"known: {', '.join(MODELS)}, or package.module:function"
         )
-    return import_function(kind)
-
-
-def import_function(name: str):  # type: ignore[no-untyped-def]
-    """The function that `package.module:function` names, the current directory importable."""
-    module_name, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module_name), function)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{name!r}: cannot import {error.name!r}", hint="run from the folder that holds it, or install it"
-        ) from error
-    except AttributeError as error:
-        raise UsageError(f"{name!r}: {module_name} has no function {function!r}") from error
+    return function_of(kind, "model")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekd.config import CalibrationPolicy
-from edgekd.errors import ExportError
+from edgekd.errors import ExportError, UsageError
 from edgekd.quantize.observers import BINS, choose_range
 from edgekd.quantize.schemes import OutputQuantizer, QuantizedNet, fold_batch_norm
 
@@ -35,11 +35,17 @@ def ready_kernels() -> None:
     os.environ.setdefault("NNCF_CI", "1")  # switches its telemetry off; read at import
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")  # its 60 s are short for a busy machine
     from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader
+    from nncf.torch.quantization.reference import ReferenceQuantizedFunctions
 
     build = Path(QuantizedFunctionsCPULoader.get_build_dir())
     with FileLock(build.with_name(f"{build.name}.edgekd.lock")):
         (build / "lock").unlink(missing_ok=True)
-        QuantizedFunctionsCPULoader.load()
+        functions = QuantizedFunctionsCPULoader.load()
+    if functions is ReferenceQuantizedFunctions:  # NNCF's slow stand-in, which it takes with a warning only
+        raise UsageError(
+            "NNCF's extension could not be compiled, see the log of the run",
+            hint="install a C++ compiler: apt-get install g++",
+        )
 
 
 def prepare(module: nn.Module, samples: NDArray[np.float32], policy: CalibrationPolicy) -> QuantizedNet:
@@ -51,27 +57,51 @@ def prepare(module: nn.Module, samples: NDArray[np.float32], policy: Calibration
         policy: which observer chooses the ranges.
 
     Raises:
-        ExportError: NNCF put no quantizer anywhere.
+        ExportError: NNCF cannot quantize the network, or put no quantizer anywhere.
+        UsageError: NNCF's extension cannot be compiled.
     """
     ready_kernels()
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
     batches = [torch.from_numpy(samples[i : i + BATCH]) for i in range(0, len(samples), BATCH)]
-    body = nncf.quantize(
-        fold_batch_norm(module),
-        nncf.Dataset(batches),
-        preset=nncf.QuantizationPreset.MIXED,
-        target_device=nncf.TargetDevice.CPU,
-        subset_size=len(batches),
-        # Per-channel activation ranges, NNCF's choice for depthwise convolutions, run in no kernel.
-        advanced_parameters=AdvancedQuantizationParameters(
-            activations_quantization_params=QuantizationParameters(per_channel=False)
-        ),
+    # Per-channel activation ranges, NNCF's choice for depthwise convolutions, run in no kernel.
+    advanced = AdvancedQuantizationParameters(
+        activations_quantization_params=QuantizationParameters(per_channel=False)
     )
+    folded = _folded(module)
+    try:
+        body = nncf.quantize(
+            folded,
+            nncf.Dataset(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            subset_size=len(batches),
+            advanced_parameters=advanced,
+        )
+    except Exception as error:  # NNCF raises whatever its tracing met
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(f"{type(module).__name__}: NNCF cannot quantize it: {reason}") from error
     net = QuantizedNet(body, OutputQuantizer())
     _set_ranges(net, batches, policy)
     return net.eval()
+
+
+class _Named(nn.Module):
+    """A network under a name: NNCF fails on one whose top level is a bare nn.Sequential."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the network gives."""
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    folded = fold_batch_norm(module)
+    return _Named(folded) if isinstance(folded, nn.Sequential) else folded
 
 
 def _set_ranges(net: QuantizedNet, batches: list[Tensor], policy: CalibrationPolicy) -> None:
@@ -160,5 +190,5 @@ def rebuild(module: nn.Module, description: dict[str, Any]) -> QuantizedNet:
     ready_kernels()
     import nncf.torch
 
-    body = nncf.torch.load_from_config(fold_batch_norm(module), description)
+    body = nncf.torch.load_from_config(_folded(module), description)
     return QuantizedNet(body, OutputQuantizer()).eval()

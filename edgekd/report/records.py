@@ -226,7 +226,11 @@ class MeasurementRecord(Record):
     init_ms: Milliseconds = Field(description="load and prepare, median over the processes")
     process_medians_ms: tuple[Milliseconds, ...]
     peak_memory_bytes: Count | None
+    warmup_runs: Count = Field(description="before the first timed run, in each process")
+    min_runs: Count = Field(description="timed runs that the protocol asks for")
+    min_seconds: float = Field(ge=0, description="timed seconds that the protocol asks for")
     raw_path: str
+    raw_sha256: Sha256
 
 
 class TeacherRecord(Record):
@@ -237,6 +241,7 @@ class TeacherRecord(Record):
     metrics: tuple[MetricValue, ...] = Field(min_length=1)
     size_bytes: Count = Field(description="of its float32 file, or of its weights where none was written")
     artifact_ids: tuple[str, ...] = Field(description="its float files; empty where it was not exported")
+    not_exported: str | None = Field(description="why it has no float file in some format")
     predictions: PredictionsFile | None
 
 
@@ -282,7 +287,9 @@ class Report(Record):
     artifacts: tuple[ArtifactRecord, ...]
     measurements: tuple[MeasurementRecord, ...]
     gate: dict[str, JsonValue] = Field(description="the policy that judged")
-    judgements: int = Field(ge=0, description="how often this test split was judged, this time included")
+    judgements: int = Field(
+        ge=0, description="how many candidates this test split has judged, this one included"
+    )
     verdict: VerdictRecord
 
     @model_validator(mode="after")

@@ -242,7 +242,7 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
         found.append((f"Smaller than the {base}", f"{min(smaller):.1f}×"))
     if faster:
         found.append((f"Faster than the {base}", f"{min(faster):.1f}×"))
-    return (*found, ("Test split judged", "once" if report.judgements == 1 else f"{report.judgements} times"))
+    return (*found, ("Candidates judged on this test split", f"{report.judgements:,}"))
 
 
 def settings(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -232,14 +232,19 @@ def cautions(report: Report) -> tuple[str, ...]:
         found.append("A smoke run on a sliver of data: it shows that the chain runs, nothing else.")
     if report.judgements >= JUDGED_TOO_OFTEN:
         found.append(
-            f"This test split has been judged {report.judgements} times; "
+            f"This test split has judged {report.judgements} candidates; "
             "a split that is asked that often no longer gives an honest answer. Take fresh samples."
         )
     kinds = {m.target: m.kind for m in report.measurements}
     stand_in = [t for t in targets(report) if kinds.get(t) in ("host", "emulated")]
     if stand_in:
         found.append(f"Latency of {listed(stand_in)} was not measured on the device itself.")
-    if not any(a.role == "teacher_float" for a in report.artifacts):
+    if report.teacher.not_exported is not None:
+        found.append(
+            f"The teacher could not be exported everywhere ({report.teacher.not_exported}); "
+            "there the comparison is with the student in float alone."
+        )
+    elif not any(a.role == "teacher_float" for a in report.artifacts):
         found.append(f"The {baseline_name(report)} has no float file, so no speed-up over it is shown.")
     return tuple(found)
 

@@ -46,8 +46,11 @@ class Context:
 
     @functools.cached_property
     def task(self) -> Task:
-        """The data, memory-mapped from the data stage's result."""
-        return tasks.load(self.entries["data"].folder)
+        """The data, memory-mapped from the data stage's result, its checksums verified."""
+        entry = self.entries["data"]
+        for name in entry.files:
+            entry.file(name)
+        return tasks.load(entry.folder)
 
     def parent(self, node: Node, role: str) -> Entry:
         """The result of one of a node's parents."""

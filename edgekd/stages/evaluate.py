@@ -15,7 +15,10 @@ from edgekd.stages.export import layout_of
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
-    """Writes the file's scores on the test split."""
+    """Writes the file's scores on the test split; says why there are none for a file that is absent."""
+    absent = context.parent(node, "export").result.get("absent")
+    if absent is not None:
+        return {"absent": absent}
     artifact = artifact_of(context.parent(node, "export"), node.parents["export"], context.task)
     found = predict(
         artifact,
@@ -24,6 +27,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         num_threads=1,
         workdir=folder,
         layout=layout_of(artifact.format),
+        delegate=node.config["delegate"],
     )
     np.save(folder / "test_scores.npy", found.scores)
     return {"accuracy": float(found.correct.mean() * 100)}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekd import exporters
-from edgekd.errors import ExportError
+from edgekd.errors import ExportError, MeasurementError
 from edgekd.exporters import locate, onnx_static
 from edgekd.measure import Layout, to_layout
 from edgekd.measure.inventory import inventory_of
@@ -27,7 +27,7 @@ from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.quantize import calibration_inputs
 from edgekd.store import sha256_file
-from edgekd.types import Task
+from edgekd.types import InputSpec, Task
 
 PARITY_SAMPLES = 256
 SECOND_BATCH = 3
@@ -35,20 +35,32 @@ RUNTIME_OF = {"onnx": "onnxruntime", "tflite": "litert"}
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
-    """Writes the artifact; returns its files, parity and inventory."""
+    """Writes the artifact; returns its files, parity and inventory, or why there is none."""
+    try:
+        return _run(folder, node, context)
+    except (ExportError, MeasurementError) as error:
+        if not node.config["may_fail"]:
+            raise
+        for path in folder.iterdir():
+            path.unlink()
+        return {"absent": str(error)}
+
+
+def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     config, task = node.config, context.task
     source = context.parent(node, "model")
     path = folder / f"model{exporters.SUFFIXES[config['format']]}"
-    metadata = _metadata(node, context)
-    parity = None
+    spec, parity = _spec_in_file(task.input_spec, config["format"]), None
     if source.folder.name.startswith("onnx_file"):
+        spec["name"] = source.result["input_name"]
         onnx_static.emit(
             source.file("model.onnx"),
             path,
             scheme=config["scheme"],
             activations=config["activations"],
             samples=calibration_inputs(node, context) if config["scheme"] == STATIC else None,
-            metadata=metadata,
+            policy=context.plan.policy,
+            metadata=_metadata(node, context, spec),
         )
     else:
         module = saved.load(source, context)
@@ -63,7 +75,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             format=config["format"],
             scheme=config["scheme"],
             input_name=task.input_spec.name,
-            metadata=metadata,
+            metadata=_metadata(node, context, spec),
         )
         parity = _prove(module, path, config, task)
     found = inventory_of(path, config["format"])
@@ -78,8 +90,17 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             "int8_ops": found.int8_ops,
             "float_ops": found.float_ops,
         },
-        "input_spec": asdict(task.input_spec),
+        "input_spec": spec,
     }
+
+
+def _spec_in_file(spec: InputSpec, format: str) -> dict[str, Any]:
+    """What to feed the file itself: shape and layout as they stand in it."""
+    found = asdict(spec)
+    if len(spec.shape) == 3 and layout_of(format) == "NHWC":
+        channels, height, width = spec.shape
+        found.update(shape=(height, width, channels), layout="NHWC")
+    return found
 
 
 def _counted(operators: Any) -> dict[str, int]:
@@ -99,17 +120,16 @@ def _check_operators(operators: Any, unavailable: list[str], path: Path) -> None
             )
 
 
-def _metadata(node: Node, context: Context) -> dict[str, str]:
+def _metadata(node: Node, context: Context, spec: Mapping[str, Any]) -> dict[str, str]:
     """What a user of the file needs: how to prepare inputs, what outputs mean, where it comes from."""
-    spec, task = context.task.input_spec, context.task
     lineage, label = [], node.parents["model"]
     while label is not None:
         ancestor = context.plan.node(label)
         lineage.append({"stage": ancestor.stage, "id": ancestor.label, "key": ancestor.key})
         label = ancestor.parents.get("network")  # type: ignore[assignment]
     return {
-        "edgekd.input": json.dumps({**asdict(spec), "layout_in_file": layout_of(node.config["format"])}),
-        "edgekd.class_names": json.dumps(list(task.class_names)),
+        "edgekd.input": json.dumps(spec),
+        "edgekd.class_names": json.dumps(list(context.task.class_names)),
         "edgekd.scheme": node.config["scheme"],
         "edgekd.lineage": json.dumps(lineage[::-1]),
     }
@@ -122,13 +142,14 @@ def layout_of(format: str) -> Layout:
 
 @torch.no_grad()
 def _prove(module: nn.Module, path: Path, config: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    x = task.input_spec.preprocess(np.asarray(task.splits["val"].inputs[:PARITY_SAMPLES]))
+    x = task.input_spec.preprocess(_samples(task))
     reference = module(torch.from_numpy(x)).numpy()
     session = open_session(RUNTIME_OF[config["format"]], path)
     fed = to_layout(x, layout_of(config["format"]))
-    # The same samples twice: in large batches, and in batches of another size.
-    sizes = {size: _in_batches(session, fed, size) for size in (len(fed), SECOND_BATCH)}
-    found = parity_of(reference, sizes, config["scheme"])
+    # The same samples twice: in large batches, and in batches of another size, where the file takes any.
+    fixed = session.inputs[0].shape[0]
+    sizes = (len(fed), SECOND_BATCH) if fixed is None else (fixed,)
+    found = parity_of(reference, {size: _in_batches(session, fed, size) for size in sizes}, config["scheme"])
     check_parity(
         found,
         config["scheme"],
@@ -136,6 +157,13 @@ def _prove(module: nn.Module, path: Path, config: Mapping[str, Any], task: Task)
         locate=lambda: locate.first_departure(module, path, config["format"], x[:1]),
     )
     return {**asdict(found), "batch_sizes": list(found.batch_sizes)}
+
+
+def _samples(task: Task) -> NDArray[Any]:
+    """Raw samples to compare on: of val, and where it has too few, of train."""
+    val, train = task.splits["val"].inputs, task.splits["train"].inputs
+    rest = max(0, PARITY_SAMPLES - len(val))
+    return np.concatenate([np.asarray(val[:PARITY_SAMPLES]), np.asarray(train[:rest])])
 
 
 def _in_batches(session: Session, fed: NDArray[Any], size: int) -> NDArray[np.float32]:

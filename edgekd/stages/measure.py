@@ -25,13 +25,21 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         if settings["smoke"]
         else Protocol(**{k: v for k, v in settings.items() if k != "smoke"})
     )
-    labels = [label for role, label in node.parents.items() if role.startswith("artifact")]
+    labels = [
+        label
+        for role, label in node.parents.items()
+        if role.startswith("artifact") and context.entries[label].result.get("absent") is None
+    ]
     sample = context.task.input_spec.preprocess(np.asarray(context.task.splits["val"].inputs[:1]))
     subjects = []
-    for label in labels:
+    for place, label in enumerate(labels):
+        # What ships must run on the target's own backend; the references stand beside it as they can.
+        delegate = node.config["delegate"] if place == 0 else "cpu"
         artifact = artifact_of(context.entries[label], label, context.task)
         layout = layout_of(artifact.format)
-        subjects.append(subject(artifact, node.config["runtime"], layout=layout, sample=sample))
+        subjects.append(
+            subject(artifact, node.config["runtime"], delegate=delegate, layout=layout, sample=sample)
+        )
     # Whether this computer is the target is a question of the target, asked when the report is written.
     found = measure_latency(subjects, protocol, "host", device="this computer", seed=context.seed)
     result = {}

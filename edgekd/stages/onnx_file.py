@@ -34,4 +34,4 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             f"{node.config['path']}: gives {found.shape[1]} outputs, the task has {task.num_classes} classes"
         )
     np.save(folder / TEST_SCORES, found)
-    return {"params": None, "macs": None}
+    return {"params": None, "macs": None, "input_name": session.inputs[0].name}

@@ -10,19 +10,20 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from edgekd.config import Strict, TaskConfig, build
 from edgekd.errors import DataError, UsageError
+from edgekd.store import sha256_tree
 from edgekd.tasks import user
 from edgekd.tasks.checking import check, keep_first, split_sha256
 from edgekd.tasks.common import expand_path
 from edgekd.tasks.storage import load, save
-from edgekd.tasks.user import source_of
 from edgekd.types import Task
+from edgekd.user_code import sources_of
 
 __all__ = [
     "READERS",
@@ -34,8 +35,6 @@ __all__ = [
     "load",
     "read",
     "save",
-    "sha256_of",
-    "source_of",
     "split_sha256",
 ]
 
@@ -91,13 +90,7 @@ def admit(task: Task, config: TaskConfig, seed: int) -> Task:
     return check(keep_first(task, config.limit, seed), config.on_overlap)
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_of) -> str:
+def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_tree) -> str:
     """Identity of what `read(config, seed)` yields, in hex, without decoding any data.
 
     Equal fingerprints and equal seeds mean equal tasks: the seed is not part of
@@ -105,11 +98,11 @@ def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_of
 
     Args:
         config: the recipe's [task].
-        hash_file: sha256 of a file; pass a caching one where files are large.
+        hash_file: sha256 of a file or folder; pass a caching one where they are large.
     """
     if ":" in config.kind:
         version = 0
-        sources = (user.source_of(config.kind), *user.paths_in(config.options))
+        sources = (*sources_of(config.kind, "task"), *user.paths_in(config.options))
     else:
         reader, options = _reader(config)
         version = reader.VERSION
@@ -117,7 +110,7 @@ def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_of
     identity = {
         "version": [VERSION, version],
         "config": config.model_dump(mode="json"),
-        "sources": [list(_hashed(source, hash_file)) for source in sources],
+        "sources": [[(source.name, hash_file(_there(source)))] for source in sources],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -133,12 +126,7 @@ def _reader(config: TaskConfig) -> tuple[Reader, Strict]:
     return reader, build(reader.Options, config.options, f"task of kind {config.kind!r}")
 
 
-def _hashed(source: Path, hash_file: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
-    """(name inside the source, sha256) of a file, or of every file below a folder in name order."""
-    if source.is_file():
-        yield source.name, hash_file(source)
-    elif source.is_dir():
-        for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            yield path.relative_to(source).as_posix(), hash_file(path)
-    else:
+def _there(source: Path) -> Path:
+    if not source.exists():
         raise DataError(f"{source}: no such file or folder", hint="check the paths under [task]")
+    return source

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgekd.errors import DataError
 from edgekd.tasks.common import apportion, sample_hashes
-from edgekd.types import Split, Task
+from edgekd.types import ACCURACY, Split, Task
 
 # Who keeps a sample that two splits share: the judge first, the student's own data last.
 PRIORITY = ("test", "val", "train", "unlabelled")
@@ -39,9 +39,11 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
             of these leaves unlabelled.
 
     Raises:
-        DataError: a split is missing, empty or misshapen; ids repeat; a label is
-            out of range; an input is NaN or infinite; splits overlap.
+        DataError: the metric is not accuracy; the input spec is impossible; a split is
+            missing, empty or misshapen; ids repeat; a label is out of range; an input is
+            NaN or infinite; splits overlap.
     """
+    _check_head(task)
     for name in REQUIRED:
         if name not in task.splits:
             raise DataError(f"task {task.name!r} has no split {name!r}")
@@ -58,6 +60,32 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
     task = _without_overlap(task, on_overlap)
     duplicates = {n: len(s) - len(set(sample_hashes(s.inputs))) for n, s in task.splits.items()}
     return replace(task, notes={**task.notes, "duplicates": duplicates})
+
+
+def _check_head(task: Task) -> None:
+    spec = task.input_spec
+    if task.metrics != (ACCURACY,):
+        names = ", ".join(metric.name for metric in task.metrics) or "none"
+        raise DataError(
+            f"task {task.name!r} has the metrics {names}", hint="judged is accuracy: metrics=(ACCURACY,)"
+        )
+    if len(task.class_names) < 2:
+        raise DataError(f"task {task.name!r} has {len(task.class_names)} classes, two are needed at least")
+    if len(spec.shape) != {"NCHW": 3, "NC": 1}[spec.layout] or min(spec.shape) < 1:
+        raise DataError(
+            f"input_spec of task {task.name!r}: shape {spec.shape} is not of layout {spec.layout}"
+        )
+    for key, values in (("mean", spec.mean), ("std", spec.std)):
+        if len(values) != spec.shape[0]:
+            raise DataError(
+                f"input_spec of task {task.name!r}: {key} has {len(values)} values,"
+                f" one for each of {spec.shape[0]} channels is needed"
+            )
+    numbers = np.array([*spec.mean, *spec.std, spec.scale])
+    if not np.isfinite(numbers).all() or not spec.scale or not all(spec.std):
+        raise DataError(
+            f"input_spec of task {task.name!r}: mean, std and scale must be finite, the last two not 0"
+        )
 
 
 def _check_arrays(task: Task, split: Split) -> None:

@@ -31,19 +31,19 @@ def expand_path(value: str, key: str) -> Path:
         name = match[1] or match[2]
         if not os.environ.get(name):
             raise UsageError(
-                f"task.{key} = {value!r}: the environment variable {name} is not set",
+                f"{key} = {value!r}: the environment variable {name} is not set",
                 hint=f"set it to the folder that holds the data: export {name}=...",
             )
         return os.environ[name]
 
     if not value.strip():
-        raise UsageError(f"task.{key} = {value!r}: not a path")
+        raise UsageError(f"{key} = {value!r}: not a path")
     return Path(_VARIABLE.sub(fill, value))
 
 
 def existing(value: str, key: str) -> Path:
-    """As `expand_path`, for a file or folder that has to be there."""
-    path = expand_path(value, key)
+    """As `expand_path`, for a file or folder of the task that has to be there."""
+    path = expand_path(value, f"task.{key}")
     if not path.exists():
         raise DataError(f"task.{key} = {value!r}: no such file or folder: {path}")
     return path

@@ -75,5 +75,5 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
                 if key not in file.files:
                     raise DataError(f"{path}: array {key!r} is missing", hint=f"needed: {', '.join(KEYS)}")
             return {k: file[k] for k in (*KEYS, "unlabelled_x") if k in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable .npz file: {error}") from None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import nn
 
 from edgekd import augment
 from edgekd.errors import TrainingError
 from edgekd.progress import Display
+from edgekd.store import reserved_memmap
 from edgekd.training import EVAL_BATCH, normalise
 from edgekd.types import InputSpec, Split
 
@@ -40,9 +39,7 @@ def build(
         TrainingError: an output is NaN or infinite, or too large for fp16.
     """
     teacher.eval()
-    out = open_memmap(path, mode="w+", dtype=np.float16, shape=(views, len(split), num_classes))
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)  # a full disk is an error now, SIGBUS later
+    out = reserved_memmap(path, np.float16, (views, len(split), num_classes))
     starts = [(v, s) for v in range(views) for s in range(0, len(split), EVAL_BATCH)]
     for view, start in display.track(starts, "teacher outputs", len(starts)):
         if start == 0:
@@ -58,4 +55,4 @@ def build(
                 hint="the teacher diverged, or its logits are beyond 65504",
             )
         out[view, start:stop] = logits
-    out.flush()
+    del out  # writes it out

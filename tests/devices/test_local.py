@@ -9,7 +9,7 @@ import pytest
 from model_files import linear_onnx
 
 from edgekd.config import EmissionConfig, Processor, RuntimeConfig, Target
-from edgekd.devices import DEVICES, local
+from edgekd.devices import local
 from edgekd.devices.local import host_info, local_kind, run_agent
 from edgekd.errors import MeasurementError
 
@@ -50,10 +50,6 @@ def target(**processor):
         runtime=RuntimeConfig(name="litert", delegate="cpu"),
         artifact=EmissionConfig(format="tflite", scheme="fp32", layout="NHWC"),
     )
-
-
-def test_table_of_devices_points_to_modules():
-    assert DEVICES["local"] == local.__name__
 
 
 @pytest.mark.parametrize(

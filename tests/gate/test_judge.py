@@ -70,13 +70,9 @@ def test_compare_counts_and_bounds():
     assert found.drop.interval == pytest.approx((0.283602, 1.010291), abs=1e-6)
     assert found.drop.margin == 1.0
     assert found.drop.metric.name == "accuracy"
-    assert found.discordance == pytest.approx(420 / 9300)
     # The wrong answers of both are the same ones here, so that only b and c disagree.
     assert found.agreement == pytest.approx(8880 / 9300)
     assert found.negative_flip_rate == pytest.approx(240 / 9300)
-    upper = scipy_stats.binomtest(240, 9300, alternative="less").proportion_ci(0.95, "exact").high
-    assert found.negative_flip_upper == pytest.approx(upper)
-    assert found.mcnemar_p == pytest.approx(scipy_stats.binomtest(240, 420).pvalue)
     assert found.alpha == 0.05
 
 
@@ -244,13 +240,13 @@ def test_fail_says_which_of_its_two_reasons():
 
 def test_no_significant_difference_is_not_a_pass():
     comparison = compared(8, 5, 300)
-    assert comparison.mcnemar_p > 0.5
+    assert scipy_stats.binomtest(8, 13).pvalue > 0.5
     assert judge_accuracy(comparison, POLICY, "t").status is INCONCLUSIVE
 
 
 def test_a_significant_difference_inside_the_margin_is_a_pass():
     comparison = compared(1625, 1375, 50_000)
-    assert comparison.mcnemar_p < 0.001
+    assert scipy_stats.binomtest(1625, 3000).pvalue < 0.001
     assert judge_accuracy(comparison, POLICY, "t").status is PASS
 
 

@@ -5,7 +5,7 @@ import pytest
 from model_files import linear_onnx, linear_tflite, write_onnx
 
 from edgekd.errors import DataError, MeasurementError
-from edgekd.measure.accuracy import accuracy_percent, predict, run_batches
+from edgekd.measure.accuracy import predict, run_batches
 from edgekd.types import Artifact, File, InputSpec, Predictions, Split
 
 WEIGHT, BIAS = np.array([[1, -2, 0], [0.5, 3, 1]]), np.array([10, 20, 0])
@@ -36,7 +36,7 @@ def test_predictions_by_hand(tmp_path, batch_size):
     assert found.labels.tolist() == [0, 0, 1, 0, 0]
     # First scores 12.5, 7.75, 11, 28, 18.375; second 19, 22.5, 26, -16, 6.25; third is least or equal.
     assert found.scores.argmax(axis=1).tolist() == [1, 1, 1, 0, 0]
-    assert accuracy_percent(found) == 60.0
+    assert found.correct.mean() == 0.6
     assert not list((tmp_path / "w").iterdir())
 
 
@@ -95,10 +95,3 @@ def test_nan_is_an_error_that_counts_the_samples(tmp_path):
         run_batches(file, inputs, "onnxruntime", 1, tmp_path, name="art")
     scores = run_batches(file, inputs[:1], "onnxruntime", 1, tmp_path, name="art")
     assert scores.tolist() == [[1, 2]]
-
-
-def test_accuracy_percent_by_hand():
-    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], np.float32)
-    assert accuracy_percent(Predictions(np.array(["a", "b", "c"]), np.array([1, 1, 1]), scores)) == (
-        pytest.approx(200 / 3)
-    )

@@ -3,7 +3,7 @@ import pytest
 from model_files import MLPERF, conv_onnx, linear_onnx, linear_tflite, needs_mlperf, write_onnx
 
 from edgekd.errors import MeasurementError
-from edgekd.measure.inventory import HYBRID, count, inventory, inventory_of
+from edgekd.measure.inventory import HYBRID, count, inventory_of
 from edgekd.types import Artifact, File, InputSpec, Operator
 
 WEIGHT = np.random.default_rng(0).integers(-60, 60, (4, 2, 3, 3)) / 64
@@ -64,11 +64,9 @@ def test_public_tflite_files(name, int8, float_):
     assert (found.int8_ops, found.float_ops) == (int8, float_)
 
 
-def test_of_an_artifact(tmp_path):
+def test_share_by_hand(tmp_path):
     path = linear_tflite(tmp_path / "m.tflite", [[1, 2]], kind="int8", steps=(1.0, 1.0, 1.0))
-    spec = InputSpec("x", (2,), "NC", "float32", (0, 1), 1.0, (0.0,), (1.0,))
-    made = Artifact("a", (File(path, "", 0),), "tflite", "static_wi8_ai8", spec, ("y",))
-    found = inventory(made)
+    found = inventory_of(path, "tflite")
     assert found.operators == (Operator("y", "FULLY_CONNECTED", "int8"),)
     assert (found.int8_ops, found.float_ops, found.int8_share) == (1, 0, 1.0)
 

@@ -114,7 +114,7 @@ def test_options_reach_the_network(tiny_task):
         ("mobilenet", {"blocks": [1, 0]}, "must be at least 1"),
         ("mlp", {"hidden": []}, "one width or more"),
         ("mlp", {"hidden": "wide"}, "model 'mlp'"),
-        ("nowhere.at_all:net", {}, r"cannot import 'nowhere'"),
+        ("nowhere.at_all:net", {}, r"importing nowhere.at_all failed: ModuleNotFoundError"),
         ("edgekd.models.mlp:nett", {}, r"edgekd.models.mlp has no function 'nett'"),
     ],
 )

@@ -144,6 +144,12 @@ def test_hostile_text_is_escaped(sample):
     assert escape("x_y*[z]") == r"x\_y\*\[z\]"
 
 
+def test_a_teacher_that_could_not_be_exported(sample):
+    sample["teacher"]["not_exported"] = "TFLite: no erfinv"
+    found = " ".join(words.cautions(parse(sample)))
+    assert "could not be exported everywhere (TFLite: no erfinv)" in found
+
+
 def test_cautions(sample):
     sample["judgements"] = 12
     sample["recipe"]["smoke"] = True
@@ -151,7 +157,7 @@ def test_cautions(sample):
     sample["measurements"] = [m for m in sample["measurements"] if not m["artifact_id"].startswith("teacher")]
     sample["teacher"]["artifact_ids"] = []
     found = " ".join(words.cautions(parse(sample)))
-    assert "A smoke run" in found and "judged 12 times" in found
+    assert "A smoke run" in found and "judged 12 candidates" in found
     assert "android-cpu and raspberry-pi-4 was not measured on the device" in found
     assert "no float file" in found
     sample["recipe"]["teacher"] = None

@@ -196,7 +196,7 @@ def test_a_failed_write_keeps_the_old_report_and_leaves_no_scraps(tmp_path, samp
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgekd.report.files.os.fsync", full)
-    with pytest.raises(StoreError, match="No space left on device"):
+    monkeypatch.setattr("edgekd.store.os.fsync", full)
+    with pytest.raises(StoreError, match="no space left"):
         write(parse(edited(sample, ("seed",), 9)), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

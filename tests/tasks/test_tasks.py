@@ -106,14 +106,14 @@ class TestFingerprint:
         monkeypatch.setattr(import_module(READERS["synthetic"]), "VERSION", 99)
         assert tasks.fingerprint(config()) != before
 
-    def test_asks_the_given_function_for_every_file(self, tmp_path):
-        for name in ("b/1.png", "a/1.png"):
-            (tmp_path / name).parent.mkdir()
-            (tmp_path / name).write_bytes(b"x")
+    def test_asks_the_given_function_for_every_source(self, tmp_path):
+        (tmp_path / "train").mkdir()
+        (tmp_path / "test.zip").write_bytes(b"x")
         asked = []
-        this = config("image_folder", train=str(tmp_path), val_fraction=0.1, test_fraction=0.1)
+        folder, archive = tmp_path / "train", tmp_path / "test.zip"
+        this = config("image_folder", train=str(folder), test=str(archive), val_fraction=0.1)
         tasks.fingerprint(this, lambda path: asked.append(path) or "0")
-        assert asked == [tmp_path / "a/1.png", tmp_path / "b/1.png"]
+        assert asked == [folder, archive]
 
     def test_follows_a_files_name_in_a_folder(self, tmp_path):
         this = config("image_folder", train=str(tmp_path), val_fraction=0.1, test_fraction=0.1)
@@ -127,21 +127,17 @@ class TestFingerprint:
         with pytest.raises(DataError, match="no such file or folder"):
             tasks.fingerprint(config("npz", path=str(tmp_path / "none.npz")))
 
-    def test_sha256_of_a_file(self, tmp_path):
-        (tmp_path / "f").write_bytes(b"abc")
-        assert tasks.sha256_of(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()
-
 
 class TestExpandPath:
     @pytest.mark.parametrize("text", ["$PLACE/x/a.npz", "${PLACE}/x/a.npz"])
     def test_variables(self, text, monkeypatch):
         monkeypatch.setenv("PLACE", "/data")
-        assert str(tasks.expand_path(text, "path")) == "/data/x/a.npz"
+        assert str(tasks.expand_path(text, "task.path")) == "/data/x/a.npz"
 
     def test_relative_stays_relative_to_the_current_folder(self, tmp_path, monkeypatch):
         save_npz(tmp_path / "a.npz")
         monkeypatch.chdir(tmp_path)
-        assert str(tasks.expand_path("a.npz", "path")) == "a.npz"
+        assert str(tasks.expand_path("a.npz", "task.path")) == "a.npz"
         assert len(tasks.read(config("npz", path="a.npz"), 0).splits["train"]) == 4
 
     @pytest.mark.parametrize("value", [None, ""])
@@ -154,4 +150,4 @@ class TestExpandPath:
 
     def test_empty_path(self):
         with pytest.raises(UsageError, match=r"task.path = ' ': not a path"):
-            tasks.expand_path(" ", "path")
+            tasks.expand_path(" ", "task.path")
