@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd import augment
+from edgekd.errors import UsageError
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -107,3 +108,9 @@ def test_the_given_images_are_not_changed():
     raw = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
     augment.apply(raw, torch.tensor([[1, 1, 1]]), 0)
     assert raw.flatten().tolist() == list(range(64))
+
+
+def test_samples_that_are_no_images_cannot_be_moved():
+    with pytest.raises(UsageError, match=r"augment = \['crop'\] works on images"):
+        augment.draw(4, ["crop"], (6,), 0, 0)
+    assert not augment.draw(4, [], (6,), 0, 0).any()

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import time
 from decimal import Decimal
 
@@ -471,3 +472,37 @@ def test_the_store_needs_no_torch():
     assert (
         run_python("import sys, edgekd.store, edgekd.plan; print('torch' in sys.modules)").strip() == "False"
     )
+
+
+TWICE = """
+import sys, time
+from pathlib import Path
+from edgekd.store import Store
+store = Store(Path(sys.argv[1]))
+def make(folder):
+    (store.root / "made").open("a").write("x")
+    time.sleep(0.5)
+    return {"by": sys.argv[2]}
+waited = []
+entry = store.put("s", "a" * 64, make, on_wait=lambda: waited.append(1))
+print(entry.result["by"], len(waited))
+"""
+
+
+def test_two_processes_that_want_the_same_entry_make_it_once(tmp_path):
+    both = [
+        subprocess.Popen([sys.executable, "-c", TWICE, tmp_path, name], stdout=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    said = [process.communicate(timeout=60)[0].split() for process in both]
+    assert (tmp_path / "made").read_text() == "x"
+    assert said[0][0] == said[1][0]
+    assert sorted(waited for _, waited in said) == ["0", "1"]
+
+
+def test_gc_takes_checkpoints_of_killed_runs_too(tmp_path):
+    store = Store(tmp_path)
+    (store.partial("s", KEY) / "epoch-1").write_bytes(b"x" * 1000)
+    assert store.gc(1000) == (0, 0)
+    assert store.gc(999) == (1, 1000)
+    assert not list((tmp_path / ".partial").iterdir())

@@ -1,6 +1,7 @@
 """Fixtures of whole runs; what they are made of stands in tests/runs.py."""
 
 import pytest
+from filelock import FileLock
 from runs import TINY, Commands
 
 
@@ -10,10 +11,15 @@ def edgekd(tmp_path) -> Commands:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Commands:
-    """One undisturbed tiny run, shared by all tests that only look at it."""
-    folder = tmp_path_factory.mktemp("finished")
-    commands = Commands(folder, folder / "store")
-    done = commands("run", commands.write(TINY))
-    assert done.returncode in (0, 1, 3), done.stderr + done.stdout
+def finished(tmp_path_factory, worker_id) -> Commands:
+    """One undisturbed tiny run, shared by all tests that only look at it, in all processes of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with FileLock(f"{folder}.lock"):
+        commands = Commands(folder, folder / "store")
+        if not (folder / "done").exists():
+            folder.mkdir()
+            done = commands("run", commands.write(TINY))
+            assert done.returncode in (0, 1, 3), done.stderr + done.stdout
+            (folder / "done").touch()
     return commands

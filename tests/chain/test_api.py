@@ -41,11 +41,15 @@ class Net(nn.Module):
     def forward(self, x):
         return self.body(x)
 
+class Teacher(Net):  # with an operator that ONNX does not have
+    def forward(self, x):
+        return self.body(x) + 0 * torch.linalg.svdvals(x[:, None, :])
+
 spec = edgekd.InputSpec("row", (6,), "NC", "float32", (-9.0, 9.0), 1.0, (0.0,) * 6, (1.0,) * 6)
 splits = {"train": split("train", 400, 0), "val": split("val", 100, 1), "test": split("test", 400, 2)}
 task = edgekd.Task("sign", splits, (edgekd.ACCURACY,), spec, ("minus", "plus"))
 torch.manual_seed(0)
-teacher = Net(16)
+teacher = Teacher(16)
 with torch.no_grad():  # a teacher that is right by construction: its second logit is ten times x0
     teacher.body[0].weight.zero_(); teacher.body[0].bias.zero_(); teacher.body[2].weight.zero_()
     teacher.body[2].bias.zero_()
@@ -65,6 +69,10 @@ print(json.dumps({
     "teacher": report.teacher.metrics[0].value,
     "file": report.artifacts[0].metrics[0].value,
     "accuracy": [c.status for c in report.verdict.checks if c.name == "accuracy"],
+    "not_exported": report.teacher.not_exported,
+    "files": [a.role for a in report.artifacts],
+    "over_teacher": report.artifacts[0].speedup_over_teacher,
+    "over_float": report.artifacts[0].speedup_over_float.value,
     "untouched": same, "recipe_untouched": sorted(recipe),
 }))
 """
@@ -76,6 +84,10 @@ def test_objects_from_python_take_the_place_of_recipe_sections(edgekd):
     assert found["file"] > 90.0
     assert found["accuracy"] == ["PASS"]
     assert found["untouched"]
+    # The teacher is judged against all the same; it only has no file to stand beside.
+    assert "svd" in found["not_exported"]
+    assert found["files"] == ["target", "student_float"]
+    assert found["over_teacher"] is None and found["over_float"] > 0
     assert found["recipe_untouched"] == [
         *("calibration", "distill", "gate", "name", "quantize", "required_targets", "targets")
     ]
@@ -139,7 +151,11 @@ def test_init_makes_a_project_that_runs(edgekd):
     assert edgekd("init", "mine").returncode == 0
     assert edgekd("init", "mine").returncode == 2  # it is not empty any more
     edgekd.folder = edgekd.folder / "mine"
-    done = edgekd("run", "recipe.toml", "--set", "smoke=true", "--targets", "host")
+    # As the installed command does it: Python puts the script's folder on its path, not the current one.
+    script = edgekd.folder.parent / "bin" / "edgekd"
+    script.parent.mkdir()
+    script.write_text("from edgekd.cli import main\nmain()\n")
+    done = edgekd("run", "recipe.toml", "--set", "smoke=true", "--targets", "host", python=[script])
     assert done.returncode in (0, 1, 3), done.stderr
     report = edgekd.report("runs/my-project")
     assert report["class_names"] == ["bar", "cross", "disc"]

@@ -6,7 +6,7 @@ from model_files import linear_onnx, linear_tflite, write_onnx
 
 from edgekd.errors import DataError, MeasurementError
 from edgekd.measure.accuracy import predict, run_batches
-from edgekd.types import Artifact, File, InputSpec, Predictions, Split
+from edgekd.types import Artifact, File, InputSpec, Split
 
 WEIGHT, BIAS = np.array([[1, -2, 0], [0.5, 3, 1]]), np.array([10, 20, 0])
 TABLE = InputSpec("x", (2,), "NC", "float32", (0, 100), 10.0, (1.0, 2.0), (0.5, 4.0))

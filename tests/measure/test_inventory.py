@@ -4,7 +4,7 @@ from model_files import MLPERF, conv_onnx, linear_onnx, linear_tflite, needs_mlp
 
 from edgekd.errors import MeasurementError
 from edgekd.measure.inventory import HYBRID, count, inventory_of
-from edgekd.types import Artifact, File, InputSpec, Operator
+from edgekd.types import Operator
 
 WEIGHT = np.random.default_rng(0).integers(-60, 60, (4, 2, 3, 3)) / 64
 

@@ -213,3 +213,26 @@ def test_every_layer_of_the_file_runs_in_int8(prepared, tmp_path, kind, format):
     ] == []
     assert found.float_ops == 0
     assert found.int8_share == 1.0
+
+
+def test_a_bare_sequential_is_quantized_saved_and_rebuilt():
+    torch.manual_seed(0)
+    source = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)).eval()
+    net = qat.prepare(source, inputs(64), policy())
+    again = qat.rebuild(source, qat.describe(net))
+    again.load_state_dict(net.state_dict())
+    expected = outputs(net, inputs(16, 9))
+    np.testing.assert_array_equal(outputs(again, inputs(16, 9)), expected)
+    lowered = outputs(lower(net, EXAMPLE, "unsigned"), inputs(16, 9))
+    assert np.abs(lowered - expected).max() <= float(net.output.scale) * 1.01
+
+
+def test_what_nncf_cannot_quantize_is_an_error_in_words(monkeypatch):
+    import nncf
+
+    def fails(*_, **__):
+        raise RuntimeError("no such\noperator")
+
+    monkeypatch.setattr(nncf, "quantize", fails)
+    with pytest.raises(ExportError, match="NNCF cannot quantize it: no such operator"):
+        qat.prepare(tiny_resnet(), inputs(32), policy())

@@ -7,7 +7,7 @@ import pytest
 
 from edgekd.errors import DataError
 from edgekd.tasks.checking import check, keep_first, split_sha256
-from edgekd.types import Split
+from edgekd.types import Metric, Split
 
 
 def counts(task):
@@ -33,6 +33,29 @@ def test_duplicates_within_a_split_are_counted(make_task):
         test=([[5, 5]], [0]),
     )
     assert check(task).notes["duplicates"] == {"train": 3, "val": 1, "test": 0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"std": (1.0, 0.0)}, "must be finite"),
+        ({"mean": (float("nan"), 0.0)}, "must be finite"),
+        ({"scale": 0.0}, "must be finite"),
+        ({"mean": (0.0,)}, "mean has 1 values, one for each of 2 channels"),
+        ({"std": (1.0,) * 3}, "std has 3 values"),
+        ({"layout": "NCHW"}, r"shape \(2,\) is not of layout NCHW"),
+    ],
+)
+def test_an_input_spec_that_cannot_be(clean, spec, message):
+    with pytest.raises(DataError, match=message):
+        check(replace(clean, input_spec=replace(clean.input_spec, **spec)))
+
+
+def test_a_task_that_is_not_judged_by_accuracy(clean):
+    auc = Metric("auc", "higher", "fraction")
+    for metrics in ((auc,), ()):
+        with pytest.raises(DataError, match="judged is accuracy"):
+            check(replace(clean, metrics=metrics))
 
 
 class TestLeaks:

@@ -1,6 +1,5 @@
 """edgekd.tasks itself: reading by kind, fingerprints, paths."""
 
-import hashlib
 import subprocess
 import sys
 from importlib import import_module
