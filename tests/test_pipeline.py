@@ -7,7 +7,8 @@ import pytest
 from runs import TINY
 
 from edgekd.errors import UsageError
-from edgekd.pipeline import resolve
+from edgekd.pipeline import estimate_seconds, resolve
+from edgekd.plan import Node
 
 HOST = (Path(__file__).parents[1] / "targets/host.toml").read_text()
 
@@ -92,3 +93,16 @@ def test_tflite_with_unsigned_activations(here):
 def test_a_required_target_of_the_wrong_type_is_not_hidden_by_targets():
     with pytest.raises(UsageError, match="required_targets"):
         resolve(recipe(required_targets=5), {}, {}, None, ["host"])
+
+
+def test_estimates_follow_epochs_and_samples():
+    def node(stage, **config):
+        return Node(stage, stage, config, {}, "k")
+
+    distill = {"distill": {"epochs": 10}}
+    once = estimate_seconds(node("distill", **distill), 1000)
+    # The fixed part falls out: ten epochs of another thousand samples, at the rate that is printed as a guess.
+    assert estimate_seconds(node("distill", **distill), 2000) - once == pytest.approx(10 * 1000 * 0.002)
+    assert estimate_seconds(node("network", train=None), 10**6) == estimate_seconds(node("network"), 1)
+    ptq = {"quantize": {"method": "ptq", "epochs": 2}}
+    assert estimate_seconds(node("quantize", **ptq), 10**6) == estimate_seconds(node("quantize"), 1)
