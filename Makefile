@@ -34,6 +34,8 @@ $(VENV)/compress.done: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV): about 3 GB, a few minutes, once"
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[compress]'
+	@echo "compiling NNCF's extension, once"
+	$(BIN)/python -c "from edgekd.quantize import qat; qat.ready_kernels()"
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/compress.done

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ class Commands:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=200,
             check=False,
         )
 
@@ -91,6 +92,12 @@ class Commands:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def copy(self, folder: Path) -> "Commands":
+        """The same folder and store elsewhere, to change there; without the locks of runs that look at it."""
+        passing = shutil.ignore_patterns(".runs", ".making", ".tmp", "*.lock", ".lock")
+        shutil.copytree(self.folder, folder, ignore=passing, dirs_exist_ok=True)
+        return Commands(folder, folder / "store")
 
     def write(self, text: str, name: str = "recipe.toml") -> Path:
         path = self.folder / name

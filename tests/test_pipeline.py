@@ -101,7 +101,7 @@ def test_estimates_follow_epochs_and_samples():
 
     distill = {"distill": {"epochs": 10}}
     once = estimate_seconds(node("distill", **distill), 1000)
-    # The fixed part falls out: ten epochs of another thousand samples, at the rate that is printed as a guess.
+    # The fixed part falls out: ten epochs of another thousand samples.
     assert estimate_seconds(node("distill", **distill), 2000) - once == pytest.approx(10 * 1000 * 0.002)
     assert estimate_seconds(node("network", train=None), 10**6) == estimate_seconds(node("network"), 1)
     ptq = {"quantize": {"method": "ptq", "epochs": 2}}

@@ -301,20 +301,6 @@ def test_a_workdir_belongs_to_one_process(tmp_path):
         pass
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a file system of 1 MiB cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_said_and_leaves_nothing(small_disk):
     store = Store(small_disk / "store")
     with pytest.raises(StoreError, match=r"store: no space left \(free some, or `edgekd store gc --max-size"):
@@ -481,10 +467,15 @@ from edgekd.store import Store
 store = Store(Path(sys.argv[1]))
 def make(folder):
     (store.root / "made").open("a").write("x")
-    time.sleep(0.5)
+    end = time.monotonic() + 60
+    while not (store.root / "waits").exists() and time.monotonic() < end:
+        time.sleep(0.01)  # until the other one has come, however late it was started
     return {"by": sys.argv[2]}
 waited = []
-entry = store.put("s", "a" * 64, make, on_wait=lambda: waited.append(1))
+def wait():
+    waited.append(1)
+    (store.root / "waits").touch()
+entry = store.put("s", "a" * 64, make, on_wait=wait)
 print(entry.result["by"], len(waited))
 """
 
@@ -494,7 +485,7 @@ def test_two_processes_that_want_the_same_entry_make_it_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", TWICE, tmp_path, name], stdout=subprocess.PIPE, text=True)
         for name in ("one", "two")
     ]
-    said = [process.communicate(timeout=60)[0].split() for process in both]
+    said = [process.communicate(timeout=120)[0].split() for process in both]
     assert (tmp_path / "made").read_text() == "x"
     assert said[0][0] == said[1][0]
     assert sorted(waited for _, waited in said) == ["0", "1"]

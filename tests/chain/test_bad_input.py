@@ -3,11 +3,33 @@
 import gzip
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from model_files import linear_onnx
 from runs import TINY
+
+from edgekd.cli import main
+
+
+@pytest.fixture
+def inside(edgekd, monkeypatch, capsys):
+    """`edgekd` in this process: the same `main`, without the seconds that a process takes to start."""
+    monkeypatch.chdir(edgekd.folder)
+    monkeypatch.setenv("EDGEKD_STORE", str(edgekd.store))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, said.out, said.err)
+
+    run.folder, run.store, run.write = edgekd.folder, edgekd.store, edgekd.write
+    return run
 
 
 def refused(done, *words, code=2):
@@ -19,13 +41,21 @@ def refused(done, *words, code=2):
         assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
 
 
-def npz_recipe(edgekd, **arrays):
+def nothing_half_written(edgekd, *stages):
+    """No report, no scraps, and no result of the stages that were refused."""
+    assert not list(edgekd.folder.rglob("report.*"))
+    assert not list(edgekd.store.glob(".tmp/*"))
+    assert not [path for path in edgekd.folder.rglob("*.tmp") if path.is_file()]
+    assert not [p for stage in stages for p in edgekd.store.glob(f"{stage}-*")]
+
+
+def npz_recipe(edgekd, columns=12, **arrays):
     """TINY on an NPZ of our own: 12 features, 3 classes."""
     rng = np.random.default_rng(0)
     sizes = {"train": 150, "val": 60, "test": 60}
     data = {}
     for split, size in sizes.items():
-        data[f"{split}_x"] = rng.normal(size=(size, 12)).astype(np.float32)
+        data[f"{split}_x"] = rng.normal(size=(size, columns)).astype(np.float32)
         data[f"{split}_y"] = np.arange(size) % 3
     np.savez(edgekd.folder / "data.npz", **{**data, **arrays})
     return TINY.replace('kind = "digits"', 'kind = "npz"\npath = "data.npz"')
@@ -46,52 +76,54 @@ def npz_recipe(edgekd, **arrays):
     ],
     ids=["unknown key", "wrong type", "missing key", "bad choice", "no TOML", "target not listed"],
 )
-def test_a_recipe_that_is_wrong(edgekd, change, words):
+def test_a_recipe_that_is_wrong(inside, change, words):
     assert change[0] in TINY
-    refused(edgekd("run", edgekd.write(TINY.replace(*change, 1))), *words)
-    assert not (edgekd.folder / "runs").exists()
+    refused(inside("run", inside.write(TINY.replace(*change, 1))), *words)
+    assert not (inside.folder / "runs").exists()
 
 
-def test_an_unknown_target_recipe_or_schema_names_the_nearest(edgekd):
-    refused(edgekd("run", edgekd.write(TINY), "--targets", "raspbery-pi-5"), "raspberry-pi-5")
-    refused(edgekd("run", "digit"), "'digits'")
-    refused(edgekd("schema", "recipes"), "recipe, target")
-    refused(edgekd("bench", "nowhere.tflite"), "nowhere.tflite", "no such file")
-    refused(edgekd("run", edgekd.write(TINY), "--set", "smoke"), "key=value")
-    refused(edgekd("store", "gc", "--max-size", "many"), "many")
+def test_an_unknown_target_recipe_or_schema_names_the_nearest(inside):
+    refused(inside("run", inside.write(TINY), "--targets", "raspbery-pi-5"), "raspberry-pi-5")
+    refused(inside("run", "digit"), "'digits'")
+    refused(inside("schema", "recipes"), "recipe, target")
+    refused(inside("bench", "nowhere.tflite"), "nowhere.tflite", "no such file")
+    refused(inside("run", inside.write(TINY), "--set", "smoke"), "key=value")
+    refused(inside("store", "gc", "--max-size", "many"), "many")
 
 
-def test_a_missing_or_truncated_data_file(edgekd):
+def test_a_missing_or_truncated_data_file(inside):
     recipe = TINY.replace('kind = "digits"', 'kind = "idx"\npath = "mnist"\nnum_test = 10\nnum_val = 10')
-    refused(edgekd("run", edgekd.write(recipe)), "mnist")
-    folder = edgekd.folder / "mnist"
+    refused(inside("run", inside.write(recipe)), "mnist")
+    folder = inside.folder / "mnist"
     folder.mkdir()
     whole = gzip.compress(bytes([0, 0, 8, 3, 0, 0, 0, 60, 0, 0, 0, 4, 0, 0, 0, 4]) + bytes(60 * 16))
     (folder / "train-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 60]) + bytes(range(10)) * 6)
     )
-    refused(edgekd("run", edgekd.write(recipe)), "train-images-idx3-ubyte.gz")
+    refused(inside("run", inside.write(recipe)), "train-images-idx3-ubyte.gz")
 
 
-def test_an_unset_variable_in_a_path(edgekd):
+def test_an_unset_variable_in_a_path(inside):
     recipe = TINY.replace('kind = "digits"', 'kind = "npz"\npath = "$NO_SUCH_VARIABLE/data.npz"')
-    refused(edgekd("run", edgekd.write(recipe)), "NO_SUCH_VARIABLE")
+    refused(inside("run", inside.write(recipe)), "NO_SUCH_VARIABLE")
 
 
-def test_a_label_outside_the_range(edgekd):
+def test_a_label_outside_the_range(inside):
     labels = np.arange(150) % 3
     labels[7] = -1
-    refused(edgekd("run", edgekd.write(npz_recipe(edgekd, train_y=labels))), "-1")
+    refused(inside("run", inside.write(npz_recipe(inside, train_y=labels))), "-1")
+    nothing_half_written(inside, "data")
 
 
-def test_a_sample_that_stands_in_train_and_in_test(edgekd):
+def test_a_sample_that_stands_in_train_and_in_test(inside):
     rng = np.random.default_rng(1)
     train = rng.normal(size=(150, 12)).astype(np.float32)
     test = rng.normal(size=(60, 12)).astype(np.float32)
     test[3] = train[5]
-    done = edgekd("run", edgekd.write(npz_recipe(edgekd, train_x=train, test_x=test)))
+    done = inside("run", inside.write(npz_recipe(inside, train_x=train, test_x=test)))
     refused(done, "1 samples", "drop_from_train")
+    nothing_half_written(inside, "data")
 
 
 def test_a_pickle_where_a_checkpoint_is_expected(edgekd):
@@ -121,6 +153,7 @@ def test_a_student_with_other_classes_than_the_task(edgekd):
 def test_a_loss_that_is_not_a_number(edgekd):
     recipe = TINY.replace("[teacher.train]\nepochs = 4", "[teacher.train]\nepochs = 4\nlr = 1e30")
     refused(edgekd("run", edgekd.write(recipe)), "teacher", "epoch", "step", code=4)
+    nothing_half_written(edgekd, "network", "distill")
 
 
 def test_an_operator_that_the_format_cannot_express(edgekd):
@@ -147,20 +180,54 @@ def test_an_operator_that_the_format_cannot_express(edgekd):
     (edgekd.folder / "targets/float-onnx.toml").write_text(text)
     done = edgekd("run", edgekd.write(recipe), "--targets", "float-onnx")
     refused(done, "ONNX", "svd", code=4)
-    assert not list(edgekd.store.glob("export-*"))
+    nothing_half_written(edgekd, "export")
 
 
-def test_no_space_left(edgekd):
-    small = edgekd.folder / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        edgekd.store = small / "store"
-        refused(edgekd("run", edgekd.write(TINY)), "no space left")
-        assert not list(edgekd.store.glob("*/result.json"))
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+def test_no_space_left(edgekd, small_disk):
+    (small_disk / "filler").write_bytes(b"x" * 950_000)
+    edgekd.store = small_disk / "store"
+    refused(edgekd("run", edgekd.write(TINY)), "no space left")
+    nothing_half_written(edgekd, "data")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shipped", "change", "words"),
+    [
+        (
+            "targets",
+            "host",
+            ("channel_multiple", "channel_multipel"),
+            ("channel_multipel", "'channel_multiple'"),
+        ),
+        ("calibration", "stratified-512", ("observer", "obsrver"), ("obsrver", "'observer'")),
+    ],
+)
+def test_a_target_or_policy_file_that_is_wrong(inside, kind, shipped, change, words):
+    text = (Path(__file__).parents[2] / kind / f"{shipped}.toml").read_text()
+    line = next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith(change[0]))
+    (inside.folder / kind).mkdir()
+    (inside.folder / kind / f"{shipped}.toml").write_text(text.replace(*change, 1))
+    refused(inside("run", inside.write(TINY)), f"{shipped}.toml:{line}", *words)
+    nothing_half_written(inside)
+
+
+def test_an_onnx_file_with_other_classes_than_the_task(inside):
+    linear_onnx(inside.folder / "seven.onnx", np.ones((64, 7)), np.zeros(7))
+    end = TINY.index("[gate]")
+    recipe = npz_recipe(inside, columns=64).split("[teacher.model]")[0].replace(', "host"', "")
+    recipe += '[student]\nonnx = "seven.onnx"\n[quantize]\nmethod = "ptq"\n' + TINY[end:]
+    refused(inside("run", inside.write(recipe)), "seven.onnx", "7 outputs", "3 classes")
+    nothing_half_written(inside, "onnx_file")
+
+
+def test_a_workdir_that_is_a_file(inside):
+    (inside.folder / "taken").write_text("mine")
+    refused(inside("run", inside.write(TINY), "--workdir", "taken"), "taken", "a file, not a folder")
+    assert (inside.folder / "taken").read_text() == "mine"
+
+
+def test_a_record_of_a_run_that_is_damaged(inside):
+    (inside.folder / "w").mkdir()
+    for text in ("", "{}", '{"nodes": 3}', "[]"):
+        (inside.folder / "w/run.json").write_text(text)
+        refused(inside("report", "w"), "run.json", "damaged")

@@ -21,7 +21,7 @@ def wait_for(condition, process, seconds=240):
 # In the middle of training, of exporting, of measuring: a checkpoint, a temporary folder, an entry.
 MOMENTS = {
     "after the first epoch of distillation": ".partial/distill-*/history.json",
-    "while an artifact is written": ".tmp/export-*",
+    "while an artifact is written": ".tmp/export-*/*",
     "while latency is measured": ".tmp/measure-*",
 }
 
@@ -47,7 +47,7 @@ def test_a_run_killed_three_times_goes_on_and_ends_like_an_undisturbed_one(edgek
         for leftover in edgekd.store.glob(".tmp/*"):  # so that the next moment is not this one again
             shutil.rmtree(leftover)
     again = edgekd("run", recipe)
-    assert again.returncode in (0, 1, 3), again.stderr
+    assert again.returncode == 3, again.stderr
     assert outcome(edgekd.report()) == outcome(finished.report())
     assert 0 < len(kept[0]) < len(kept[1]) < len(kept[2])
     after = whole(edgekd.store)

@@ -1,28 +1,9 @@
 import re
-from pathlib import Path
 
 import pytest
 
 from edgekd.report.html import html
 from edgekd.report.schema import parse
-
-CHROMIUM = Path("/usr/bin/chromium")
-ARGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is absent: install the Debian package chromium to check the page for real")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -46,14 +43,11 @@ def clean(make_task):
 
 
 @pytest.fixture
-def real():
+def real(data_root):
     """A folder of $EDGEKD_DATA; the test is skipped where it is not there."""
 
     def folder(name):
-        root = os.environ.get("EDGEKD_DATA")
-        if not root:
-            pytest.skip("EDGEKD_DATA is not set: tests on real data are left out")
-        path = Path(root) / name
+        path = data_root / name
         if not path.is_dir():
             pytest.skip(f"EDGEKD_DATA has no folder {name}")
         return path
