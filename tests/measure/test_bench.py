@@ -1,9 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 from model_files import MLPERF, linear_onnx, linear_tflite, needs_mlperf, write_onnx
 
+from edgekd.cli import main
 from edgekd.config import EmissionConfig, Processor, ProtocolConfig, RuntimeConfig, Target
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.measure.bench import bench, sniff
@@ -19,7 +21,7 @@ def target(**processor):
         processor=Processor(**processor),
         runtime=RuntimeConfig(name="litert", delegate="xnnpack", num_threads=2),
         artifact=EmissionConfig(format="tflite", scheme="fp32", layout="NHWC"),
-        protocol=ProtocolConfig(warmup_runs=1, min_runs=10, min_seconds=0.02, num_processes=2),
+        protocol=ProtocolConfig(warmup_runs=1, num_processes=2),
     )
 
 
@@ -42,6 +44,26 @@ def test_public_int8_file_on_its_target():
     assert found["backend"] == "xnnpack+builtin"
     assert found["operators"]["CONV_2D int8"] == 9
     assert found["int8_ops"] == 15
+
+
+@needs_mlperf
+@pytest.mark.parametrize(
+    ("name", "size_bytes", "int8_ops"),
+    [("pretrainedResnet_quant.tflite", 98_496, 15), ("vww_96_int8.tflite", 333_288, 30)],
+)
+def test_the_command_on_files_that_were_not_made_here(name, size_bytes, int8_ops, monkeypatch, capsys):
+    def said(*options):
+        monkeypatch.setattr(sys, "argv", ["edgekd", "bench", str(MLPERF / name), *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    found = json.loads(said("--json"))
+    assert (found["size_bytes"], found["int8_ops"], found["float_ops"]) == (size_bytes, int8_ops, 0)
+    assert 0 < found["median_ms"] <= found["p90_ms"] and found["num_runs"] >= 1000
+    table = said("--threads", "2")
+    assert str(size_bytes) in table and "num_threads" in table and "median_ms" in table
 
 
 def test_threads_can_be_asked_for_and_a_stand_in_is_host(tmp_path):
