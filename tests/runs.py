@@ -24,15 +24,18 @@ kind = "mlp"
 hidden = [64, 64]
 [teacher.train]
 epochs = 4
+batch_size = 16
 [student.model]
 kind = "mlp"
 hidden = [32, 32]
 [distill]
 epochs = 4
+batch_size = 16
 [prune]
 goal = "macs"
 keep = 0.7
 epochs = 2
+batch_size = 16
 [quantize]
 method = "qat"
 epochs = 1

@@ -65,7 +65,7 @@ def npz_recipe(edgekd, columns=12, **arrays):
     ("change", "words"),
     [
         (
-            ("epochs = 4\n[student", "epocs = 4\n[student"),
+            ("epochs = 4\nbatch_size = 16\n[student", "epocs = 4\nbatch_size = 16\n[student"),
             ("recipe.toml:12", "teacher.train.epocs", "'epochs'"),
         ),
         (("keep = 0.7", 'keep = "most"'), ("recipe.toml:", "prune.keep", "'most'")),
@@ -133,7 +133,7 @@ def test_a_pickle_where_a_checkpoint_is_expected(edgekd):
 
     (edgekd.folder / "teacher.pt").write_bytes(pickle.dumps(Evil()))
     recipe = TINY.replace("[teacher.model]", '[teacher]\ncheckpoint = "teacher.pt"\n[teacher.model]')
-    recipe = recipe.replace("[teacher.train]\nepochs = 4\n", "")
+    recipe = recipe.replace("[teacher.train]\nepochs = 4\nbatch_size = 16\n", "")
     refused(edgekd("run", edgekd.write(recipe)), "teacher.pt", "not a checkpoint")
     assert not (edgekd.folder / "owned").exists()
 

@@ -1,14 +1,22 @@
 import numpy as np
 import onnx
 import pytest
-from nets import METADATA, inputs, outputs, run_onnx
+from nets import METADATA, inputs, outputs, policy, run_onnx
 
 from edgekd.errors import ExportError, UsageError
 from edgekd.exporters import onnx_static
 
 
-def emit(source, path, scheme, activations=None, samples=None):
-    onnx_static.emit(source, path, scheme=scheme, activations=activations, samples=samples, metadata=METADATA)
+def emit(source, path, scheme, activations=None, samples=None, **observer):
+    onnx_static.emit(
+        source,
+        path,
+        scheme=scheme,
+        activations=activations,
+        samples=samples,
+        policy=policy(**observer),
+        metadata=METADATA,
+    )
     model = onnx.load(path)
     assert {p.key: p.value for p in model.metadata_props} == METADATA
     assert list(path.parent.iterdir()) == [path]  # nothing else is left behind
@@ -70,6 +78,44 @@ def test_files_that_list_their_weights_as_inputs(exported, tmp_path):
     path = emit(old, tmp_path / "out" / "model.onnx", "static_wi8_ai8", "signed", inputs(20))
     same = onnx.load(path).graph
     assert sum(n.op_type == "QuantizeLinear" for n in same.node) >= 8
+
+
+def input_range(path):
+    """Of the quantizer at the input: its scale times 255."""
+    model = onnx.load(path)
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    (first,) = [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "image"]
+    return float(constants[first.input[1]]) * 255
+
+
+def test_the_observer_chooses_the_ranges(exported, tmp_path):
+    _, source = exported("onnx", "fp32")
+    samples = inputs(20)
+    samples[0, 0, 0, 0] = 100.0  # one value far out: all of the range by min and max, none by percentile
+    found = {}
+    for name, more in {"min_max": {}, "percentile": {"percentile": 99.0}, "entropy": {}}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        path = emit(
+            source, folder / "model.onnx", "static_wi8_ai8", "unsigned", samples, observer=name, **more
+        )
+        found[name] = input_range(path)
+    assert found["min_max"] == pytest.approx(100 - samples.min(), rel=1e-4)
+    # 99% of the values lie within what they would without the one far out.
+    assert found["percentile"] < 1.3 * np.ptp(inputs(20))
+    assert found["entropy"] < 0.9 * found["min_max"]
+
+
+def test_an_observer_that_onnxruntime_does_not_have(exported, tmp_path):
+    with pytest.raises(UsageError, match=r"observer 'mse' is not offered.*min_max, percentile, entropy"):
+        emit(
+            exported("onnx", "fp32")[1],
+            tmp_path / "model.onnx",
+            "static_wi8_ai8",
+            "signed",
+            inputs(4),
+            observer="mse",
+        )
 
 
 def test_fp16_is_not_offered(exported, tmp_path):
