@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from edgekd.config import CalibrationPolicy
 from edgekd.errors import ExportError, UsageError
 
-OBSERVERS = {"min_max": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}  # of onnxruntime
+# Of onnxruntime. Its entropy search starts from as many bins as it may end with, so it only ever finds
+# the whole range: that is min_max under another name, and not offered.
+OBSERVERS = {"min_max": "MinMax", "percentile": "Percentile"}
 
 
 def emit(
