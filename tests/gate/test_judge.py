@@ -548,7 +548,9 @@ def test_int8_beats_float_does_not_apply_off_the_target(kind):
         assert "measured on hardware that is not the target" in check.detail
 
 
-@pytest.mark.parametrize("name", [k for k in NOT_PASSABLE if k not in ("host", "emulated", "unknown kind")])
+@pytest.mark.parametrize(
+    "name", [k for k in NOT_PASSABLE if k not in ("host", "emulated", "unknown kind", "unstable")]
+)
 def test_int8_beats_float_is_never_passed_by(name):
     measurement, words = NOT_PASSABLE[name]
     slow, quick = scaled(100.0), scaled(0.001)
@@ -560,6 +562,24 @@ def test_int8_beats_float_is_never_passed_by(name):
     )
     right = judge_int8_beats_float(quick, measurement, "t")
     assert (right.status, right.detail.startswith("float file: ")) == (INCONCLUSIVE, True)
+
+
+def test_a_slow_spell_that_meets_both_files_leaves_their_ratio_as_it_is():
+    spell = np.where(np.arange(120) % 4 == 0, 1.5, 1.0)  # one process of four, half as slow again
+    slow, quick = measured(spell), measured(0.5 * spell)
+    assert judge_latency(slow, 1000.0, "t").status is INCONCLUSIVE  # its own figure is not known
+    assert judge_int8_beats_float(quick, slow, "t").status is PASS
+    assert judge_int8_beats_float(slow, quick, "t").status is FAIL
+    # By hand: ratios 1, 1, 1 and 1 / 1.5, so that they vary by a third.
+    alone = judge_int8_beats_float(measured(0.5 * np.ones(120)), slow, "t")
+    assert alone.status is INCONCLUSIVE
+    assert "unstable: ratios of processes vary by 33%, more than 15%" in alone.detail
+
+
+def test_files_timed_in_other_numbers_of_processes_are_not_compared():
+    five = measured(np.ones(120), process=np.arange(120) % 5)
+    check = judge_int8_beats_float(scaled(0.5), five, "t")
+    assert check.status is INCONCLUSIVE and "not timed in the same processes" in check.detail
 
 
 def test_int8_beats_float_names_both_when_both_are_missing():
