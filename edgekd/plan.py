@@ -7,6 +7,7 @@ cached. Stages form a tree: targets that want the same thing share one node.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,6 +159,7 @@ class Builder:
                 self._pass_up(parent, target)
 
 
+@functools.cache  # a plan asks some hundred times, and each answer parses a file
 def library_version(name: str) -> str:
     """Installed version of a distribution, or "absent"."""
     try:
