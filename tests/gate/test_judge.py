@@ -570,10 +570,20 @@ def test_a_slow_spell_that_meets_both_files_leaves_their_ratio_as_it_is():
     assert judge_latency(slow, 1000.0, "t").status is INCONCLUSIVE  # its own figure is not known
     assert judge_int8_beats_float(quick, slow, "t").status is PASS
     assert judge_int8_beats_float(slow, quick, "t").status is FAIL
-    # By hand: ratios 1, 1, 1 and 1 / 1.5, so that they vary by a third.
-    alone = judge_int8_beats_float(measured(0.5 * np.ones(120)), slow, "t")
-    assert alone.status is INCONCLUSIVE
-    assert "unstable: ratios of processes vary by 33%, more than 15%" in alone.detail
+
+
+@pytest.mark.parametrize(
+    ("factor", "status"),
+    # By hand: ratios f, f, f and f / 1.5 vary by a third, which is more than 15%. The one nearest to 1
+    # is f below 1 and f / 1.5 above; a third further it must still be on its side.
+    [(0.74, PASS), (0.76, INCONCLUSIVE), (1.0, INCONCLUSIVE), (1.99, INCONCLUSIVE), (2.01, FAIL)],
+)
+def test_a_ratio_that_varies_decides_only_far_from_one(factor, status):
+    spell = np.where(np.arange(120) % 4 == 0, 1.5, 1.0)
+    check = judge_int8_beats_float(measured(factor * np.ones(120)), measured(spell), "t")
+    assert check.status is status
+    if status is INCONCLUSIVE:
+        assert "unstable: ratios of processes vary by 33%, more than 15%" in check.detail
 
 
 def test_files_timed_in_other_numbers_of_processes_are_not_compared():
