@@ -236,9 +236,12 @@ def _artifacts(
     artifacts: list[schema.ArtifactRecord] = []
     references: dict[str, schema.ArtifactRecord] = {}
     measurements: list[schema.MeasurementRecord] = []
+    read: dict[str, dict[str, dict[str, Any]]] = {}  # targets of one convention share a measure stage
     for target in made.plan.targets:
         emission = made.plan.emissions[target.name]
-        timings = _timings(made, target, emission)
+        if emission.measure not in read:
+            read[emission.measure] = _timings(made, emission)
+        timings = read[emission.measure]
         for role, label in (
             ("teacher_float", emission.teacher_float),
             ("student_float", emission.student_float),
@@ -258,7 +261,7 @@ def _artifacts(
     return [*artifacts, *references.values()], measurements
 
 
-def _timings(made: Assembly, target: Target, emission: Emission) -> dict[str, dict[str, Any]]:
+def _timings(made: Assembly, emission: Emission) -> dict[str, dict[str, Any]]:
     """Export label -> what the measure stage found, with the raw arrays."""
     entry = made.context.entries[emission.measure]
     found = {}

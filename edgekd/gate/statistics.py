@@ -10,6 +10,7 @@ numbers, and a release pipeline does not wait for a second of imports.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -64,6 +65,7 @@ def score_z(b: ArrayLike, c: ArrayLike, n: ArrayLike, margin: ArrayLike) -> Floa
     return np.asarray(np.divide(gap, spread, out=certain, where=spread > 0), np.float64)
 
 
+@functools.lru_cache(maxsize=1024)  # a report asks for the same table several times
 def tango_interval(b: int, c: int, n: int, confidence: float) -> tuple[float, float]:
     """Tango's two-sided score interval of the paired drop (b - c) / n, as fractions.
 
