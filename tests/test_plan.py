@@ -5,7 +5,7 @@ import pytest
 from edgekd import plan as plan_module
 from edgekd.config import CalibrationPolicy, Recipe, load_target
 from edgekd.errors import UsageError
-from edgekd.plan import make_plan
+from edgekd.plan import evaluation_of, make_plan
 from edgekd.store import Store
 
 RECIPE = {
@@ -137,6 +137,28 @@ def test_the_references_are_float_and_measured_beside_the_file(make):
     for label in (emission.teacher_float, emission.student_float):
         assert plan.node(label).config["scheme"] == "fp32"
     assert plan.node(emission.teacher_float).parents["model"] == "teacher"
+
+
+def test_what_ships_runs_on_the_targets_own_backend_and_the_references_as_they_can(make):
+    plan = make("host", "android-gpu", "x86-onnx")
+    delegates = {"host": "xnnpack", "android-gpu": "cpu", "x86-onnx": "cpu"}  # a GPU has a stand-in here
+    for name, delegate in delegates.items():
+        emission = plan.emissions[name]
+        assert plan.node(emission.evaluate).config["delegate"] == delegate
+        measure = plan.node(emission.measure)
+        assert measure.config["delegate"] == delegate
+        # The measure stage takes the first file for what ships.
+        assert [r for r, label in measure.parents.items() if label == emission.export] == ["artifact0"]
+        for label in (emission.teacher_float, emission.student_float):
+            assert plan.node(evaluation_of(label)).config["delegate"] == "cpu"
+
+
+def test_only_a_teacher_that_ships_nothing_may_fail_to_be_exported(make):
+    plan = make("host")
+    may_fail = {n.label for n in plan.nodes if n.config.get("may_fail")}
+    assert may_fail == {plan.emissions["host"].teacher_float}
+    alone = make("host", student=None, distill=None, prune=None)
+    assert not [n for n in alone.nodes if n.config.get("may_fail")]
 
 
 def test_a_changed_checkpoint_changes_the_teacher(make, tmp_path):

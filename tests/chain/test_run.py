@@ -5,6 +5,7 @@ import json
 import re
 import resource
 import shutil
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -211,8 +212,17 @@ def test_gate_judges_again_from_the_folder_alone(finished, tmp_path):
 
 def test_targets_of_one_convention_share_one_file(finished, tmp_path):
     edgekd = finished.copy(tmp_path)
-    edgekd("run", edgekd.write(TINY), "--targets", "x86-onnx,host,raspberry-pi-5,android-cpu")
+    # And one that ships what is the others' reference, the pruned network in float.
+    text = (Path(__file__).parents[2] / "targets/host.toml").read_text()
+    (edgekd.folder / "targets").mkdir()
+    (edgekd.folder / "targets/float.toml").write_text(
+        text.replace('"static_wi8_ai8"', '"fp32"').replace('name = "host"', 'name = "float"')
+    )
+    names = ["x86-onnx", "host", "raspberry-pi-5", "android-cpu", "float"]
+    edgekd("run", edgekd.write(TINY), "--targets", ",".join(names))
     report = edgekd.report()
+    assert [a["id"] for a in report["artifacts"] if a["role"] == "target"] == names
+    assert {m["target"] for m in report["measurements"] if m["artifact_id"] == m["target"]} == set(names)
     files = {a["target"]: a["files"][0]["sha256"] for a in report["artifacts"] if a["target"]}
     assert files["host"] == files["raspberry-pi-5"] == files["android-cpu"]
     kinds = {(m["target"], m["kind"]) for m in report["measurements"]}
