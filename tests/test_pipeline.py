@@ -43,6 +43,11 @@ def test_a_trained_student_from_python_needs_no_distillation():
     assert chosen.student.model.kind == "object" and chosen.distill is None
 
 
+def test_a_student_without_weights_and_without_distillation():
+    with pytest.raises(UsageError, match=r"has no weights: give student.checkpoint or \[distill\]"):
+        resolve(recipe(distill=None), {}, {}, None, None)
+
+
 @pytest.mark.parametrize("role", ["task", "teacher", "student"])
 def test_an_object_that_was_not_passed(role):
     section = {"kind": "object"} if role == "task" else {"model": {"kind": "object"}}
