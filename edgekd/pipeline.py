@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from edgekd.types import Task
 
 RUN_FILE = "run.json"
-UNREAD_SAMPLES = 50_000  # of a training split that nobody has counted yet
 SECONDS_PER_SAMPLE = 0.002  # a small residual network on two cores
 
 
@@ -318,11 +317,11 @@ def plan_of(
     return make_plan(chosen, profiles, policy, store, host_info()), store
 
 
-def describe(plan: Plan, store: Store) -> list[tuple[Node, bool, float, int]]:
-    """(node, cached, estimated seconds, estimated bytes) of every stage, for `--dry-run`."""
+def describe(plan: Plan, store: Store) -> list[tuple[Node, bool, float | None, int]]:
+    """(node, cached, estimated seconds or None, estimated bytes) of every stage, for `--dry-run`."""
     data = store.get("data", plan.node("data").key)
-    # Before the data was read once, its size is not known.
-    num_train = data.result["splits"]["train"]["n"] if data else plan.recipe.task.limit or UNREAD_SAMPLES
+    # Before the data was read once, nobody has counted it.
+    num_train = data.result["splits"]["train"]["n"] if data else plan.recipe.task.limit
     rows = []
     for node in plan.nodes:
         cached = store.get(node.stage, node.key) is not None
@@ -330,14 +329,16 @@ def describe(plan: Plan, store: Store) -> list[tuple[Node, bool, float, int]]:
     return rows
 
 
-def estimate_seconds(node: Node, num_train: int) -> float:
-    """A rough guess: the stage's fixed cost, and each sample of each epoch of training."""
+def estimate_seconds(node: Node, num_train: int | None) -> float | None:
+    """A rough guess: the stage's fixed cost, and each sample of each epoch of training, if they are known."""
     epochs = 0.0
     for section in ("train", "distill", "prune", "quantize"):
         settings = node.config.get(section)
         if isinstance(settings, Mapping) and settings.get("method") != "ptq":
             epochs += settings["epochs"]
-    return STAGES[node.stage].seconds + epochs * num_train * SECONDS_PER_SAMPLE
+    if epochs and num_train is None:
+        return None
+    return STAGES[node.stage].seconds + epochs * (num_train or 0) * SECONDS_PER_SAMPLE
 
 
 def _disk(node: Node) -> int:

@@ -59,18 +59,29 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def show_plan(rows: Iterable[tuple[Node, bool, float, int]], free_bytes: int) -> None:
+def show_plan(rows: Iterable[tuple[Node, bool, float | None, int]], free_bytes: int) -> None:
     """The stages of a run: cached or to do, with a guess of time and disk."""
     table = _table("plan", ("stage", "for targets", "state", "Time (s, guess)", "Disk (guess)"))
     seconds = disk = 0.0
+    unknown = False
     for node, cached, took, size in rows:
         state = "[green]cached[/green]" if cached else "to do"
-        table.add_row(node.label, ", ".join(node.targets), state, f"{took:.0f}", size_text(size))
-        seconds, disk = seconds + took, disk + (0 if cached else size)
+        table.add_row(
+            node.label,
+            ", ".join(node.targets),
+            state,
+            "?" if took is None else f"{took:.0f}",
+            size_text(size),
+        )
+        seconds, disk = seconds + (took or 0), disk + (0 if cached else size)
+        unknown = unknown or took is None
     console.print(table)
-    console.print(
-        f"about {seconds / 60:.0f} min and {size_text(disk)} of disk to go; {size_text(free_bytes)} free"
-    )
+    if unknown:
+        console.print(
+            "training takes longer the more samples there are: run with --until data to have them counted"
+        )
+    time = f"about {seconds / 60:.0f} min" + (" besides training" if unknown else "")
+    console.print(f"{time} and {size_text(disk)} of disk to go; {size_text(free_bytes)} free")
 
 
 def show_report(report: Report, folder: Path) -> None:

@@ -108,6 +108,7 @@ def test_estimates_follow_epochs_and_samples():
     once = estimate_seconds(node("distill", **distill), 1000)
     # The fixed part falls out: ten epochs of another thousand samples.
     assert estimate_seconds(node("distill", **distill), 2000) - once == pytest.approx(10 * 1000 * 0.002)
+    assert estimate_seconds(node("distill", **distill), None) is None  # nobody has counted the samples
     assert estimate_seconds(node("network", train=None), 10**6) == estimate_seconds(node("network"), 1)
     ptq = {"quantize": {"method": "ptq", "epochs": 2}}
     assert estimate_seconds(node("quantize", **ptq), 10**6) == estimate_seconds(node("quantize"), 1)
