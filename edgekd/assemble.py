@@ -7,25 +7,22 @@ assembled again in a second.
 from __future__ import annotations
 
 import shutil
-import statistics as plain
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekd import gate
+from edgekd import timings as timings_of
 from edgekd.config import GateConfig, Target
-from edgekd.devices.local import local_kind
-from edgekd.gate.statistics import bootstrap_quantile, percentile_interval
 from edgekd.judgement import judge
 from edgekd.plan import Emission, Node, Plan, evaluation_of, library_version
 from edgekd.report import schema
 from edgekd.stages.context import Context
 from edgekd.store import Entry, hash_of, no_space_is_clear, sha256_file
-from edgekd.types import ACCURACY, Kind, Predictions, Verdict
+from edgekd.types import ACCURACY, Predictions, Verdict
 
 NETWORK_STAGES = ("network", "onnx_file", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
@@ -122,7 +119,7 @@ def _report(
             params=teacher["params"],
             macs=teacher["macs"],
             metrics=(_metric(made, made.baseline, None),),
-            size_bytes=min(sizes) if sizes else _weights_size(made, artifacts),
+            size_bytes=min(sizes) if sizes else _weights_size(made),
             artifact_ids=floats,
             not_exported=_not_exported(made),
             predictions=_store_predictions(made, f"stages/{made.baseline_label}", made.baseline),
@@ -140,13 +137,12 @@ def _report(
     )
 
 
-def _weights_size(made: Assembly, artifacts: list[schema.ArtifactRecord]) -> int:
+def _weights_size(made: Assembly) -> int:
     """Bytes of a baseline without a float file of its own: its weights, or the file that it came from."""
     params = made.context.entries[made.baseline_label].result["params"]
     if params is not None:
         return 4 * int(params)
-    labels = {emission.student_float: name for name, emission in made.plan.emissions.items()}
-    return min(_size(made.context.entries[label]) for label in labels)
+    return min(_size(made.context.entries[e.student_float]) for e in made.plan.emissions.values())
 
 
 def _not_exported(made: Assembly) -> str | None:
@@ -240,7 +236,7 @@ def _artifacts(
     for target in made.plan.targets:
         emission = made.plan.emissions[target.name]
         if emission.measure not in read:
-            read[emission.measure] = _timings(made, emission)
+            read[emission.measure] = timings_of.read(made.context.entries[emission.measure])
         timings = read[emission.measure]
         for role, label in (
             ("teacher_float", emission.teacher_float),
@@ -254,73 +250,11 @@ def _artifacts(
         # A target may ship what is another target's reference: here it is its own file.
         names = {**{label: label for label in references}, emission.export: target.name}
         measurements += [
-            _measurement(made, target, names[label], found, emission)
+            timings_of.record(found, target, names[label], emission.measure, made.folder, made.host)
             for label, found in timings.items()
             if label in names
         ]
     return [*artifacts, *references.values()], measurements
-
-
-def _timings(made: Assembly, emission: Emission) -> dict[str, dict[str, Any]]:
-    """Export label -> what the measure stage found, with the raw arrays."""
-    entry = made.context.entries[emission.measure]
-    found = {}
-    for label, result in entry.result.items():
-        with np.load(entry.file(result["raw"]), allow_pickle=False) as raw:
-            found[label] = {**result, "latency_ms": raw["latency_ms"], "process": raw["process"]}
-    return found
-
-
-def _measurement(
-    made: Assembly, target: Target, name: str, found: Mapping[str, Any], emission: Emission
-) -> schema.MeasurementRecord:
-    values: NDArray[np.float64] = found["latency_ms"]
-    process: NDArray[np.int64] = found["process"]
-    raw = f"measurements/{emission.measure}-{name}.npz"
-    if not (made.folder / raw).exists():
-        np.savez_compressed(made.folder / raw, latency_ms=values, process=process)
-    return schema.MeasurementRecord(
-        artifact_id=name,
-        target=target.name,
-        device=str(made.host["cpu"]),
-        runtime=found["runtime"],
-        runtime_version=found["runtime_version"],
-        delegate=found["delegate"],
-        kind=_kind(target),
-        num_threads=found["protocol"]["num_threads"],
-        num_runs=len(values),
-        num_processes=len(np.unique(process)),
-        median_ms=float(np.median(values)),
-        p90_ms=float(np.percentile(values, 90)),
-        p99_ms=float(np.percentile(values, 99)) if len(values) >= 1000 else None,
-        first_ms=plain.median(found["first_ms"]),
-        init_ms=plain.median(found["init_ms"]),
-        process_medians_ms=tuple(float(np.median(values[process == p])) for p in np.unique(process)),
-        peak_memory_bytes=found["peak_memory_bytes"],
-        warmup_runs=found["protocol"]["warmup_runs"],
-        min_runs=found["protocol"]["min_runs"],
-        min_seconds=found["protocol"]["min_seconds"],
-        raw_path=raw,
-        raw_sha256=sha256_file(made.folder / raw),
-    )
-
-
-def _kind(target: Target) -> Kind:
-    """A figure counts as measured on the target's own hardware; a GPU's file ran on the processor here."""
-    return "host" if target.runtime.delegate == "gpu" else local_kind(target)
-
-
-def _ratio(
-    made: Assembly, slow: Mapping[str, Any] | None, fast: Mapping[str, Any], alpha: float
-) -> schema.Ratio | None:
-    """How many times faster `fast` is, by medians taken side by side, with a bootstrap interval."""
-    if slow is None:
-        return None
-    rng = np.random.default_rng(made.context.seed)
-    medians = [bootstrap_quantile(m["latency_ms"], m["process"], 0.5, rng) for m in (slow, fast)]
-    lower, upper = percentile_interval(medians[0] / medians[1], alpha)
-    value = float(np.median(slow["latency_ms"]) / np.median(fast["latency_ms"]))
-    return schema.Ratio(value=value, lower=lower, upper=upper)
 
 
 def _artifact(
@@ -350,8 +284,8 @@ def _artifact(
         metrics=(_metric(made, found, made.policy.max_drop_pp),),
         agreement=comparison.agreement,
         negative_flip_rate=comparison.negative_flip_rate,
-        speedup_over_teacher=_ratio(made, teacher, own, made.policy.alpha),
-        speedup_over_float=_ratio(made, student, own, made.policy.alpha),
+        speedup_over_teacher=timings_of.ratio(teacher, own, made.policy.alpha, made.context.seed),
+        speedup_over_float=timings_of.ratio(student, own, made.policy.alpha, made.context.seed),
         size_ratio_to_teacher=teacher_size / size if teacher_size else None,
         predictions=_store_predictions(made, f"files/{target.name}", found),
     )

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import resource
 import shutil
 from pathlib import Path
 
@@ -145,13 +144,9 @@ def test_the_page_of_a_real_run_in_chromium(finished, browser):
 def test_a_finished_run_is_repeated_without_torch_and_says_the_same(finished, tmp_path):
     again = finished.copy(tmp_path)
     before = (again.folder / "runs/tiny/report.json").read_bytes()
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = again.light("run", "recipe.toml")
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == finished.report()["verdict"]["exit_code"], done.stderr
     assert (again.folder / "runs/tiny/report.json").read_bytes() == before
-    # Processor time, which a busy machine does not stretch much; the wall clock is in benchmarks/.
-    assert spent.ru_utime + spent.ru_stime - used.ru_utime - used.ru_stime < 4
 
 
 def test_report_is_rebuilt_without_torch(finished, tmp_path):
