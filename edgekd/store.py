@@ -39,7 +39,7 @@ def sha256_file(path: Path) -> str:
 
 def sha256_tree(path: Path) -> str:
     """`sha256_file` of a file; of a folder, a hash over the names and contents of all files below it."""
-    if path.is_file():
+    if not path.is_dir():
         return sha256_file(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return hash_of([[p.relative_to(path).as_posix(), sha256_file(p)] for p in files])
@@ -237,7 +237,8 @@ class Store:
         It is remembered by path, size and times of change. The time of the last change of
         status tells what the other one hides: `cp -p` and `rsync` put the old time back.
         """
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        # What is neither file nor folder is taken for a file, which then cannot be read: an error.
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         stats = [(str(p.relative_to(path)), p.stat()) for p in files]
         identity = hash_of(
             [str(path.resolve()), [[n, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in stats]]

@@ -15,7 +15,16 @@ from nets import python, run_python
 
 from edgekd import store as store_module
 from edgekd.errors import StoreError, UsageError
-from edgekd.store import Store, canonical, hash_of, lock_workdir, parse_size, sha256_file, write_atomic
+from edgekd.store import (
+    Store,
+    canonical,
+    hash_of,
+    lock_workdir,
+    parse_size,
+    sha256_file,
+    sha256_tree,
+    write_atomic,
+)
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -390,6 +399,12 @@ def test_hash_file_notices_every_change(tmp_path):
     path.write_bytes(b"other")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert store.hash_file(path) == hashlib.sha256(b"other").hexdigest()
+
+
+def test_what_is_not_there_has_no_hash(tmp_path):
+    for hash_of_path in (Store(tmp_path / "store").hash_file, sha256_tree):
+        with pytest.raises(FileNotFoundError):
+            hash_of_path(tmp_path / "absent")
 
 
 def test_hash_of_a_folder_notices_every_change(tmp_path):
