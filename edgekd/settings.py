@@ -62,7 +62,9 @@ class TrainConfig(Strict):
 
     epochs: Positive = Field(description="passes over the training split")
     batch_size: Positive = Field(default=128, description="samples a step")
-    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd has Nesterov momentum 0.9")
+    optimizer: Literal["sgd", "adamw", "muon"] = Field(
+        default="sgd", description="sgd has Nesterov momentum 0.9; muon learns convolutions in fewer epochs"
+    )
     lr: float = Field(default=0.05, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 on weights of two dimensions or more")
     warmup_epochs: float = Field(default=1.0, ge=0, description="linear rise, then cosine to zero")
@@ -146,7 +148,9 @@ class QuantizeConfig(DistillConfig):
 
     method: Literal["qat", "ptq"] = Field(description="train with fake quantizers, or calibrate only")
     epochs: Positive = Field(default=2, description="passes over the training split (qat)")
-    optimizer: Literal["sgd", "adamw"] = Field(default="adamw", description="sgd collapses easily here")
+    optimizer: Literal["sgd", "adamw", "muon"] = Field(
+        default="adamw", description="the others collapse easily here"
+    )
     lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="L2 on weights")
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm")

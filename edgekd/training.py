@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from edgekd import augment
 from edgekd.config import TrainConfig
-from edgekd.errors import TrainingError
+from edgekd.errors import TrainingError, UsageError
+from edgekd.muon import Muon, mixes_channels
 from edgekd.progress import Display
 from edgekd.store import write_atomic
 from edgekd.types import InputSpec, Split
@@ -85,14 +86,25 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD (Nesterov, 0.9) or AdamW; weight decay on weights only, not on biases, norms or scales."""
+    """The optimizer of the config; weight decay on weights only, not on biases, norms or scales."""
     trained = [p for p in module.parameters() if p.requires_grad]
+    if config.optimizer == "muon":
+        matrices = [p for p in trained if mixes_channels(p)]
+        if not matrices:
+            raise UsageError(
+                "optimizer = 'muon' is for networks with convolutions, this one has none",
+                hint='choose "sgd" or "adamw"',
+            )
+        trained = [p for p in trained if not mixes_channels(p)]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    if config.optimizer == "muon":
+        kernels = {"params": matrices, "weight_decay": config.weight_decay, "orthogonal": True}
+        return Muon([kernels, *groups], lr=config.lr)
     return torch.optim.AdamW(groups, lr=config.lr)
 
 

@@ -124,9 +124,9 @@ def test_history_is_the_mean_loss_of_the_epoch(tmp_path):
     assert [h["loss"] for h in history] == pytest.approx(values.mean(axis=1).tolist())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_decay_spares_biases_norms_and_scales(optimizer):
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
     net[0].bias.requires_grad_(False)
     made = make_optimizer(net, train_config(optimizer=optimizer, weight_decay=0.3))
     decayed = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
@@ -185,7 +185,7 @@ def image_net():
     )
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("stop_at", [1, 7, 13], ids=["in epoch 1", "in epoch 2", "in epoch 3"])
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, optimizer, stop_at):
     data = TrainingSet(split(images(40)), SPEC, None, 1, 9)
