@@ -94,10 +94,14 @@ def bench(
     json_: Json = False,
 ) -> None:
     """Measure a model file on this computer: size, latency, memory, operators."""
+    from rich.console import Console
+
     from edgekd import config, terminal
     from edgekd.measure.bench import bench as measure
+    from edgekd.progress import Display
 
-    found = measure(artifact, config.load_target(target) if target else None, threads)
+    display = Display(Console(quiet=json_))
+    found = measure(artifact, config.load_target(target) if target else None, threads, display=display)
     if json_:
         terminal.emit_json(found.as_dict())
     else:

@@ -8,6 +8,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,11 @@ from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.judgement import judge
 from edgekd.plan import STAGES, Emission, Node, Plan, make_plan
-from edgekd.progress import Display, chatter_to
+from edgekd.progress import QUIET, Display, chatter_to
 from edgekd.report.files import write
 from edgekd.report.schema import Report, parse
 from edgekd.stages.context import Context
-from edgekd.store import Store, lock_workdir, write_atomic
+from edgekd.store import Entry, Store, lock_workdir, write_atomic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,18 +206,44 @@ def run_stages(context: Context, until: str | None = None) -> None:
             names = ", ".join(dict.fromkeys(n.stage for n in nodes))
             raise UsageError(f"--until {until!r}: no such stage in this recipe", hint=f"stages: {names}")
         nodes = nodes[: last[-1] + 1]
-    for node in nodes:
-        entry = context.store.get(node.stage, node.key)
-        if entry is None:
-            context.display.line(f"[bold]{node.label}[/bold]")
-            entry = context.store.put(
-                node.stage,
-                node.key,
-                functools.partial(_run, node, context),
-                on_wait=lambda: context.display.line("  another run is making it: waiting"),
-            )
-            context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
-        context.entries[node.label] = entry
+    # An evaluation is a process of its own on one thread: it runs beside the exports that follow it.
+    beside, pending = ThreadPoolExecutor(max_workers=1), dict[str, Future[Entry]]()
+    try:
+        for node in nodes:
+            if node.stage == "evaluate":
+                pending[node.label] = beside.submit(_entry, node, context, "")
+                continue
+            if node.stage == "measure":  # the plan has them last: nothing else runs while something is timed
+                _await(pending, context)
+            context.entries[node.label] = _entry(node, context, f"[bold]{node.label}[/bold]")
+        _await(pending, context)
+    finally:
+        beside.shutdown(cancel_futures=True)
+
+
+def _await(pending: dict[str, Future[Entry]], context: Context) -> None:
+    finished = as_completed(list(pending.values()))
+    for future in context.display.track(finished, "evaluations", len(pending)):
+        future.result()
+    context.entries.update({label: future.result() for label, future in pending.items()})
+    pending.clear()
+
+
+def _entry(node: Node, context: Context, announced: str) -> Entry:
+    """A node's result, from the store or made now; what is not announced is named when it is done."""
+    entry = context.store.get(node.stage, node.key)
+    if entry is None:
+        if announced:
+            context.display.line(announced)
+        entry = context.store.put(
+            node.stage,
+            node.key,
+            functools.partial(_run, node, context),
+            on_wait=lambda: context.display.line(f"  {node.label}: another run is making it: waiting"),
+        )
+        what = "  done in" if announced else f"  {node.label}:"
+        context.display.line(f"{what} {entry.seconds:.1f} s{_news(entry.result)}")
+    return entry
 
 
 def _run(node: Node, context: Context, folder: Path) -> Mapping[str, Any]:
@@ -262,7 +289,7 @@ def rebuild(workdir: Path) -> Report:
         plan, host, store = _recorded_plan(record, path), record["host"], Store(Path(record["store"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: damaged: {error!r}", hint="run the recipe again") from None
-    context = Context(plan, store, Display(Console(quiet=True)))
+    context = Context(plan, store, QUIET)
     with lock_workdir(workdir), store.in_use():
         for node in plan.nodes:
             entry = store.get(node.stage, node.key)

@@ -57,6 +57,9 @@ class Display:
                 self.line(f"  {what}: {done}/{total}, about {left:.0f} s left")
 
 
+QUIET = Display(Console(quiet=True))
+
+
 @contextmanager
 def chatter_to(log: Path) -> Iterator[Console]:
     """Sends all that libraries print (C++ too) to a log file; yields a console on the real stdout."""

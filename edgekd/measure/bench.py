@@ -12,6 +12,7 @@ from edgekd.devices.local import host_info, local_kind
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.measure.inventory import inventory_of
 from edgekd.measure.latency import Subject, measure_latency
+from edgekd.progress import QUIET, Display
 from edgekd.types import Format, Inventory, Measurement, Protocol
 
 _PROTOCOL = Protocol(warmup_runs=10, min_runs=1000, min_seconds=1.0, num_processes=3, num_threads=1)
@@ -65,6 +66,7 @@ def bench(
     *,
     protocol: Protocol = _PROTOCOL,
     seed: int = 0,
+    display: Display = QUIET,
 ) -> Bench:
     """Size, latency, peak memory and operators of a model file, on random inputs.
 
@@ -74,6 +76,7 @@ def bench(
         num_threads: threads for inference; None for the target's, or 1.
         protocol: of the runs, where no target is given.
         seed: of the random inputs.
+        display: where progress is shown.
 
     Raises:
         UsageError: there is no such file, or it is not of the target's format.
@@ -92,7 +95,12 @@ def bench(
         protocol = Protocol(**{**vars(protocol), "num_threads": num_threads})
     device = target.name if target else "this computer"
     (measured,) = measure_latency(
-        [Subject(path.name, path, runtime, delegate)], protocol, kind, device=device, seed=seed
+        [Subject(path.name, path, runtime, delegate)],
+        protocol,
+        kind,
+        device=device,
+        seed=seed,
+        display=display,
     )
     return Bench(
         path, found, path.stat().st_size, target.name if target else None, measured, inventory_of(path, found)

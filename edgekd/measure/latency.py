@@ -16,6 +16,7 @@ from edgekd.devices.local import Event, run_agent
 from edgekd.errors import MeasurementError
 from edgekd.measure import Layout, to_layout
 from edgekd.measure.memory import peak_memory_bytes
+from edgekd.progress import QUIET, Display
 from edgekd.types import Artifact, Kind, Measurement, Protocol
 
 
@@ -59,6 +60,7 @@ def measure_latency(
     device: str,
     seed: int = 0,
     time_limit_s: float = 600.0,
+    display: Display = QUIET,
 ) -> tuple[Measurement, ...]:
     """One measurement a file, in the order given.
 
@@ -73,6 +75,7 @@ def measure_latency(
         device: what the runs are on, for the record.
         seed: of random inputs.
         time_limit_s: for each process.
+        display: where progress is shown.
 
     Raises:
         MeasurementError: a file does not run, or on another backend than asked for.
@@ -90,8 +93,10 @@ def measure_latency(
             "min_seconds": protocol.min_seconds / protocol.num_processes,
             "seed": seed,
         }
-        processes = [run_agent(job, time_limit_s=time_limit_s) for _ in range(protocol.num_processes)]
-        memory = [peak_memory_bytes(model, seed=seed, time_limit_s=time_limit_s) for model in models]
+        times = display.track(range(protocol.num_processes), "latency", protocol.num_processes)
+        processes = [run_agent(job, time_limit_s=time_limit_s) for _ in times]
+        loaded = display.track(models, "memory", len(models))
+        memory = [peak_memory_bytes(model, seed=seed, time_limit_s=time_limit_s) for model in loaded]
     return tuple(
         _measurement(s, processes, peak, protocol, kind, device)
         for s, peak in zip(subjects, memory, strict=True)

@@ -41,7 +41,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             subject(artifact, node.config["runtime"], delegate=delegate, layout=layout, sample=sample)
         )
     # Whether this computer is the target is a question of the target, asked when the report is written.
-    found = measure_latency(subjects, protocol, "host", device="this computer", seed=context.seed)
+    found = measure_latency(
+        subjects, protocol, "host", device="this computer", seed=context.seed, display=context.display
+    )
     result = {}
     for label, measurement in zip(labels, found, strict=True):
         name = f"{label}.npz"

@@ -15,6 +15,7 @@ from edgekd.teachers import cache
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes logits.npy (views, N, classes) in fp16."""
     task = context.task
+    path = context.store.partial(node.stage, node.key) / "logits.npy"
     cache.build(
         saved.load(context.parent(node, "teacher"), context),
         task.splits["train"],
@@ -23,7 +24,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         views=node.config["views"],
         num_classes=task.num_classes,
         seed=context.seed,
-        path=folder / "logits.npy",
+        path=path,
         display=context.display,
     )
+    path.rename(folder / path.name)
     return {"views": node.config["views"]}

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edgekd import augment
 from edgekd.errors import TrainingError
 from edgekd.progress import Display
-from edgekd.store import reserved_memmap
+from edgekd.store import reserved_memmap, write_atomic
 from edgekd.training import EVAL_BATCH, normalise
 from edgekd.types import InputSpec, Split
+
+BATCHES_A_SYNC = 20
 
 
 @torch.no_grad()
@@ -33,17 +36,25 @@ def build(
     """Writes the teacher's logits for every sample in every augmented view to a .npy file.
 
     20 bytes a sample and view for 10 classes. View v holds the outputs on the very pixels
-    that the student sees in the epochs that use view v.
+    that the student sees in the epochs that use view v. How many batches are on disk stands in
+    a file beside it, so that a build that was killed is gone on with where `path` is the same.
 
     Raises:
         TrainingError: an output is NaN or infinite, or too large for fp16.
     """
     teacher.eval()
-    out = reserved_memmap(path, np.float16, (views, len(split), num_classes))
+    count = path.with_suffix(".batches")
+    done = int(count.read_text()) if path.is_file() and count.is_file() else 0
+    if done:
+        out: NDArray[np.float16] = np.load(path, mmap_mode="r+", allow_pickle=False)
+    else:
+        out = reserved_memmap(path, np.float16, (views, len(split), num_classes))
     starts = [(v, s) for v in range(views) for s in range(0, len(split), EVAL_BATCH)]
+    total, starts, drawn_for = len(starts), starts[done:], None
     for view, start in display.track(starts, "teacher outputs", len(starts)):
-        if start == 0:
+        if view != drawn_for:
             params = torch.from_numpy(augment.draw(len(split), names, spec.shape, seed, view))
+            drawn_for = view
         stop = min(start + EVAL_BATCH, len(split))
         raw = torch.from_numpy(np.ascontiguousarray(split.inputs[start:stop]))
         x = normalise(augment.apply(raw, params[start:stop], spec.raw_range[0]), spec)
@@ -55,4 +66,8 @@ def build(
                 hint="the teacher diverged, or its logits are beyond 65504",
             )
         out[view, start:stop] = logits
+        done += 1
+        if done % BATCHES_A_SYNC == 0 or done == total:
+            out.flush()  # type: ignore[attr-defined]  # both ways to open it give a memmap
+            write_atomic(count, str(done))
     del out  # writes it out

@@ -64,6 +64,36 @@ def test_the_teacher_is_judged_in_eval_mode(tmp_path):
     np.testing.assert_array_equal(first, build(teacher.eval(), data, tmp_path / "b.npy", names=()))
 
 
+class Counting(nn.Module):
+    """Another network inside, which dies in a given call."""
+
+    def __init__(self, inner, dies_in=None):
+        super().__init__()
+        self.inner, self.dies_in, self.calls = inner, dies_in, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.dies_in:
+            raise KeyboardInterrupt
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(("dies_in", "again"), [(1, 6), (2, 6), (3, 4), (4, 4), (6, 2)])
+def test_a_build_that_was_killed_is_gone_on_with(tmp_path, monkeypatch, dies_in, again):
+    monkeypatch.setattr(cache, "BATCHES_A_SYNC", 2)
+    teacher, data = tiny_resnet(seed=3), split(images(300))  # three views of two batches
+    whole = build(teacher, data, tmp_path / "whole.npy", views=3, seed=11)
+    with pytest.raises(KeyboardInterrupt):
+        build(Counting(teacher, dies_in), data, tmp_path / "logits.npy", views=3, seed=11)
+    rest = Counting(teacher)
+    np.testing.assert_array_equal(build(rest, data, tmp_path / "logits.npy", views=3, seed=11), whole)
+    assert rest.calls == again
+    build(rest, data, tmp_path / "logits.npy", views=3, seed=11)
+    assert rest.calls == again, "what was whole was made again"
+    (tmp_path / "logits.npy").unlink()
+    np.testing.assert_array_equal(build(rest, data, tmp_path / "logits.npy", views=3, seed=11), whole)
+
+
 class Bad(nn.Module):
     """Gives `value` for the image whose first raw pixel is 16."""
 
