@@ -100,8 +100,9 @@ def bench(
     from edgekd.measure.bench import bench as measure
     from edgekd.progress import Display
 
-    display = Display(Console(quiet=json_))
-    found = measure(artifact, config.load_target(target) if target else None, threads, display=display)
+    profile = config.load_target(target) if target else None
+    with Display(Console(quiet=json_)) as display:
+        found = measure(artifact, profile, threads, display=display)
     if json_:
         terminal.emit_json(found.as_dict())
     else:

@@ -1,5 +1,6 @@
-"""Muon: momentum whose step on every matrix is made orthogonal (Jordan et al. 2024; arXiv 2502.16982).
+"""Muon: momentum whose step on a convolution's kernel is made orthogonal (Jordan et al. 2024).
 
+Weight decay of kernels is decoupled (Liu et al. 2025, arXiv 2502.16982).
 A gradient's step is ruled by its few largest singular values; levelling them lets the rare
 directions learn too, so a network of convolutions needs fewer epochs. PyTorch's own Muon
 takes matrices only and multiplies in bfloat16, which many processors emulate.
@@ -11,19 +12,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MATRIX_MOMENTUM = 0.95
 OTHER_MOMENTUM = 0.9
-# Biases, norms, stem and head learn by SGD, whose steps shrink with the gradient and so want a higher rate.
+# All else learns by SGD, whose steps shrink with the gradient and so want a higher rate.
 OTHER_LR_FACTOR = 5.0
-# A quintic whose fifth iterate takes singular values from (0, 1] to about 0.7 .. 1.2: near enough to 1.
+# A quintic whose fifth iterate takes singular values from 0.002 .. 1 to 0.68 .. 1.16: near enough to 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (R, C) with the same singular vectors and singular values of about 1."""
+    """A matrix (R, C) with the same singular vectors, and singular values near 1 save the tiniest."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix
@@ -34,9 +35,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
-def mixes_channels(parameter: Tensor) -> bool:
-    """Whether a parameter is a convolution's kernel over several channels: a matrix (out, in * h * w)."""
-    return parameter.dim() >= 3 and parameter.shape[1] > 1
+def kernels(module: nn.Module) -> list[nn.Parameter]:
+    """Kernels of the convolutions that mix several channels: matrices (out, in * h * w)."""
+    convolutions = (m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    found = (m.weight for m in convolutions if m.groups == 1 and m.in_channels > 1)
+    return list(dict.fromkeys(p for p in found if p.requires_grad))
 
 
 class Muon(torch.optim.Optimizer):

@@ -8,12 +8,9 @@ import importlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from edgekd import config as configs
 from edgekd.assemble import assemble, with_verdict
@@ -26,7 +23,7 @@ from edgekd.progress import QUIET, Display, chatter_to
 from edgekd.report.files import write
 from edgekd.report.schema import Report, parse
 from edgekd.stages.context import Context
-from edgekd.store import Entry, Store, lock_workdir, write_atomic
+from edgekd.store import Store, lock_workdir, write_atomic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,9 +80,9 @@ def compress(
     plan = make_plan(chosen, profiles, policy, kept, host, fingerprints)
     with lock_workdir(folder), kept.in_use():
         with chatter_to(folder / "run.log") as screen:
-            display = Display(screen if show else Console(quiet=True))
-            context = Context(plan, kept, display, objects)
-            run_stages(context, until)
+            with Display(screen) if show else QUIET as display:
+                context = Context(plan, kept, display, objects)
+                run_stages(context, until)
         if until is not None:
             return None
         write_atomic(folder / RUN_FILE, json.dumps(_run_record(plan, host, kept), indent=1, sort_keys=True))
@@ -206,44 +203,18 @@ def run_stages(context: Context, until: str | None = None) -> None:
             names = ", ".join(dict.fromkeys(n.stage for n in nodes))
             raise UsageError(f"--until {until!r}: no such stage in this recipe", hint=f"stages: {names}")
         nodes = nodes[: last[-1] + 1]
-    # An evaluation is a process of its own on one thread: it runs beside the exports that follow it.
-    beside, pending = ThreadPoolExecutor(max_workers=1), dict[str, Future[Entry]]()
-    try:
-        for node in nodes:
-            if node.stage == "evaluate":
-                pending[node.label] = beside.submit(_entry, node, context, "")
-                continue
-            if node.stage == "measure":  # the plan has them last: nothing else runs while something is timed
-                _await(pending, context)
-            context.entries[node.label] = _entry(node, context, f"[bold]{node.label}[/bold]")
-        _await(pending, context)
-    finally:
-        beside.shutdown(cancel_futures=True)
-
-
-def _await(pending: dict[str, Future[Entry]], context: Context) -> None:
-    finished = as_completed(list(pending.values()))
-    for future in context.display.track(finished, "evaluations", len(pending)):
-        future.result()
-    context.entries.update({label: future.result() for label, future in pending.items()})
-    pending.clear()
-
-
-def _entry(node: Node, context: Context, announced: str) -> Entry:
-    """A node's result, from the store or made now; what is not announced is named when it is done."""
-    entry = context.store.get(node.stage, node.key)
-    if entry is None:
-        if announced:
-            context.display.line(announced)
-        entry = context.store.put(
-            node.stage,
-            node.key,
-            functools.partial(_run, node, context),
-            on_wait=lambda: context.display.line(f"  {node.label}: another run is making it: waiting"),
-        )
-        what = "  done in" if announced else f"  {node.label}:"
-        context.display.line(f"{what} {entry.seconds:.1f} s{_news(entry.result)}")
-    return entry
+    for node in nodes:
+        entry = context.store.get(node.stage, node.key)
+        if entry is None:
+            context.display.line(f"[bold]{node.label}[/bold]")
+            entry = context.store.put(
+                node.stage,
+                node.key,
+                functools.partial(_run, node, context),
+                on_wait=lambda: context.display.line("  another run is making it: waiting"),
+            )
+            context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
+        context.entries[node.label] = entry
 
 
 def _run(node: Node, context: Context, folder: Path) -> Mapping[str, Any]:

@@ -197,9 +197,7 @@ def make_plan(
         target.name: _emit(builder, recipe, target, data, teacher, student, calibration, host)
         for target in targets
     }
-    # Measurements last: nothing depends on them, and nothing else is to run beside them.
-    nodes = tuple(sorted(builder.nodes.values(), key=lambda node: node.stage == "measure"))
-    return Plan(recipe, targets, policy, nodes, emissions)
+    return Plan(recipe, targets, policy, tuple(builder.nodes.values()), emissions)
 
 
 def _data_config(recipe: Recipe, store: Store, objects: Mapping[str, str]) -> dict[str, Any]:
@@ -292,8 +290,9 @@ def _emit(
             f"target {name!r} takes {emission.format}, but an ONNX file can only be emitted as ONNX",
             hint="choose ONNX targets, or give the student as a network",
         )
-    static = emission.scheme == STATIC and not from_file
-    source = _quantized(builder, recipe, data, teacher, calibration, network) if static else network
+    source = network
+    if emission.scheme == STATIC and not from_file:
+        source = _quantized(builder, recipe, data, teacher, calibration, network)
     export = _export(builder, source, emission, data, calibration if from_file else None, name)
     student_float = _export(builder, network, _float(emission), data, None, name)
     teacher_float = None
@@ -305,10 +304,11 @@ def _emit(
     references = [label for label in (teacher_float, student_float) if label is not None]
     runtime, delegate = target.runtime.name, _stand_in(target.runtime.delegate)
     evaluate = evaluation_of(export) + ("" if delegate == "cpu" else f"-{delegate}")
-    judged = [(evaluate, export, delegate), *((evaluation_of(file), file, "cpu") for file in references)]
-    for label, file, backend in judged:
-        config = {"runtime": runtime, "delegate": backend}
-        builder.add(label, "evaluate", config, {"data": data, "export": file}, name)
+    config = {"runtime": runtime, "delegate": delegate}
+    builder.add(evaluate, "evaluate", config, {"data": data, "export": export}, name)
+    for label in references:
+        config = {"runtime": runtime, "delegate": "cpu"}
+        builder.add(evaluation_of(label), "evaluate", config, {"data": data, "export": label}, name)
     protocol = {
         "smoke": recipe.smoke,
         "num_threads": target.runtime.num_threads,

@@ -23,6 +23,17 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._live: Progress | None = None
+
+    def __enter__(self) -> Display:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the bar of work that failed: its traceback keeps the generator, and with it the bar, alive."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def line(self, text: str) -> None:
         """One line, with Rich markup."""
@@ -30,6 +41,8 @@ class Display:
 
     def track(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
         """Yields the items, showing how far it is once it has taken longer than 2 s."""
+        if self.console.quiet:
+            return iter(items)
         return self._bar(items, what, total) if self.console.is_terminal else self._plain(items, what, total)
 
     def _bar(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
@@ -41,10 +54,12 @@ class Display:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=True, disable=False) as progress:
+            self._live = progress
             task = progress.add_task(what, total=total, visible=False)
             for item in items:
                 yield item
                 progress.update(task, advance=1, visible=time.monotonic() - started > BAR_AFTER_S)
+            self._live = None
 
     def _plain(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
         started = last = time.monotonic()

@@ -66,7 +66,11 @@ class TrainConfig(Strict):
         default="sgd", description="sgd has Nesterov momentum 0.9; muon learns convolutions in fewer epochs"
     )
     lr: float = Field(default=0.05, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=5e-4, ge=0, description="L2 on weights of two dimensions or more")
+    weight_decay: float = Field(
+        default=5e-4,
+        ge=0,
+        description="on weights, not on biases, norms and scales: L2, decoupled with adamw and for muon's kernels",
+    )
     warmup_epochs: float = Field(default=1.0, ge=0, description="linear rise, then cosine to zero")
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for the cross-entropy")
@@ -149,7 +153,7 @@ class QuantizeConfig(DistillConfig):
     method: Literal["qat", "ptq"] = Field(description="train with fake quantizers, or calibrate only")
     epochs: Positive = Field(default=2, description="passes over the training split (qat)")
     optimizer: Literal["sgd", "adamw", "muon"] = Field(
-        default="adamw", description="the others collapse easily here"
+        default="adamw", description="sgd collapses easily here"
     )
     lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="L2 on weights")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from edgekd import augment
 from edgekd.config import TrainConfig
 from edgekd.errors import TrainingError, UsageError
-from edgekd.muon import Muon, mixes_channels
+from edgekd.muon import Muon, kernels
 from edgekd.progress import Display
 from edgekd.store import write_atomic
 from edgekd.types import InputSpec, Split
@@ -85,27 +85,36 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of the config; weight decay on weights only, not on biases, norms or scales."""
+def make_optimizer(module: nn.Module, config: TrainConfig, what: str) -> torch.optim.Optimizer:
+    """The optimizer of the config; weight decay on weights only, not on biases, norms or scales.
+
+    Raises:
+        UsageError: the network of stage `what` has nothing that the optimizer is for.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
-    if config.optimizer == "muon":
-        matrices = [p for p in trained if mixes_channels(p)]
-        if not matrices:
-            raise UsageError(
-                "optimizer = 'muon' is for networks with convolutions, this one has none",
-                hint='choose "sgd" or "adamw"',
-            )
-        trained = [p for p in trained if not mixes_channels(p)]
+    matrices = kernels(module) if config.optimizer == "muon" else []
+    if config.optimizer == "muon" and not matrices:
+        raise UsageError(
+            f"{what}: optimizer = 'muon' is for networks with convolutions, this one has none",
+            hint='choose "sgd" or "adamw"',
+        )
+    chosen = {id(p) for p in matrices}
+    others = [p for p in trained if id(p) not in chosen]
     groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in others if _is_weight(p)], "weight_decay": config.weight_decay},
+        {"params": [p for p in others if not _is_weight(p)], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     if config.optimizer == "muon":
-        kernels = {"params": matrices, "weight_decay": config.weight_decay, "orthogonal": True}
-        return Muon([kernels, *groups], lr=config.lr)
+        orthogonal = {"params": matrices, "weight_decay": config.weight_decay, "orthogonal": True}
+        return Muon([orthogonal, *groups], lr=config.lr)
     return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def _is_weight(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has several numbers a channel; a quantizer's scales (C, 1, 1, 1) have one."""
+    return parameter.dim() >= 2 and parameter.numel() > parameter.shape[0]
 
 
 def fit(
@@ -135,7 +144,7 @@ def fit(
     fabric = make_fabric(config.precision)
     if len(data.spec.shape) == 3:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    optimizer = make_optimizer(module, config)
+    optimizer = make_optimizer(module, config, what)
     history, first_epoch = _load(checkpoint, module, optimizer)
     wrapped, optimizer = fabric.setup(module, optimizer)
     size = min(config.batch_size, len(data.split))

@@ -163,6 +163,18 @@ def python(code, *args, **more):
     )
 
 
+class Tracking(Display):
+    """A quiet display that remembers what it was to show: (what, how many)."""
+
+    def __init__(self):
+        super().__init__(Console(quiet=True))
+        self.tracked = []
+
+    def track(self, items, what, total):
+        self.tracked.append((what, total))
+        return super().track(items, what, total)
+
+
 def run_python(code, *args):
     """Output of `python`, once it has ended well."""
     process = python(code, *args)

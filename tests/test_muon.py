@@ -5,7 +5,7 @@ from nets import train_config
 from torch import nn
 
 from edgekd.errors import UsageError
-from edgekd.muon import Muon, mixes_channels, orthogonalised
+from edgekd.muon import Muon, kernels, orthogonalised
 from edgekd.training import make_optimizer
 
 
@@ -71,6 +71,7 @@ def test_momentum_of_a_kernel_by_hand():
 def test_memory_format_changes_nothing():
     plain, last = kernel((8, 4, 3, 3)), kernel((8, 4, 3, 3))
     last.data = last.data.contiguous(memory_format=torch.channels_last)
+    last.grad = last.grad.contiguous(memory_format=torch.channels_last)
     for weight in (plain, last):
         Muon([{"params": [weight], "orthogonal": True}], lr=0.1).step()
     torch.testing.assert_close(plain.detach(), last.detach())
@@ -97,12 +98,24 @@ def test_which_parameters_are_matrices():
         nn.BatchNorm2d(8),
         nn.Linear(8, 4),
     )
-    assert [name for name, p in net.named_parameters() if mixes_channels(p)] == ["1.weight"]
-    groups = make_optimizer(net, train_config(optimizer="muon")).param_groups
+    assert [id(p) for p in kernels(net)] == [id(net[1].weight)]
+    groups = make_optimizer(net, train_config(optimizer="muon"), "student").param_groups
     assert [len(g["params"]) for g in groups if g["orthogonal"]] == [1]
     assert sum(len(g["params"]) for g in groups) == len(list(net.parameters()))
 
 
 def test_a_network_without_convolutions_is_refused():
-    with pytest.raises(UsageError, match="has none"):
-        make_optimizer(nn.Linear(3, 4), train_config(optimizer="muon"))
+    class Patches(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 4)
+            self.position = nn.Parameter(torch.zeros(1, 5, 4))  # three dimensions, and no kernel
+
+    with pytest.raises(UsageError, match="student: .*has none"):
+        make_optimizer(Patches(), train_config(optimizer="muon"), "student")
+
+
+def test_frozen_and_shared_kernels():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    net[0].weight.requires_grad_(False)
+    net[2].weight = net[1].weight
+    assert [id(p) for p in kernels(net)] == [id(net[1].weight)]

@@ -1,21 +1,14 @@
 """What a run is made from: recipe, targets, objects from Python; before anything is computed."""
 
-import threading
-import time
 import tomllib
 from pathlib import Path
 
 import pytest
-from nets import quiet
 from runs import TINY
 
-from edgekd import pipeline
-from edgekd.config import load_calibration
-from edgekd.errors import MeasurementError, UsageError
-from edgekd.pipeline import estimate_seconds, resolve, run_stages
-from edgekd.plan import Node, make_plan
-from edgekd.stages.context import Context
-from edgekd.store import Store
+from edgekd.errors import UsageError
+from edgekd.pipeline import estimate_seconds, resolve
+from edgekd.plan import Node
 
 HOST = (Path(__file__).parents[1] / "targets/host.toml").read_text()
 
@@ -119,67 +112,3 @@ def test_estimates_follow_epochs_and_samples():
     assert estimate_seconds(node("network", train=None), 10**6) == estimate_seconds(node("network"), 1)
     ptq = {"quantize": {"method": "ptq", "epochs": 2}}
     assert estimate_seconds(node("quantize", **ptq), 10**6) == estimate_seconds(node("quantize"), 1)
-
-
-@pytest.fixture
-def context(tmp_path):
-    """A real plan for two targets; what its stages do is put in their place by the tests below."""
-    chosen, targets = resolve(recipe(targets=["host", "x86-onnx"]), {}, {}, None, None)
-    store = Store(tmp_path / "store")
-    plan = make_plan(chosen, targets, load_calibration(chosen.calibration), store, {"cpu": "some"})
-    return Context(plan, store, quiet())
-
-
-def test_evaluations_run_beside_exports_and_nothing_beside_a_measurement(context, monkeypatch):
-    spans, begun, later_export = [], threading.Event(), threading.Event()
-
-    def stage(node, _context, _folder):
-        started = time.monotonic()
-        if node.stage == "evaluate" and not begun.is_set():
-            begun.set()
-            assert later_export.wait(30), "no export ran beside the evaluation"
-        elif node.stage == "export" and begun.is_set():
-            later_export.set()
-        time.sleep(0.01)
-        spans.append((node.stage, started, time.monotonic()))
-        return {}
-
-    monkeypatch.setattr(pipeline, "_run", stage)
-    run_stages(context)
-    assert set(context.entries) == {n.label for n in context.plan.nodes}
-    measured = [span for span in spans if span[0] == "measure"]
-    assert len(measured) == 2
-    for _, began, ended in measured:
-        assert sum(start < ended and stop > began for _, start, stop in spans) == 1, "not alone"
-
-
-def test_an_evaluation_that_fails_fails_the_run_before_anything_is_measured(context, monkeypatch):
-    seen = []
-
-    def stage(node, _context, _folder):
-        seen.append(node.stage)
-        if node.stage == "evaluate":
-            raise MeasurementError("gave NaN")
-        return {}
-
-    monkeypatch.setattr(pipeline, "_run", stage)
-    with pytest.raises(MeasurementError, match="gave NaN"):
-        run_stages(context)
-    assert "measure" not in seen
-
-
-def test_a_stage_that_fails_stops_the_evaluations_that_wait(context, monkeypatch):
-    evaluated = []
-
-    def stage(node, _context, _folder):
-        if node.stage == "evaluate":
-            evaluated.append(node.label)
-            time.sleep(0.5)
-        if node.stage == "export" and "onnx" in node.label:
-            raise MeasurementError("no room")
-        return {}
-
-    monkeypatch.setattr(pipeline, "_run", stage)
-    with pytest.raises(MeasurementError, match="no room"):
-        run_stages(context)
-    assert len(evaluated) == 1

@@ -1,4 +1,5 @@
 import io
+import sys
 
 import pytest
 from nets import run_python
@@ -110,3 +111,34 @@ for _ in range(3):
 print(count() - before)
 """
     assert run_python(code, tmp_path / "run.log").strip() == "0"
+
+
+BAR_OF_FAILED_WORK = """
+import sys
+from rich.console import Console
+from edgekd.progress import Display
+def work(display):
+    steps = iter(display.track(range(5), "student", 5))
+    next(steps)
+    raise ZeroDivisionError  # the traceback holds this frame, and the frame the bar
+real = sys.stdout
+try:
+    with Display(Console(force_terminal=True)) as display:
+        work(display)
+except ZeroDivisionError as error:
+    assert sys.stdout is real, "the bar still stands before the terminal"
+    print("told")
+"""
+
+
+def test_work_that_fails_leaves_no_bar_behind():
+    out = run_python(BAR_OF_FAILED_WORK)
+    assert out.count("\x1b[?25l") == out.count("\x1b[?25h") == 1, "the cursor is hidden, and shown again"
+    assert out.endswith("told\n")
+
+
+def test_a_quiet_display_starts_no_bar():
+    display = Display(Console(file=io.StringIO(), force_terminal=True, quiet=True))
+    tracked = display.track(range(3), "x", 3)
+    assert next(tracked) == 0
+    assert "rich" not in type(sys.stdout).__module__, "a bar that nobody sees stands before stdout"

@@ -37,17 +37,18 @@ def build(
 
     20 bytes a sample and view for 10 classes. View v holds the outputs on the very pixels
     that the student sees in the epochs that use view v. How many batches are on disk stands in
-    a file beside it, so that a build that was killed is gone on with where `path` is the same.
+    a file beside `path`, so that a build that was killed is gone on with.
 
     Raises:
         TrainingError: an output is NaN or infinite, or too large for fp16.
     """
     teacher.eval()
-    count = path.with_suffix(".batches")
+    count = path.with_suffix(f".batches-of-{EVAL_BATCH}")
     done = int(count.read_text()) if path.is_file() and count.is_file() else 0
     if done:
         out: NDArray[np.float16] = np.load(path, mmap_mode="r+", allow_pickle=False)
     else:
+        count.unlink(missing_ok=True)  # of a file that is gone: it must not vouch for this one
         out = reserved_memmap(path, np.float16, (views, len(split), num_classes))
     starts = [(v, s) for v in range(views) for s in range(0, len(split), EVAL_BATCH)]
     total, starts, drawn_for = len(starts), starts[done:], None

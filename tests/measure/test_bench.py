@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 from model_files import MLPERF, linear_onnx, linear_tflite, needs_mlperf, write_onnx
+from nets import Tracking
 
 from edgekd.cli import main
 from edgekd.config import EmissionConfig, Processor, ProtocolConfig, RuntimeConfig, Target
@@ -27,7 +28,9 @@ def target(**processor):
 
 def test_onnx_file(tmp_path):
     file = linear_onnx(tmp_path / "m.onnx", np.eye(3), np.zeros(3))
-    found = bench(file, protocol=SHORT).as_dict()
+    display = Tracking()
+    found = bench(file, protocol=SHORT, display=display).as_dict()
+    assert [what for what, _ in display.tracked] == ["latency", "memory"]
     assert found["format"] == "onnx" and found["size_bytes"] == file.stat().st_size
     assert (found["runtime"], found["backend"]) == ("onnxruntime", "CPUExecutionProvider")
     assert (found["int8_ops"], found["float_ops"]) == (0, 1)

@@ -3,6 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 from model_files import linear_onnx, linear_tflite
+from nets import Tracking
 
 from edgekd.errors import MeasurementError
 from edgekd.measure import latency, memory
@@ -17,7 +18,9 @@ def test_measurements_of_two_files_from_fresh_processes(tmp_path):
         Subject("onnx", linear_onnx(tmp_path / "m.onnx", np.eye(3), np.zeros(3)), "onnxruntime"),
         Subject("tflite", linear_tflite(tmp_path / "m.tflite", np.eye(3)), "litert", "xnnpack"),
     ]
-    found = measure_latency(subjects, PROTOCOL, "host", device="desk")
+    display = Tracking()
+    found = measure_latency(subjects, PROTOCOL, "host", device="desk", display=display)
+    assert display.tracked == [("latency", PROTOCOL.num_processes), ("memory", len(subjects))]
     assert [m.artifact_id for m in found] == ["onnx", "tflite"]
     assert [m.delegate for m in found] == ["CPUExecutionProvider", "xnnpack"]
     for m in found:

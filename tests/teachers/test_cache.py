@@ -91,6 +91,8 @@ def test_a_build_that_was_killed_is_gone_on_with(tmp_path, monkeypatch, dies_in,
     build(rest, data, tmp_path / "logits.npy", views=3, seed=11)
     assert rest.calls == again, "what was whole was made again"
     (tmp_path / "logits.npy").unlink()
+    with pytest.raises(KeyboardInterrupt):  # what said that all was there speaks of another file now
+        build(Counting(teacher, 2), data, tmp_path / "logits.npy", views=3, seed=11)
     np.testing.assert_array_equal(build(rest, data, tmp_path / "logits.npy", views=3, seed=11), whole)
 
 
