@@ -35,7 +35,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
-def kernels(module: nn.Module) -> list[nn.Parameter]:
+def kernels(module: nn.Module) -> list[Tensor]:
     """Kernels of the convolutions that mix several channels: matrices (out, in * h * w)."""
     convolutions = (m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d))
     found = (m.weight for m in convolutions if m.groups == 1 and m.in_channels > 1)

@@ -110,7 +110,7 @@ def test_a_network_without_convolutions_is_refused():
             super().__init__(3, 4)
             self.position = nn.Parameter(torch.zeros(1, 5, 4))  # three dimensions, and no kernel
 
-    with pytest.raises(UsageError, match="student: .*has none"):
+    with pytest.raises(UsageError, match=r"student: .*has none"):
         make_optimizer(Patches(), train_config(optimizer="muon"), "student")
 
 
