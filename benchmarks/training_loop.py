@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
 from edgekd.config import TrainConfig
 from edgekd.losses.logits import cross_entropy, kd
 from edgekd.models import resnet
-from edgekd.progress import Display
+from edgekd.progress import QUIET
 from edgekd.training import TrainingSet, cpu_has_bf16, fit
 from edgekd.types import InputSpec, Split
 
@@ -68,7 +67,7 @@ def ours(split: Split, teacher: np.ndarray | None) -> float:
             loss,
             config,
             what="bench",
-            display=Display(Console(quiet=True)),
+            display=QUIET,
             checkpoint=Path(folder),
         )
         return time.perf_counter() - start
