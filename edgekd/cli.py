@@ -111,7 +111,7 @@ def bench(
 
 @app.command()
 def gate(
-    report: Annotated[Path, typer.Argument(help="A report.json with its folder beside it.")],
+    report: Annotated[Path, typer.Argument(help="A report.json, or the folder that it lies in.")],
     max_drop: MaxDrop = None,
     json_: Json = False,
 ) -> None:
@@ -119,7 +119,7 @@ def gate(
     from edgekd import terminal
     from edgekd.pipeline import judge_again
 
-    judged = judge_again(report, max_drop)
+    judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop)
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:
@@ -176,7 +176,9 @@ def doctor(json_: Json = False) -> None:
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="recipe, target, calibration or report.")]) -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(help="recipe, target, calibration, report, or a kind of task.")],
+) -> None:
     """Print the JSON Schema of a config file or of the report, for editors."""
     from edgekd import terminal
 

@@ -123,6 +123,7 @@ def resolve(
             data["required_targets"] = [t for t in asked or () if t in names] or names
     if max_drop_pp is not None:
         configs.override(data, "gate.max_drop_pp", float(max_drop_pp))
+        configs.override(data, "gate.why", "")  # the reason was given for the recipe's own margin
     chosen = configs.build(Recipe, data, where, text)
     _refuse_absent_objects(chosen, objects, where)
     chosen, profiles = _load_targets(chosen, targets or chosen.targets, _folder_of(recipe))
@@ -292,7 +293,10 @@ def judge_again(path: Path, max_drop_pp: float | None) -> Report:
     policy = configs.build(GateConfig, _policy(report, path), str(path))
     if max_drop_pp is not None:
         policy = configs.build(
-            GateConfig, {**policy.model_dump(), "max_drop_pp": float(max_drop_pp)}, "--max-drop"
+            # The reason was given for the recipe's own margin.
+            GateConfig,
+            {**policy.model_dump(), "max_drop_pp": float(max_drop_pp), "why": ""},
+            "--max-drop",
         )
     judged = with_verdict(report, judge(report, path.parent, policy))
     return judged.model_copy(update={"gate": {**report.gate, "policy": policy.model_dump(mode="json")}})

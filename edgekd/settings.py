@@ -216,7 +216,8 @@ class Recipe(Strict):
     def _consistent(self) -> Recipe:
         unknown = [t for t in self.required_targets if t not in self.targets]
         if unknown:
-            raise ValueError(f"required_targets names {unknown[0]!r}, which is not among targets")
+            among = ", ".join(self.targets)
+            raise ValueError(f"required_targets names {unknown[0]!r}, which is not among targets ({among})")
         if len(set(self.targets)) != len(self.targets):
             raise ValueError("targets names the same target twice")
         if self.teacher is None and self.student is None:

@@ -161,6 +161,10 @@ def show_verdict(report: Report) -> None:
         f"{report.data.splits.test.n:,} test samples"
         + (f": {escape(policy['why'])}" if policy["why"] else "")
     )
+    if report.recipe.config.get("smoke"):
+        console.print(
+            "[yellow]a smoke run on a sliver of data: the chain runs, its verdict means nothing[/yellow]"
+        )
     if report.judgements >= 10:
         console.print(
             f"[yellow]this test split has judged {report.judgements} candidates: "
@@ -214,13 +218,18 @@ def _fields(built: BaseModel, given: Mapping[str, Any], prefix: str) -> Iterator
 
 
 def schema_of(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a config file or of the report."""
+    """The JSON Schema of a config file, of the report, or of what a kind of task takes beside the rest."""
     if kind == "report":
         from edgekd.report.schema import json_schema
 
         return json_schema()
+    from edgekd import tasks
+
+    if kind in tasks.READERS:
+        return tasks.options_of(kind).model_json_schema()
     if kind not in config.SCHEMAS:
-        raise UsageError(f"no schema {kind!r}", hint=f"known: {', '.join(config.SCHEMAS)}, report")
+        known = ", ".join([*config.SCHEMAS, "report", *tasks.READERS])
+        raise UsageError(f"no schema {kind!r}", hint=f"known: {known}")
     return config.SCHEMAS[kind].model_json_schema()
 
 

@@ -115,7 +115,7 @@ BAD = {
     "a name unfit for a folder": (('"small"', '"../x"'), [":1:", "name = '../x'"]),
     "required beyond targets": (
         ('required_targets = ["host"]', 'required_targets = ["hosts"]'),
-        ["'hosts', which is not among targets"],
+        ["'hosts', which is not among targets (host)"],
     ),
     "a target twice": (('targets = ["host"]\nr', 'targets = ["host", "host"]\nr'), ["same target twice"]),
     "no targets": (('targets = ["host"]\nr', "targets = []\nr"), [":2:", "targets = []", "at least 1"]),

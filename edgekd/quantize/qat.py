@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,13 @@ def ready_kernels() -> None:
 
     PyTorch guards a build by a plain file; a process killed while it compiles leaves that
     file, and every later one would wait for ever. Ours is a lock that dies with its holder,
-    so whoever holds it knows that the file is stale.
+    so whoever holds it knows that the file is stale. The build runs the ninja that was
+    installed beside this Python, also where the environment is not activated: another one
+    writes the commands down differently, and PyTorch would compile anew at each change.
     """
+    scripts = sysconfig.get_path("scripts")
+    if os.environ.get("PATH", "").split(os.pathsep)[0] != scripts:
+        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
     os.environ.setdefault("NNCF_CI", "1")  # switches its telemetry off; read at import
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")  # its 60 s are short for a busy machine
     from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader
@@ -44,7 +50,7 @@ def ready_kernels() -> None:
     if functions is ReferenceQuantizedFunctions:  # NNCF's slow stand-in, which it takes with a warning only
         raise UsageError(
             "NNCF's extension could not be compiled, see the log of the run",
-            hint="install a C++ compiler: apt-get install g++",
+            hint="install a C++ compiler (apt-get install g++); ninja comes with pip install ninja",
         )
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "fingerprint",
     "keep_first",
     "load",
+    "options_of",
     "read",
     "save",
     "split_sha256",
@@ -122,8 +123,17 @@ def _reader(config: TaskConfig) -> tuple[Reader, Strict]:
         raise UsageError(
             f"unknown task kind {config.kind!r}", hint=f"{hint}; package.module:function names your own"
         )
-    reader = cast(Reader, import_module(READERS[config.kind]))
+    reader = _reader_of(config.kind)
     return reader, build(reader.Options, config.options, f"task of kind {config.kind!r}")
+
+
+def _reader_of(kind: str) -> Reader:
+    return cast(Reader, import_module(READERS[kind]))
+
+
+def options_of(kind: str) -> type[Strict]:
+    """What a kind of `READERS` takes beside the keys that every task has."""
+    return _reader_of(kind).Options
 
 
 def _there(source: Path) -> Path:

@@ -61,6 +61,8 @@ def test_every_config_can_be_shown_with_the_meaning_of_each_field(edgekd):
     assert "distill.temperature" in shown and "softens both" in shown
     schema = json.loads(edgekd("schema", "target").stdout)
     assert schema["properties"]["budgets"] and schema["additionalProperties"] is False
+    photos = json.loads(edgekd("schema", "image_folder").stdout)["properties"]
+    assert {"train", "val_fraction", "size"} <= set(photos) and photos["size"]["description"]
 
 
 def test_doctor_ran_the_runtimes(edgekd):

@@ -1,5 +1,8 @@
 """NNCF's extension: a build that was killed must not block every later run."""
 
+import sysconfig
+from pathlib import Path
+
 import pytest
 
 from edgekd.errors import UsageError
@@ -39,3 +42,24 @@ def test_the_real_extension_is_loaded():
     from nncf.torch.quantization.quantize_functions import QuantizedFunctionsCPU
 
     assert "Reference" not in str(QuantizedFunctionsCPU)
+
+
+def test_ninja_is_found_where_no_environment_is_activated(monkeypatch, tmp_path):
+    """PyTorch calls `ninja` by name, and pip puts it beside Python, which need not be on PATH."""
+    import subprocess
+    import sys
+
+    for program in Path("/usr/bin").iterdir():
+        if not program.name.startswith("ninja"):
+            (tmp_path / program.name).symlink_to(program)
+    code = """
+import shutil
+assert shutil.which("ninja") is None
+from edgekd.quantize import qat
+qat.ready_kernels()
+print(shutil.which("ninja"))
+"""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip().splitlines()[-1]).parent == Path(sysconfig.get_path("scripts"))
