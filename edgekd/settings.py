@@ -69,7 +69,7 @@ class TrainConfig(Strict):
     weight_decay: float = Field(
         default=5e-4,
         ge=0,
-        description="of weights, not of biases, norms, scales; L2, or decoupled (adamw, muon's kernels)",
+        description="of tensors of two dimensions or more; L2, or decoupled (adamw, muon's kernels)",
     )
     warmup_epochs: float = Field(default=1.0, ge=0, description="linear rise, then cosine to zero")
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")

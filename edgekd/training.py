@@ -86,7 +86,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig, what: str) -> torch.optim.Optimizer:
-    """The optimizer of the config; weight decay on weights only, not on biases, norms or scales.
+    """The optimizer of the config; weight decay on tensors of two dimensions or more.
 
     Raises:
         UsageError: the network of stage `what` has nothing that the optimizer is for.
@@ -101,8 +101,8 @@ def make_optimizer(module: nn.Module, config: TrainConfig, what: str) -> torch.o
     chosen = {id(p) for p in matrices}
     others = [p for p in trained if id(p) not in chosen]
     groups = [
-        {"params": [p for p in others if _is_weight(p)], "weight_decay": config.weight_decay},
-        {"params": [p for p in others if not _is_weight(p)], "weight_decay": 0.0},
+        {"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
@@ -110,11 +110,6 @@ def make_optimizer(module: nn.Module, config: TrainConfig, what: str) -> torch.o
         orthogonal = {"params": matrices, "weight_decay": config.weight_decay, "orthogonal": True}
         return Muon([orthogonal, *groups], lr=config.lr)
     return torch.optim.AdamW(groups, lr=config.lr)
-
-
-def _is_weight(parameter: nn.Parameter) -> bool:
-    """Whether a parameter has several numbers a channel; a quantizer's scales (C, 1, 1, 1) have one."""
-    return parameter.dim() >= 2 and parameter.numel() > parameter.shape[0]
 
 
 def fit(

@@ -125,15 +125,13 @@ def test_history_is_the_mean_loss_of_the_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_decay_spares_biases_norms_and_scales(optimizer):
+def test_decay_spares_biases_and_norms(optimizer):
     net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
     net[0].bias.requires_grad_(False)
-    net.register_parameter("scales", nn.Parameter(torch.ones(2, 1, 1, 1)))  # as a quantizer's, by channel
     made = make_optimizer(net, train_config(optimizer=optimizer, weight_decay=0.3), "student")
     decayed = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
     found = {name: decayed.get(id(p)) for name, p in net.named_parameters()}
     assert found == {
-        "scales": 0.0,
         "0.weight": 0.3,
         "0.bias": None,
         "1.weight": 0.0,
