@@ -156,7 +156,9 @@ class QuantizeConfig(DistillConfig):
         default="adamw", description="sgd collapses easily here"
     )
     lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.0, ge=0, description="L2 on weights")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="as in training; per-channel scales (four dimensions) decay too"
+    )
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm")
 
 

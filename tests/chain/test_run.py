@@ -193,6 +193,7 @@ def test_gate_judges_again_from_the_folder_alone(finished, tmp_path):
     shutil.copytree(finished.folder / "runs/tiny", workdir)
     own = finished.light("gate", workdir / "report.json", "--json")
     assert json.loads(own.stdout) == finished.report()["verdict"]
+    assert own.returncode == finished.report()["verdict"]["exit_code"]
     report = json.loads((workdir / "report.json").read_text())
     report["gate"]["policy"]["why"] = "so few digits"
     (workdir / "report.json").write_text(json.dumps(report))
@@ -200,7 +201,6 @@ def test_gate_judges_again_from_the_folder_alone(finished, tmp_path):
     assert "so few digits" in told and "smoke run" in told
     other = finished.light("gate", workdir, "--max-drop", "30").stdout
     assert "30.0 pp on 192 test samples" in other and "so few digits" not in other
-    assert own.returncode == finished.report()["verdict"]["exit_code"]
 
     def accuracy(margin):
         verdict = judge_again(workdir / "report.json", margin).verdict
