@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekd.config import Target
 from edgekd.devices.local import local_kind
-from edgekd.gate.statistics import bootstrap_quantile, percentile_interval
+from edgekd.gate.statistics import bootstrap_ratio_of_medians, percentile_interval
 from edgekd.report import schema
 from edgekd.store import Entry, sha256_file
 from edgekd.types import Kind
@@ -83,7 +83,7 @@ def ratio(
     if slow is None:
         return None
     rng = np.random.default_rng(seed)
-    medians = [bootstrap_quantile(m["latency_ms"], m["process"], 0.5, rng) for m in (slow, fast)]
-    lower, upper = percentile_interval(medians[0] / medians[1], alpha)
+    over, under = ((m["latency_ms"], m["process"]) for m in (slow, fast))
+    lower, upper = percentile_interval(bootstrap_ratio_of_medians(over, under, rng), alpha)
     value = float(np.median(slow["latency_ms"]) / np.median(fast["latency_ms"]))
     return schema.Ratio(value=value, lower=lower, upper=upper)

@@ -153,7 +153,7 @@ def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None,
     if _setting(int8) != _setting(float_):
         detail = f"not comparable: int8 ran on {_setting(int8)}, float on {_setting(float_)}"
         return _inconclusive(name, target, None, 1.0, unit, detail)
-    if len(int8.process_medians_ms) != len(float_.process_medians_ms):
+    if not np.array_equal(np.unique(int8.process), np.unique(float_.process)):
         detail = "not comparable: the files were not timed in the same processes"
         return _inconclusive(name, target, None, 1.0, unit, detail)
     pairs = zip(int8.process_medians_ms, float_.process_medians_ms, strict=True)
@@ -161,10 +161,9 @@ def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None,
     room = 1 + _variation(ratios)
     if (detail := _unstable("ratios", ratios)) and min(ratios) / room < 1 < max(ratios) * room:
         return _inconclusive(name, target, None, 1.0, unit, detail)
-    # One generator for both: the same draws twice would make the ratio look steadier than it is.
-    rng = np.random.default_rng(SEED)
-    over, under = (statistics.bootstrap_quantile(m.latency_ms, m.process, 0.5, rng) for m in (int8, float_))
-    low, high = statistics.percentile_interval(over / under, LATENCY_ALPHA)
+    over, under = ((m.latency_ms, m.process) for m in (int8, float_))
+    replicates = statistics.bootstrap_ratio_of_medians(over, under, np.random.default_rng(SEED))
+    low, high = statistics.percentile_interval(replicates, LATENCY_ALPHA)
     ratio = int8.median_ms / float_.median_ms
     status = _place(low, high, 1.0)
     advice = {

@@ -17,6 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 from edgekd.errors import DataError, UsageError
 from edgekd.gate.statistics import (
     bootstrap_quantile,
+    bootstrap_ratio_of_medians,
     clopper_pearson_lower,
     clopper_pearson_upper,
     inferior,
@@ -439,6 +440,46 @@ def test_bootstrap_agrees_with_a_plain_loop():
     assert percentile_interval(found, 0.05) == pytest.approx(
         percentile_interval(np.array(looped), 0.05), abs=0.12
     )
+
+
+def test_bootstrap_of_a_ratio_agrees_with_a_plain_loop():
+    draw = np.random.default_rng(9)
+    over_groups, under_groups = np.repeat([0, 1, 2], [90, 90, 61]), np.repeat([0, 1, 2], [62, 80, 39])
+    spell = np.array([1.0, 1.3, 2.0])
+    over = draw.gamma(9.0, 1.0, 241) * spell[over_groups]
+    under = draw.gamma(9.0, 3.0, 181) * spell[under_groups]
+    found = bootstrap_ratio_of_medians((over, over_groups), (under, under_groups), rng(), replicates=8000)
+    looped = []
+    for _ in range(8000):
+        sides = []
+        chosen = draw.integers(0, 3, 3)
+        for values, groups in ((over, over_groups), (under, under_groups)):
+            # Each value from the mixture of the groups drawn: first a group, then one of its values.
+            share = np.bincount(groups) / len(groups)
+            picked = chosen[draw.choice(3, len(values), p=share)]
+            members = [draw.choice(values[groups == g], np.sum(picked == g)) for g in range(3)]
+            sides.append(np.median(np.concatenate(members)))
+        looped.append(sides[0] / sides[1])
+    assert np.mean(found) == pytest.approx(np.mean(looped), abs=0.01)
+    assert np.std(found) == pytest.approx(np.std(looped), rel=0.06)
+
+
+def test_a_slow_process_cancels_in_a_ratio():
+    draw = np.random.default_rng(3)
+    groups = np.repeat([0, 1, 2], 200)
+    over, under = 0.6 + 0.02 * draw.random(600), 1 + 0.02 * draw.random(600)
+    slow = np.array([1.0, 1.0, 1.9])[groups]
+    disturbed = bootstrap_ratio_of_medians((over * slow, groups), (under * slow, groups), rng())
+    low, high = percentile_interval(disturbed, 0.05)
+    assert 0.58 < low < high < 0.63
+    apart = [bootstrap_quantile(side * slow, groups, 0.5, rng()) for side in (over, under)]
+    assert np.quantile(apart[0] / apart[1][::-1], 0.95) > 0.9
+
+
+def test_bootstrap_of_a_ratio_refuses_other_groups():
+    values, groups = np.ones(6), np.repeat([0, 1], 3)
+    with pytest.raises(DataError, match="same groups"):
+        bootstrap_ratio_of_medians((values, groups), (values, groups + 1), rng())
 
 
 def test_bootstrap_is_repeatable_and_constant_values_stay_constant():
