@@ -6,7 +6,6 @@ error that names the file, the line, the key and the nearest valid name.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, nearest
 from edgekd.settings import (
     BudgetConfig,
     CalibrationPolicy,
@@ -125,11 +124,9 @@ def _complaint(model: type[BaseModel], first: Any, path: tuple[str, ...], key: s
 def _remedy(model: type[BaseModel], first: Any, path: tuple[str, ...]) -> str:
     names = list(_fields_at(model, path[:-1]))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
-        return f"did you mean {near[0]!r}?" if near else f"valid keys here: {', '.join(names)}"
+        return nearest(path[-1], names, f"valid keys here: {', '.join(names)}")
     if first["type"] == "literal_error":
-        near = difflib.get_close_matches(str(first.get("input")), _quoted(str(first["msg"])), n=1)
-        return f"did you mean {near[0]!r}?" if near else ""
+        return nearest(str(first.get("input")), _quoted(str(first["msg"])), "")
     return ""
 
 
@@ -222,9 +219,7 @@ def find(kind: str, name: str, beside: Path | None = None) -> Path:
     known = available(kind, beside)
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    raise UsageError(f"unknown {kind} {name!r}", hint=hint)
+    raise UsageError(f"unknown {kind} {name!r}", hint=nearest(name, known, f"known: {', '.join(known)}"))
 
 
 def load_target(name: str, beside: Path | None = None) -> Target:

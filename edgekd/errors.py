@@ -6,6 +6,9 @@ is kept for faults of edgekd itself.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class EdgeKDError(Exception):
     """Base of every error that a user can cause or mend.
@@ -28,6 +31,12 @@ class EdgeKDError(Exception):
 
 class UsageError(EdgeKDError):
     """A recipe, a target, a flag or a model that cannot be used as it stands."""
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A remedy for a name that is not known: the one that was probably meant, else `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 class DataError(EdgeKDError):

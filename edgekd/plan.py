@@ -13,15 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgekd import tasks
-from edgekd.config import (
-    CalibrationPolicy,
-    DistillConfig,
-    EmissionConfig,
-    ModelConfig,
-    Recipe,
-    Target,
-)
+from edgekd import models, tasks
+from edgekd.config import CalibrationPolicy, DistillConfig, EmissionConfig, ModelConfig, Recipe, Target
 from edgekd.errors import UsageError
 from edgekd.store import Store, hash_of
 from edgekd.user_code import sources_of
@@ -213,7 +206,9 @@ def _model_config(
     found: dict[str, Any] = {"model": config.model_dump(), "role": role}
     if config.kind == "object":
         found["object"] = fingerprint
-    elif ":" in config.kind:
+    else:
+        models.check(config)
+    if ":" in config.kind:
         found["source"] = [store.hash_file(path) for path in sources_of(config.kind, "model")]
     if checkpoint is not None:
         path = tasks.expand_path(checkpoint, f"{role}.checkpoint")

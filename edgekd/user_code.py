@@ -6,17 +6,18 @@ command, unlike `python -m`, does not look there by itself.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import site
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, nearest
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _WHERE = "run from the folder that holds it, install it, or put its folder on PYTHONPATH"
@@ -45,6 +46,79 @@ def function_of(name: str, what: str) -> Callable[..., Any]:
     if not callable(function):
         raise UsageError(f"{what} kind {name!r}: {module_name} has no function {function_name!r}")
     return function  # type: ignore[no-any-return]
+
+
+def check_call(
+    name: str, what: str, options: Mapping[str, Any], given: int = 0, shown: str | None = None
+) -> None:
+    """Refuses a function that is not there and options that it does not take, from its source alone.
+
+    A name that is bound other than by `def` is taken to be a function of any options: that it
+    is none is found when it is called.
+
+    Args:
+        name: `package.module:function`.
+        what: "task" or "model", for errors.
+        options: the recipe's keyword arguments.
+        given: how many leading arguments the caller fills: they are no options.
+        shown: the name that errors use, where it is another one than `name`.
+
+    Raises:
+        UsageError: no such module or function, an option that it does not take, or one that it misses.
+    """
+    module_name, function_name = _parts(name, what)
+    _look_here()
+    source = _source(module_name, name, what)
+    bound, star = _bound_names(_parsed(source, name, what))
+    if function_name not in bound and not star:
+        callables = [key for key, node in bound.items() if node is not None and not key.startswith("_")]
+        hint = nearest(function_name, callables, f"it has: {', '.join(callables)}" if callables else "")
+        raise UsageError(f"{what} kind {name!r}: {module_name} has no function {function_name!r}", hint=hint)
+    function = bound.get(function_name)
+    if function is not None:
+        _check_options(function.args, f"{what} kind {shown or name!r}", options, given)
+
+
+def _check_options(takes: ast.arguments, shown: str, options: Mapping[str, Any], given: int) -> None:
+    positional = [a.arg for a in (*takes.posonlyargs, *takes.args)]
+    needed = positional[given : len(positional) - len(takes.defaults)]
+    needed += [
+        a.arg for a, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True) if default is None
+    ]
+    known = positional[given:] + [a.arg for a in takes.kwonlyargs]
+    if takes.kwarg is None and (unknown := [key for key in options if key not in known]):
+        otherwise = f"it takes: {', '.join(known)}" if known else "it takes none"
+        raise UsageError(
+            f"{shown}: unknown option {unknown[0]!r}", hint=nearest(unknown[0], known, otherwise)
+        )
+    if missing := [key for key in needed if key not in options]:
+        raise UsageError(f"{shown}: option {missing[0]!r} is missing, and it has no default")
+
+
+def _parsed(source: Path, name: str, what: str) -> ast.Module:
+    try:
+        return ast.parse(source.read_bytes(), str(source))
+    except SyntaxError as error:
+        raise UsageError(f"{what} kind {name!r}: {source}:{error.lineno}: {error.msg}") from None
+
+
+def _bound_names(module: ast.Module) -> tuple[dict[str, ast.FunctionDef | None], bool]:
+    """Names that a module binds, with the plain function behind each; and whether it has a star import.
+
+    A decorator may change what a function takes, so that one counts as bound otherwise.
+    """
+    bound: dict[str, ast.FunctionDef | None] = {}
+    star = False
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.setdefault(node.name, None)
+        elif isinstance(node, ast.alias):
+            star = star or node.name == "*"
+            bound.setdefault(node.asname or node.name.partition(".")[0], None)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.setdefault(node.id, None)
+    plain = [n for n in module.body if isinstance(n, ast.FunctionDef) and not n.decorator_list]
+    return bound | {node.name: node for node in plain}, star
 
 
 def sources_of(name: str, what: str) -> tuple[Path, ...]:

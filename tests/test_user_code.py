@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from edgekd.errors import UsageError
-from edgekd.user_code import function_of, sources_of
+from edgekd.user_code import check_call, function_of, sources_of
 
 MARK = "import pathlib; pathlib.Path(__file__).with_name('imported').write_text('')\n"
 
@@ -100,3 +100,60 @@ def test_the_current_folder_hides_no_installed_library(project):
 def test_errors(project, name, message):
     with pytest.raises(UsageError, match=f"^model kind .*{message}"):
         function_of(name, "model")
+
+
+OPTIONS = """
+import functools
+from numpy import zeros as nothing
+from mine_flat import *
+def plain(shape, classes, /, width=3, *, depth, seed=1): pass
+def any_options(width, **more): pass
+@functools.cache
+def decorated(width): pass
+aliased = plain
+def none(): pass
+class Net: pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("plain", {"depth": 2}, None),
+        ("plain", {"depth": 2, "width": 4, "seed": 5}, None),
+        ("plain", {}, "option 'depth' is missing, and it has no default"),
+        ("plain", {"depth": 2, "shape": 3}, r"unknown option 'shape' \(it takes: width, depth, seed\)"),
+        ("plain", {"dept": 2}, r"unknown option 'dept' \(did you mean 'depth'"),
+        ("any_options", {"anything": 1}, None),
+        ("none", {"anything": 1}, r"unknown option 'anything' \(it takes none\)"),
+        # What these take is known only once they have run.
+        ("decorated", {"anything": 1}, None),
+        ("aliased", {"anything": 1}, None),
+        ("nothing", {"anything": 1}, None),
+        ("Net", {"anything": 1}, None),
+        ("make", {"anything": 1}, None),
+    ],
+)
+def test_a_call_is_checked_from_the_source(project, name, options, message):
+    (project / "mine_calls.py").write_text(MARK + OPTIONS)
+    given = 2 if name in ("plain", "any_options") else 0
+    if message is None:
+        check_call(f"mine_calls:{name}", "model", options, given)
+    else:
+        with pytest.raises(UsageError, match=f"^model kind 'mine_calls:{name}': {message}"):
+            check_call(f"mine_calls:{name}", "model", options, given)
+    assert not list(project.rglob("imported"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine_flat:mkae", r"mine_flat has no function 'mkae' \(did you mean 'make'\?\)"),
+        ("mine_third:f", r"mine_third has no function 'f'"),
+        ("mine_broken:f", r"mine_broken.py:2: invalid syntax"),
+        ("no_such_module_here:f", "there is no module 'no_such_module_here'"),
+    ],
+)
+def test_a_function_that_is_not_there(project, name, message):
+    with pytest.raises(UsageError, match=message):
+        check_call(name, "task", {})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from typing import TYPE_CHECKING
 
 from edgekd.config import ModelConfig
-from edgekd.errors import EdgeKDError, UsageError
+from edgekd.errors import EdgeKDError, UsageError, nearest
 from edgekd.types import Task
-from edgekd.user_code import function_of
+from edgekd.user_code import check_call, function_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,20 +26,13 @@ def build(config: ModelConfig, task: Task, seed: int) -> nn.Module:
     function `package.module:function`, called the same way, makes it.
 
     Raises:
-        UsageError: the kind is unknown, its options are not taken, or what the
-            function returned is not a `torch.nn.Module`.
+        UsageError: as `check`, or what the function returned is not a `torch.nn.Module`.
     """
     import torch
 
-    make = _factory(config.kind)
+    check(config)
+    make = function_of(_function_name(config.kind), "model")
     torch.manual_seed(seed)
-    accepted = inspect.signature(make).parameters
-    unknown = [key for key in config.options if key not in accepted]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        valid = [name for name in accepted if name not in ("input_shape", "num_classes")]
-        raise UsageError(
-            f"model {config.kind!r}: unknown option {unknown[0]!r}", hint=f"it takes: {', '.join(valid)}"
-        )
     try:
         module = make(task.input_spec.shape, task.num_classes, **config.options)
     except EdgeKDError:
@@ -55,11 +46,20 @@ def build(config: ModelConfig, task: Task, seed: int) -> nn.Module:
     return module.eval()
 
 
-def _factory(kind: str):  # type: ignore[no-untyped-def]  # a user's function has any signature
-    if kind in MODELS:
-        return importlib.import_module(MODELS[kind]).build
-    if ":" not in kind:
-        raise UsageError(
-            f"unknown model kind {kind!r}", hint=f"known: {', '.join(MODELS)}, or package.module:function"
-        )
-    return function_of(kind, "model")
+def check(config: ModelConfig) -> None:
+    """Finds what is wrong with a config before anything runs, without importing torch or the user's code.
+
+    Raises:
+        UsageError: the kind is unknown, there is no such function, or it does not take an option.
+    """
+    # Shape and classes come first and are the task's to say: no options.
+    check_call(_function_name(config.kind), "model", config.options, given=2, shown=config.kind)
+
+
+def _function_name(kind: str) -> str:
+    if ":" in kind:
+        return kind
+    if kind not in MODELS:
+        otherwise = f"known: {', '.join(MODELS)}, or package.module:function"
+        raise UsageError(f"unknown model kind {kind!r}", hint=nearest(kind, MODELS, otherwise))
+    return f"{MODELS[kind]}:build"

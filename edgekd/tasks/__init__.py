@@ -7,7 +7,6 @@ known; it is imported only when a recipe names it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from edgekd.config import Strict, TaskConfig, build
-from edgekd.errors import DataError, UsageError
+from edgekd.errors import DataError, UsageError, nearest
 from edgekd.store import sha256_tree
 from edgekd.tasks import user
 from edgekd.tasks.checking import check, keep_first, split_sha256
 from edgekd.tasks.common import expand_path
 from edgekd.tasks.storage import load, save
 from edgekd.types import Task
-from edgekd.user_code import sources_of
+from edgekd.user_code import check_call, sources_of
 
 __all__ = [
     "READERS",
@@ -102,6 +101,7 @@ def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_tr
         hash_file: sha256 of a file or folder; pass a caching one where they are large.
     """
     if ":" in config.kind:
+        check_call(config.kind, "task", config.options)
         version = 0
         sources = (*sources_of(config.kind, "task"), *user.paths_in(config.options))
     else:
@@ -118,8 +118,7 @@ def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_tr
 
 def _reader(config: TaskConfig) -> tuple[Reader, Strict]:
     if config.kind not in READERS:
-        near = difflib.get_close_matches(config.kind, READERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(READERS)}"
+        hint = nearest(config.kind, READERS, f"known: {', '.join(READERS)}")
         raise UsageError(
             f"unknown task kind {config.kind!r}", hint=f"{hint}; package.module:function names your own"
         )

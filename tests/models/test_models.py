@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import numpy as np
@@ -105,22 +106,36 @@ def test_options_reach_the_network(tiny_task):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("resnet", {"widht": 3}, r"unknown option 'widht' \(it takes: blocks, width\)"),
-        ("mlp", {"num_classes": 3}, r"."),
-        ("resnett", {}, r"unknown model kind 'resnett' \(known: mlp, resnet, mobilenet, or package"),
+        ("resnet", {"widht": 3}, r"^model kind 'resnet': unknown option 'widht' \(did you mean 'width'\?\)"),
+        ("resnet", {"turns": 3}, r"unknown option 'turns' \(it takes: blocks, width\)"),
+        ("mlp", {"num_classes": 3}, r"unknown option 'num_classes' \(it takes: hidden\)"),
+        ("resnett", {}, r"unknown model kind 'resnett' \(did you mean 'resnet'\?\)"),
         ("resnet", {"width": 0}, "must be at least 1"),
         ("resnet", {"blocks": []}, "must be at least 1"),
         ("mobilenet", {"expand": 0}, "must be at least 1"),
         ("mobilenet", {"blocks": [1, 0]}, "must be at least 1"),
         ("mlp", {"hidden": []}, "one width or more"),
         ("mlp", {"hidden": "wide"}, "model 'mlp'"),
-        ("nowhere.at_all:net", {}, r"importing nowhere.at_all failed: ModuleNotFoundError"),
+        ("gbm", {}, r"unknown model kind 'gbm' \(known: mlp, resnet, mobilenet, or package"),
+        ("nowhere.at_all:net", {}, r"there is no module 'nowhere'"),
         ("edgekd.models.mlp:nett", {}, r"edgekd.models.mlp has no function 'nett'"),
     ],
 )
 def test_what_does_not_work_is_said(tiny_task, kind, options, message):
     with pytest.raises(UsageError, match=message):
         make(tiny_task, kind, **options)
+
+
+@pytest.mark.parametrize("kind", list(models.MODELS))
+def test_networks_are_checked_before_torch_is_there(kind):
+    code = (
+        "import sys; from edgekd import models; from edgekd.config import ModelConfig\n"
+        f"models.check(ModelConfig(kind={kind!r}))\n"
+        f"try: models.check(ModelConfig.model_validate(dict(kind={kind!r}, no_such=1)))\n"
+        "except models.UsageError: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("module", [resnet, mobilenet])
