@@ -25,6 +25,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Margin, in percentage points.")]
 
 
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """What holds for every command."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"edgekd {installed('edgekd')}")
+        raise typer.Exit
+
+
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe by name or path.")],
@@ -54,7 +66,11 @@ def run(
         show=not json_,
     )
     if report is not None:
-        _show_report(report, workdir or Path("runs") / report.recipe.name, json_)
+        _show_report(
+            report,
+            workdir or pipeline.default_workdir(report.recipe.name, bool(report.recipe.config.get("smoke"))),
+            json_,
+        )
 
 
 def _print_plan(

@@ -58,7 +58,7 @@ def compress(
         task: data, in place of `[task]`.
         targets: names or profiles, in place of the recipe's.
         calibration: a policy, in place of the recipe's.
-        workdir: where artifacts and report go; `runs/<recipe>` if left out.
+        workdir: where artifacts and report go; `default_workdir` if left out.
         store: where finished stages are kept; the user's cache if left out.
         overrides: dotted recipe keys to values.
         max_drop_pp: another margin for the gate.
@@ -73,7 +73,7 @@ def compress(
     }
     chosen, profiles = resolve(recipe, objects, overrides or {}, max_drop_pp, targets)
     policy = calibration or configs.load_calibration(chosen.calibration, beside=_folder_of(recipe))
-    folder = workdir or Path("runs") / chosen.name
+    folder = workdir or default_workdir(chosen.name, chosen.smoke)
     kept = Store(store or Store.default_root())
     fingerprints = {role: _fingerprint(role, value) for role, value in objects.items()}
     host = host_info()
@@ -89,6 +89,11 @@ def compress(
         report = assemble(context, folder, host, chosen.gate)
         write(report, folder)
     return report
+
+
+def default_workdir(recipe: str, smoke: bool) -> Path:
+    """`runs/<recipe>`, or `runs/<recipe>-smoke`: a try-out must not stand where a real report stood."""
+    return Path("runs") / (f"{recipe}-smoke" if smoke else recipe)
 
 
 def resolve(
@@ -204,10 +209,16 @@ def run_stages(context: Context, until: str | None = None) -> None:
             names = ", ".join(dict.fromkeys(n.stage for n in nodes))
             raise UsageError(f"--until {until!r}: no such stage in this recipe", hint=f"stages: {names}")
         nodes = nodes[: last[-1] + 1]
+    stored = {node.label: context.store.get(node.stage, node.key) for node in nodes}
+    if found := [label for label, entry in stored.items() if entry is not None]:
+        context.display.line(f"from earlier runs: {'all' if len(found) == len(nodes) else ', '.join(found)}")
     for node in nodes:
-        entry = context.store.get(node.stage, node.key)
+        entry = stored[node.label]
         if entry is None:
-            context.display.line(f"[bold]{node.label}[/bold]")
+            shared = not node.targets or len(node.targets) == len(context.plan.targets)
+            context.display.line(
+                f"[bold]{node.label}[/]" + ("" if shared else f" for {', '.join(node.targets)}")
+            )
             entry = context.store.put(
                 node.stage,
                 node.key,

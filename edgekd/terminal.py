@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from edgekd import config
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from edgekd.store import Store
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_APPLICABLE": "dim"}
+SHORT = {"static_wi8_ai8": "int8", "dynamic_wi8_afp32": "int8 dyn", "fp16": "fp16", "fp32": "fp32"}
 # Off a terminal (a pipe, a log, CI) there is no width to fit into: tables keep their columns whole.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
@@ -52,23 +55,31 @@ def size_text(size_bytes: float) -> str:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """Columns with a name in small letters hold words, the others figures; what names a row is never cut."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in columns:
-        left = column.islower() or column in ("stage", "target", "file")
-        table.add_column(column, justify="left" if left and not column.endswith(")") else "right")
+        words = column.islower()
+        whole = not words or column in ("stage", "target", "file", "entry", "name", "key")
+        # A narrow terminal breaks the heading, not the figures.
+        heading = column if words else column.replace(" (", "\n(")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=whole, vertical="top")
     return table
 
 
 def show_plan(rows: Iterable[tuple[Node, bool, float | None, int]], free_bytes: int) -> None:
     """The stages of a run: cached or to do, with a guess of time and disk."""
     table = _table("plan", ("stage", "for targets", "state", "Time (s, guess)", "Disk (guess)"))
+    rows = list(rows)
+    most = max(len(node.targets) for node, *_ in rows)
     seconds = disk = 0.0
     unknown = False
     for node, cached, took, size in rows:
         state = "[green]cached[/green]" if cached else "to do"
         table.add_row(
             node.label,
-            ", ".join(node.targets),
+            "all" if len(node.targets) in (0, most) else ", ".join(node.targets),
             state,
             "?" if took is None else f"{took:.0f}",
             size_text(size),
@@ -87,7 +98,7 @@ def show_plan(rows: Iterable[tuple[Node, bool, float | None, int]], free_bytes: 
 def show_report(report: Report, folder: Path) -> None:
     """Stages, artifacts, verdict, and where the report lies."""
     stages = _table(
-        "stages", ("stage", "Accuracy (%)", "Drop (pp)", "90% interval", "Parameters", "MMAC", "Time (s)")
+        "stages", ("stage", "Acc. (%)", "Drop (pp)", "Interval (90%)", "Parameters", "MMAC", "Time (s)")
     )
     for stage in report.stages:
         metric = stage.metrics[0]
@@ -107,7 +118,7 @@ def show_report(report: Report, folder: Path) -> None:
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:+.2f} .. {interval[1]:+.2f}"
+    return "" if interval is None else f"{interval[0]:+.2f} {interval[1]:+.2f}"
 
 
 def _artifact_table(report: Report) -> Table:
@@ -115,28 +126,32 @@ def _artifact_table(report: Report) -> Table:
         "target",
         "file",
         "Size",
-        "Accuracy (%)",
+        "Acc. (%)",
         "Drop (pp)",
         "Median (ms)",
-        "kind",
-        "x teacher",
-        "x own float",
+        "Teacher (x)",
+        "Float (x)",
     )
     table = _table("artifacts", columns)
+    stands_in = False
+    table.caption_justify = "left"
+    table.caption = "(x): times faster than the float teacher, and than the same network in float"
     for artifact in report.artifacts:
         metric = artifact.metrics[0]
         timing = _timing(report, artifact)
         table.add_row(
-            artifact.target or f"[dim]{artifact.role.replace('_', ' ')}[/dim]",
-            f"{artifact.format} {artifact.scheme}",
+            artifact.target or f"[dim]{artifact.role.partition('_')[0]}[/dim]",
+            f"{artifact.format} {SHORT[artifact.scheme]}",
             size_text(artifact.size_bytes),
             f"{metric.value:.2f}",
             "" if metric.drop is None else f"{metric.drop:+.2f}",
-            "" if timing is None else f"{timing.median_ms:.3f}",
-            "" if timing is None else timing.kind,
+            "" if timing is None else f"{timing.median_ms:.3f}{'' if timing.kind == 'measured' else '*'}",
             "" if artifact.speedup_over_teacher is None else f"{artifact.speedup_over_teacher.value:.1f}",
             "" if artifact.speedup_over_float is None else f"{artifact.speedup_over_float.value:.1f}",
         )
+        stands_in = stands_in or (timing is not None and timing.kind != "measured")
+    if stands_in:
+        table.caption += "\n* on this computer, which is not the target"
     return table
 
 
@@ -145,15 +160,23 @@ def _timing(report: Report, artifact: ArtifactRecord) -> MeasurementRecord | Non
 
 
 def show_verdict(report: Report) -> None:
-    """Every check that says something, and the overall verdict with its margin."""
-    table = _table("checks", ("target", "check", "status", "detail"))
+    """Every check that says something, targets of one answer together, and the overall verdict."""
     required = {a.target for a in report.artifacts if a.required}
+    answers: dict[tuple[bool, str, str, str], list[str]] = {}
     for check in report.verdict.checks:
         if check.status != "NOT_APPLICABLE":
-            mark = "" if check.target in required else " [dim](not required)[/dim]"
-            status = f"[{COLOURS[check.status]}]{check.status}[/]"
-            table.add_row(f"{check.target}{mark}", check.name, status, escape(check.detail))
-    console.print(table)
+            of = (check.target not in required, check.name, check.status, check.detail)
+            answers.setdefault(of, []).append(str(check.target))
+    for spare in (False, True):
+        groups = [(of, named) for of, named in answers.items() if of[0] is spare]
+        if groups:
+            console.print(
+                "\n[bold]checks of other targets, for information[/]" if spare else "[bold]checks[/]"
+            )
+        for (_, name, status, detail), named in groups:
+            console.print(f"[{COLOURS[status]}]{status}[/] [bold]{name}[/]: {', '.join(named)}")
+            console.print(Padding(escape(detail), (0, 0, 0, 4)))
+    console.print()
     policy: Any = report.gate["policy"]
     status = report.verdict.status
     console.print(
@@ -165,6 +188,10 @@ def show_verdict(report: Report) -> None:
         console.print(
             "[yellow]a smoke run on a sliver of data: the chain runs, its verdict means nothing[/yellow]"
         )
+    failed = [c for c in report.verdict.checks if c.status == "FAIL" and c.target not in required]
+    if failed and status != "FAIL":
+        names = ", ".join(f"{c.target} ({c.name})" for c in failed)
+        console.print(f"[red]not required, but failed: {names}[/red]")
     if report.judgements >= 10:
         console.print(
             f"[yellow]this test split has judged {report.judgements} candidates: "

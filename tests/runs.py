@@ -107,7 +107,7 @@ class Commands:
         path.write_text(text)
         return path
 
-    def report(self, workdir: str = "runs/tiny") -> dict:
+    def report(self, workdir: str = "runs/tiny-smoke") -> dict:
         return json.loads((self.folder / workdir / "report.json").read_text())
 
 

@@ -83,7 +83,7 @@ def parse(data: Mapping[str, Any] | str | Path) -> Report:
     try:
         found = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
-        raise UsageError(f"{where}: not valid JSON: {error}", hint="build it again: edgekd report") from None
+        raise UsageError(f"{where}: not valid JSON: {error}", hint="a report.json is wanted") from None
     if not isinstance(found, dict):
         raise UsageError(f"{where}: a report is a JSON object, not a {type(found).__name__}")
     _check_version(found, where)

@@ -50,7 +50,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes either reader raise whatever it stumbled on
         raise UsageError(
-            f"{path}: not a checkpoint of tensors only: {' '.join(str(error).split())[:120]}",
+            f"{path}: not a checkpoint of tensors only: {' '.join(str(error).split())[:200]}",
             hint="save it as safetensors, or as torch.save(model.state_dict())",
         ) from None
     state = found.get("state_dict", found) if isinstance(found, dict) else found

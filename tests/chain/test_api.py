@@ -123,7 +123,7 @@ def test_quantize_only_compresses_a_teacher_that_was_trained_elsewhere(finished,
     )
     text += '[quantize]\nmethod = "ptq"\n[gate]\nmax_drop_pp = 20.0\n'
     edgekd("run", edgekd.write(text.replace('"tiny"', '"only"')))
-    report = edgekd.report("runs/only")
+    report = edgekd.report("runs/only-smoke")
     assert report["teacher"]["metrics"][0]["value"] == finished.report()["teacher"]["metrics"][0]["value"]
     assert [s["name"] for s in report["stages"]] == ["teacher", "quantize"]
     artifact = report["artifacts"][0]
@@ -140,14 +140,14 @@ def test_an_onnx_file_is_quantized_measured_and_judged(finished, tmp_path):
     float_file = next(
         a for a in source["artifacts"] if a["role"] == "student_float" and a["format"] == "onnx"
     )
-    path = finished.folder / "runs/tiny" / float_file["files"][0]["path"]
+    path = finished.folder / "runs/tiny-smoke" / float_file["files"][0]["path"]
     start = TINY.index("[teacher.model]")
     text = (
         TINY[:start].replace('"x86-onnx", "host"]', '"x86-onnx"]')
         + f'[student]\nonnx = "{path}"\n[quantize]\nmethod = "ptq"\n[gate]\nmax_drop_pp = 20.0\n'
     )
     edgekd("run", edgekd.write(text.replace('"tiny"', '"onnx"')))
-    report = edgekd.report("runs/onnx")
+    report = edgekd.report("runs/onnx-smoke")
     # The baseline is the user's own file: run by us on the same samples it has the same accuracy as before.
     assert report["teacher"]["metrics"][0]["value"] == pytest.approx(float_file["metrics"][0]["value"])
     artifact = report["artifacts"][0]
@@ -170,7 +170,7 @@ def test_init_makes_a_project_that_runs(edgekd):
     script.write_text("from edgekd.cli import main\nmain()\n")
     done = edgekd("run", "recipe.toml", "--set", "smoke=true", "--targets", "x86-onnx", python=[script])
     assert done.returncode in (1, 3), done.stderr  # so few samples pass nothing
-    report = edgekd.report("runs/my-project")
+    report = edgekd.report("runs/my-project-smoke")
     assert report["class_names"] == ["bar", "cross", "disc"]
     assert [s["name"] for s in report["stages"]] == ["teacher", "distill", "prune", "quantize"]
     assert report["teacher"]["metrics"][0]["value"] > 60  # a third of the samples by chance

@@ -12,7 +12,7 @@ from edgekd.pipeline import judge_again
 @pytest.fixture
 def folder(finished, tmp_path):
     """A copy of a finished run's folder, to spoil."""
-    return shutil.copytree(finished.folder / "runs/tiny", tmp_path / "copy")
+    return shutil.copytree(finished.folder / "runs/tiny-smoke", tmp_path / "copy")
 
 
 def edit(folder, change):

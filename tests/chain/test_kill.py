@@ -43,7 +43,7 @@ def test_a_run_killed_three_times_goes_on_and_ends_like_an_undisturbed_one(edgek
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         kept.append(whole(edgekd.store))
-        assert not (edgekd.folder / "runs/tiny/report.json").exists()
+        assert not (edgekd.folder / "runs/tiny-smoke/report.json").exists()
         for leftover in edgekd.store.glob(".tmp/*"):  # so that the next moment is not this one again
             shutil.rmtree(leftover)
     again = edgekd("run", recipe)

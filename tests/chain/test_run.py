@@ -27,7 +27,7 @@ def test_every_stage_is_there_and_hangs_under_the_one_before(finished):
 
 
 def test_report_names_files_that_are_there_with_the_checksums_it_gives(finished):
-    folder = finished.folder / "runs/tiny"
+    folder = finished.folder / "runs/tiny-smoke"
     report = finished.report()
     jsonschema.validate(report, json_schema())
     for artifact in report["artifacts"]:
@@ -42,7 +42,7 @@ def test_metrics_in_the_report_are_those_of_the_shipped_file_in_its_runtime(fini
     from sklearn.datasets import load_digits
 
     report = finished.report()
-    folder = finished.folder / "runs/tiny"
+    folder = finished.folder / "runs/tiny-smoke"
     artifact = next(a for a in report["artifacts"] if a["target"] == "x86-onnx")
     with np.load(folder / artifact["predictions"]["path"]) as stored:
         ids, labels, scores = stored["sample_ids"], stored["labels"], stored["scores"]
@@ -67,7 +67,7 @@ def test_the_shipped_files_say_what_to_feed_them_and_where_they_come_from(finish
     report = finished.report()
     lineage = ["distill", "prune", "quantize"]
     for artifact in (a for a in report["artifacts"] if a["role"] == "target"):
-        path = finished.folder / "runs/tiny" / artifact["files"][0]["path"]
+        path = finished.folder / "runs/tiny-smoke" / artifact["files"][0]["path"]
         spec = artifact["input_spec"]
         if artifact["format"] == "onnx":
             session = ort.InferenceSession(path)
@@ -121,7 +121,7 @@ def test_what_is_printed_is_what_the_report_says(finished):
     for artifact in (a for a in report["artifacts"] if a["target"]):
         assert re.search(rf"{artifact['target']} .*{artifact['metrics'][0]['value']:.2f}", printed)
     assert "INCONCLUSIVE at a margin of 20.0 pp on 192 test samples" in printed
-    assert "runs/tiny/report.html" in printed
+    assert "runs/tiny-smoke/report.html" in printed
 
 
 def test_the_page_of_a_real_run_in_chromium(finished, browser):
@@ -130,7 +130,7 @@ def test_the_page_of_a_real_run_in_chromium(finished, browser):
     asked, said = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
-    page.goto((finished.folder / "runs/tiny/report.html").as_uri())
+    page.goto((finished.folder / "runs/tiny-smoke/report.html").as_uri())
     text = page.inner_text("body")
     for name in ("teacher", "distill", "prune", "quantize", "x86-onnx", "host", "INCONCLUSIVE"):
         assert name.lower() in text.lower()
@@ -143,15 +143,15 @@ def test_the_page_of_a_real_run_in_chromium(finished, browser):
 
 def test_a_finished_run_is_repeated_without_torch_and_says_the_same(finished, tmp_path):
     again = finished.copy(tmp_path)
-    before = (again.folder / "runs/tiny/report.json").read_bytes()
+    before = (again.folder / "runs/tiny-smoke/report.json").read_bytes()
     done = again.light("run", "recipe.toml")
     assert done.returncode == finished.report()["verdict"]["exit_code"], done.stderr
-    assert (again.folder / "runs/tiny/report.json").read_bytes() == before
+    assert (again.folder / "runs/tiny-smoke/report.json").read_bytes() == before
 
 
 def test_report_is_rebuilt_without_torch(finished, tmp_path):
     again = finished.copy(tmp_path)
-    workdir = again.folder / "runs/tiny"
+    workdir = again.folder / "runs/tiny-smoke"
     before = (workdir / "report.json").read_bytes()
     for name in ("report.json", "report.md", "report.html"):
         (workdir / name).unlink()
@@ -163,7 +163,7 @@ def test_report_is_rebuilt_without_torch(finished, tmp_path):
 
 def test_a_kill_while_the_folder_is_written_leaves_no_verdict_beside_other_files(finished, tmp_path):
     again = finished.copy(tmp_path)
-    workdir = again.folder / "runs/tiny"
+    workdir = again.folder / "runs/tiny-smoke"
     before = (workdir / "report.json").read_bytes()
     killed = again("report", workdir, python=["-c", DIES_WHILE_WRITING])
     assert killed.returncode == 9
@@ -190,7 +190,7 @@ main()
 
 def test_gate_judges_again_from_the_folder_alone(finished, tmp_path):
     workdir = tmp_path / "moved"
-    shutil.copytree(finished.folder / "runs/tiny", workdir)
+    shutil.copytree(finished.folder / "runs/tiny-smoke", workdir)
     own = finished.light("gate", workdir / "report.json", "--json")
     assert json.loads(own.stdout) == finished.report()["verdict"]
     assert own.returncode == finished.report()["verdict"]["exit_code"]
@@ -236,7 +236,7 @@ def test_targets_of_one_convention_share_one_file(finished, tmp_path):
 def test_until_stops_there_and_dry_run_tells_what_is_cached(edgekd):
     recipe = edgekd.write(TINY)
     stopped = edgekd("run", recipe, "--until", "data")
-    assert stopped.returncode == 0 and not (edgekd.folder / "runs/tiny/report.json").exists()
+    assert stopped.returncode == 0 and not (edgekd.folder / "runs/tiny-smoke/report.json").exists()
     rows = {r["id"]: r["cached"] for r in json.loads(edgekd("run", recipe, "--dry-run", "--json").stdout)}
     assert rows["data"] and not rows["teacher"]
     wrong = edgekd("run", recipe, "--until", "nonsense")
