@@ -91,6 +91,35 @@ def test_an_unknown_target_recipe_or_schema_names_the_nearest(inside):
     refused(inside("store", "gc", "--max-size", "many"), "many")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('kind = "mlp"\nhidden = [32', 'kind = "mpl"\nhidden = [32'), ("unknown model kind 'mpl'", "'mlp'")),
+        (("hidden = [32", "hiden = [32"), ("model kind 'mlp'", "'hiden'", "'hidden'")),
+        (
+            ('kind = "mlp"\nhidden = [32', 'kind = "small_nets:studnet"\nhidden = [32'),
+            ("small_nets", "'student'"),
+        ),
+    ],
+    ids=["kind", "option", "function"],
+)
+def test_a_student_that_cannot_be_built_is_found_before_the_teacher_trains(inside, change, words):
+    (inside.folder / "small_nets.py").write_text("def student(shape, classes, hidden): raise SystemError\n")
+    assert change[0] in TINY
+    recipe = inside.write(TINY.replace(*change, 1))
+    for arguments in (["--dry-run"], []):
+        refused(inside("run", recipe, *arguments), *words)
+    nothing_half_written(inside, "data", "network")
+
+
+def test_a_teacher_that_guesses(inside):
+    (inside.folder / "untrained.py").write_text("from edgekd.models.mlp import build as net\n")
+    recipe = TINY.replace("[teacher.train]\nepochs = 4\nbatch_size = 16\n", "")
+    recipe = recipe.replace('kind = "mlp"', 'kind = "untrained:net"', 1)
+    refused(inside("run", inside.write(recipe)), "teacher", "commonest class", "scale, mean, std")
+    nothing_half_written(inside, "network")
+
+
 def test_a_missing_or_truncated_data_file(inside):
     recipe = TINY.replace('kind = "digits"', 'kind = "idx"\npath = "mnist"\nnum_test = 10\nnum_val = 10')
     refused(inside("run", inside.write(recipe)), "mnist")
@@ -139,13 +168,13 @@ def test_a_pickle_where_a_checkpoint_is_expected(edgekd):
 
 
 def test_a_student_with_other_classes_than_the_task(edgekd):
-    (edgekd.folder / "nets.py").write_text(
+    (edgekd.folder / "small_nets.py").write_text(
         "from torch import nn\n"
         "def seven(input_shape, num_classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))\n"
     )
     recipe = TINY.replace(
-        '[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:seven"'
+        '[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "small_nets:seven"'
     )
     refused(edgekd("run", edgekd.write(recipe)), "student", "(1, 7)", "10 classes")
 
@@ -157,7 +186,7 @@ def test_a_loss_that_is_not_a_number(edgekd):
 
 
 def test_an_operator_that_the_format_cannot_express(edgekd):
-    (edgekd.folder / "nets.py").write_text(
+    (edgekd.folder / "small_nets.py").write_text(
         "import torch\n"
         "from torch import nn\n"
         "class Spectrum(nn.Module):\n"
@@ -170,7 +199,7 @@ def test_an_operator_that_the_format_cannot_express(edgekd):
         "    return Spectrum()\n"
     )
     recipe = TINY.replace(
-        '[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "nets:spectrum"'
+        '[student.model]\nkind = "mlp"\nhidden = [32, 32]', '[student.model]\nkind = "small_nets:spectrum"'
     )
     start = recipe.index("[prune]")
     recipe = recipe[:start] + recipe[recipe.index("[gate]") :]

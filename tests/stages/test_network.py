@@ -14,7 +14,9 @@ def test_a_network_that_guesses_is_refused(counts):
         p = stats.binomtest(right, n, most / n, alternative="greater").pvalue
         accuracy = 100 * right / n
         if p > 0.05:
-            with pytest.raises(UsageError, match=r"^teacher: .*% right on validation, .*commonest class gives"):
+            with pytest.raises(
+                UsageError, match=r"^teacher: .*% right on validation, .*commonest class gives"
+            ):
                 refuse_guessing("teacher", accuracy, labels)
         else:
             refuse_guessing("teacher", accuracy, labels)
