@@ -25,23 +25,31 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Margin, in percentage points.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from edgekd.plan import library_version
+
+        typer.echo(f"edgekd {library_version('edgekd')}")
+        raise typer.Exit
+
+
 @app.callback()
 def top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
 ) -> None:
-    """What holds for every command."""
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"edgekd {installed('edgekd')}")
-        raise typer.Exit
+    """What holds for every command: the help stands above."""
 
 
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe by name or path.")],
     targets: Annotated[str | None, typer.Option(help="Targets in place of the recipe's: a,b,c.")] = None,
-    workdir: Annotated[Path | None, typer.Option(help="Default: runs/<recipe>.")] = None,
+    workdir: Annotated[
+        Path | None, typer.Option(help="Default: runs/<recipe>, or runs/<recipe>-smoke.")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage; nothing is judged.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: key=value.")] = None,
     max_drop: MaxDrop = None,
@@ -68,7 +76,7 @@ def run(
     if report is not None:
         _show_report(
             report,
-            workdir or pipeline.default_workdir(report.recipe.name, bool(report.recipe.config.get("smoke"))),
+            workdir or pipeline.default_workdir(report.recipe.name, report.recipe.config["smoke"]),
             json_,
         )
 

@@ -55,16 +55,15 @@ def size_text(size_bytes: float) -> str:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    """Columns with a name in small letters hold words, the others figures; what names a row is never cut."""
+    """Columns with a name in small letters hold words, the others figures, which are never broken."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for column in columns:
         words = column.islower()
-        whole = not words or column in ("stage", "target", "file", "entry", "name", "key")
         # A narrow terminal breaks the heading, not the figures.
         heading = column if words else column.replace(" (", "\n(")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=whole, vertical="top")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     return table
 
 
@@ -184,7 +183,7 @@ def show_verdict(report: Report) -> None:
         f"{report.data.splits.test.n:,} test samples"
         + (f": {escape(policy['why'])}" if policy["why"] else "")
     )
-    if report.recipe.config.get("smoke"):
+    if report.recipe.config["smoke"]:
         console.print(
             "[yellow]a smoke run on a sliver of data: the chain runs, its verdict means nothing[/yellow]"
         )

@@ -237,6 +237,7 @@ def predict(module: nn.Module, inputs: NDArray[Any], spec: InputSpec) -> NDArray
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     parts = []
     for start in range(0, len(inputs), EVAL_BATCH):
+        # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
         raw = torch.from_numpy(np.array(inputs[start : start + EVAL_BATCH], order="C"))
         parts.append(module(normalise(raw, spec)).float().numpy())
     return np.concatenate(parts)

@@ -11,7 +11,7 @@ import importlib.util
 import re
 import site
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -80,13 +80,17 @@ def check_call(
 
 
 def _check_options(takes: ast.arguments, shown: str, options: Mapping[str, Any], given: int) -> None:
-    positional = [a.arg for a in (*takes.posonlyargs, *takes.args)]
-    needed = positional[given : len(positional) - len(takes.defaults)]
+    leading = [a.arg for a in (*takes.posonlyargs, *takes.args)]
+    if takes.vararg is None and len(leading) < given:
+        raise UsageError(f"{shown}: takes {len(leading)} leading arguments, {given} are given")
+    needed = leading[given : len(leading) - len(takes.defaults)]
     needed += [
         a.arg for a, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True) if default is None
     ]
-    known = positional[given:] + [a.arg for a in takes.kwonlyargs]
-    if takes.kwarg is None and (unknown := [key for key in options if key not in known]):
+    filled = [a.arg for a in takes.args if a.arg in leading[:given]]
+    known = [a.arg for a in (*takes.args, *takes.kwonlyargs) if a.arg not in leading[:given]]
+    unknown = [key for key in options if key in filled or (takes.kwarg is None and key not in known)]
+    if unknown:
         otherwise = f"it takes: {', '.join(known)}" if known else "it takes none"
         raise UsageError(
             f"{shown}: unknown option {unknown[0]!r}", hint=nearest(unknown[0], known, otherwise)
@@ -103,22 +107,35 @@ def _parsed(source: Path, name: str, what: str) -> ast.Module:
 
 
 def _bound_names(module: ast.Module) -> tuple[dict[str, ast.FunctionDef | None], bool]:
-    """Names that a module binds, with the plain function behind each; and whether it has a star import.
+    """Names that a module binds, with the plain function behind each; and whether it may bind others.
 
-    A decorator may change what a function takes, so that one counts as bound otherwise.
+    A function is plain where its `def` stands at the top, is decorated by nothing, and nothing else binds
+    the name: what another one takes is known only once the module has run.
     """
-    bound: dict[str, ast.FunctionDef | None] = {}
-    star = False
-    for node in ast.walk(module):
+    bound: dict[str, list[ast.AST]] = {}
+    others = False
+    for node in _module_scope(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            bound.setdefault(node.name, None)
+            bound.setdefault(node.name, []).append(node)
         elif isinstance(node, ast.alias):
-            star = star or node.name == "*"
-            bound.setdefault(node.asname or node.name.partition(".")[0], None)
+            others = others or node.name == "*"
+            bound.setdefault(node.asname or node.name.partition(".")[0], []).append(node)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            bound.setdefault(node.id, None)
-    plain = [n for n in module.body if isinstance(n, ast.FunctionDef) and not n.decorator_list]
-    return bound | {node.name: node for node in plain}, star
+            bound.setdefault(node.id, []).append(node)
+    plain: dict[str, ast.FunctionDef | None] = {}
+    for name, nodes in bound.items():
+        first = nodes[0]
+        alone = len(nodes) == 1 and first in module.body and isinstance(first, ast.FunctionDef)
+        plain[name] = first if alone and not first.decorator_list else None  # type: ignore[attr-defined,assignment]
+    return plain, others or "__getattr__" in bound
+
+
+def _module_scope(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below that run when the module is imported: no bodies of functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _module_scope(child)
 
 
 def sources_of(name: str, what: str) -> tuple[Path, ...]:

@@ -132,11 +132,11 @@ def judge_latency(measurement: Measurement | None, limit_ms_p90: float | None, t
 def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None, target: str) -> Check:
     """Is the int8 file faster than the float file on the target itself?
 
-    By the bootstrap interval (90%) of the ratio of medians, int8 over float: PASS
-    below 1, FAIL above 1, else INCONCLUSIVE. Both run in turns in the same processes,
-    so a slow spell of the machine meets both: what counts is how much their ratio
-    varies between processes. Where that is more than 15%, nothing is decided unless
-    the process nearest to 1 is further from it than the ratios are from each other.
+    By the bootstrap interval (90%) of the ratio of medians, int8 over float, taken within each
+    process, its median over processes: PASS below 1, FAIL above 1, else INCONCLUSIVE. Both run
+    in turns in the same processes, so a slow spell of the machine meets both: what counts is how
+    much their ratio varies between processes. Where that is more than 15%, nothing is decided
+    unless the process nearest to 1 is further from it than the ratios are from each other.
     """
     name, unit = "int8_beats_float", "ratio"
     for measurement in (int8, float_):
@@ -164,7 +164,7 @@ def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None,
     over, under = ((m.latency_ms, m.process) for m in (int8, float_))
     replicates = statistics.bootstrap_ratio_of_medians(over, under, np.random.default_rng(SEED))
     low, high = statistics.percentile_interval(replicates, LATENCY_ALPHA)
-    ratio = int8.median_ms / float_.median_ms
+    ratio = statistics.ratio_of_medians(over, under)
     status = _place(low, high, 1.0)
     advice = {
         Status.PASS: "int8 is faster",

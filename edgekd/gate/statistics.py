@@ -238,65 +238,10 @@ def bootstrap_quantile(
         DataError: no values, or one that is not finite.
     """
     _check_timed(values, groups)
-    drawn = _drawn_groups(groups, rng, replicates)
-    return _resampled_quantile(values, groups, quantile, drawn, rng)
-
-
-def bootstrap_ratio_of_medians(
-    over: tuple[Floats, NDArray[np.int64]],
-    under: tuple[Floats, NDArray[np.int64]],
-    rng: np.random.Generator,
-    replicates: int = REPLICATES,
-) -> Floats:
-    """Replicates of the ratio of two medians whose values were taken in turns in the same groups.
-
-    As `bootstrap_quantile`, but a replicate draws the same groups for both sides: a slow
-    process slowed both, so that it cancels in the ratio and does not widen the interval.
-
-    Args:
-        over: values (N,), finite, and the group of each (N,).
-        under: the same (M,) of the other side, with the same groups.
-        rng: source of randomness.
-        replicates: how many.
-
-    Returns:
-        (replicates,) ratios, over / under.
-
-    Raises:
-        DataError: values are missing or not finite, or the groups are not the same.
-    """
-    for values, groups in (over, under):
-        _check_timed(values, groups)
-    if not np.array_equal(np.unique(over[1]), np.unique(under[1])):
-        raise DataError("bootstrap: the two sides were not taken in the same groups")
-    drawn = _drawn_groups(over[1], rng, replicates)
-    medians = [_resampled_quantile(v, g, 0.5, drawn, rng) for v, g in (over, under)]
-    return medians[0] / medians[1]
-
-
-def _check_timed(values: Floats, groups: NDArray[np.int64]) -> None:
-    if len(values) == 0 or len(values) != len(groups) or not np.isfinite(values).all():
-        raise DataError("bootstrap: values are missing or not finite")
-
-
-def _drawn_groups(groups: NDArray[np.int64], rng: np.random.Generator, replicates: int) -> NDArray[np.int64]:
-    """(replicates, G) places of groups among the sorted ones, with replacement."""
-    count = len(np.unique(groups))
-    return rng.integers(0, count, (replicates, count))
-
-
-def _resampled_quantile(
-    values: Floats,
-    groups: NDArray[np.int64],
-    quantile: float,
-    drawn: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> Floats:
-    """The quantile of as many values again, from the mixture of the groups drawn, a row each."""
-    replicates = len(drawn)
     order = np.argsort(values, kind="stable")
     ordered, total = values[order], len(values)
     _, group, size = np.unique(groups[order], return_inverse=True, return_counts=True)
+    drawn = rng.integers(0, len(size), (replicates, len(size)))
     mass = np.zeros((replicates, len(size)))
     np.add.at(mass, (np.arange(replicates)[:, None], drawn), size.astype(float))
     # Of n uniform draws the k-th smallest is Beta(k, n + 1 - k): so a resampled quantile needs one
@@ -310,6 +255,70 @@ def _resampled_quantile(
         rows = which.reshape(-1) == i
         found[rows] = ordered[np.minimum(np.searchsorted(cumulative, places[rows]), total - 1)]
     return found
+
+
+def ratio_of_medians(
+    over: tuple[Floats, NDArray[np.int64]], under: tuple[Floats, NDArray[np.int64]]
+) -> float:
+    """The median over groups of the ratio of the two medians within the group.
+
+    The two sides are taken in turns in the same groups (processes), so that what slowed a group
+    slowed both, and cancels in its ratio.
+
+    Args:
+        over: values (N,), finite, and the group of each (N,).
+        under: the same (M,) of the other side, with the same groups.
+
+    Raises:
+        DataError: values are missing or not finite, or the groups are not the same.
+    """
+    pairs = _by_group(over, under)
+    return float(np.median([np.median(x) / np.median(y) for x, y in pairs]))
+
+
+def bootstrap_ratio_of_medians(
+    over: tuple[Floats, NDArray[np.int64]],
+    under: tuple[Floats, NDArray[np.int64]],
+    rng: np.random.Generator,
+    replicates: int = REPLICATES,
+) -> Floats:
+    """Replicates (replicates,) of `ratio_of_medians`, resampling groups and then values within each drawn.
+
+    Paper and errors as in `bootstrap_quantile` and `ratio_of_medians`.
+    """
+    pairs = _by_group(over, under)
+    drawn = rng.integers(0, len(pairs), (replicates, len(pairs)))
+    ratios = np.empty(drawn.shape)
+    for place, (x, y) in enumerate(pairs):
+        here = drawn == place
+        count = int(here.sum())
+        ratios[here] = _resampled_median(x, count, rng) / _resampled_median(y, count, rng)
+    return np.asarray(np.median(ratios, axis=1), np.float64)
+
+
+def _by_group(
+    over: tuple[Floats, NDArray[np.int64]], under: tuple[Floats, NDArray[np.int64]]
+) -> list[tuple[Floats, Floats]]:
+    """The values of both sides, sorted, group by group."""
+    for values, groups in (over, under):
+        _check_timed(values, groups)
+    names = np.unique(over[1])
+    if not np.array_equal(names, np.unique(under[1])):
+        raise DataError("bootstrap: the two sides were not taken in the same groups")
+    return [(np.sort(over[0][over[1] == g]), np.sort(under[0][under[1] == g])) for g in names]
+
+
+def _resampled_median(ordered: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """`count` medians of as many values again, drawn with replacement; `ordered` is sorted."""
+    total = len(ordered)
+    rank = (total + 1) / 2
+    places = rng.beta(rank, total + 1 - rank, count) * total  # as in `bootstrap_quantile`
+    return ordered[np.minimum(places.astype(np.int64), total - 1)]
+
+
+def _check_timed(values: Floats, groups: NDArray[np.int64]) -> None:
+    if len(values) == 0 or len(values) != len(groups) or not np.isfinite(values).all():
+        raise DataError("bootstrap: values are missing or not finite")
 
 
 def percentile_interval(replicates: Floats, alpha: float) -> tuple[float, float]:

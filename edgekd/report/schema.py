@@ -83,7 +83,10 @@ def parse(data: Mapping[str, Any] | str | Path) -> Report:
     try:
         found = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
-        raise UsageError(f"{where}: not valid JSON: {error}", hint="a report.json is wanted") from None
+        raise UsageError(
+            f"{where}: not valid JSON: {error}",
+            hint="give the report.json of a run; a damaged one is built again by edgekd report",
+        ) from None
     if not isinstance(found, dict):
         raise UsageError(f"{where}: a report is a JSON object, not a {type(found).__name__}")
     _check_version(found, where)

@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import bdtrc
-
 from edgekd.config import TrainConfig
-from edgekd.errors import UsageError
 from edgekd.losses.logits import cross_entropy
 from edgekd.plan import Node
 from edgekd.stages import saved
 from edgekd.stages.context import Context
+from edgekd.stages.guessing import refuse_guessing
 from edgekd.teachers.torch import load_checkpoint
-from edgekd.training import TrainingSet, fit
+from edgekd.training import TrainingSet, fit, predict
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -41,34 +37,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         )
     architecture = {"model": config["model"], "role": config["role"]}
     result = saved.save(folder, module, context, architecture)
-    accuracy = saved.accuracy_on(module, "val", context)
-    labels = context.task.splits["val"].labels
-    if config["train"] is None and labels is not None:
-        refuse_guessing(config["role"], accuracy, labels)
-    return {**result, "history": history, "val_accuracy": accuracy}
-
-
-def refuse_guessing(role: str, accuracy: float, labels: NDArray[np.int64]) -> None:
-    """Refuses a trained network that cannot be told from one that has learned nothing.
-
-    Against such a teacher every student would pass. The test is the exact binomial one, one-sided
-    at 5%, of the right answers against always naming the commonest class.
-
-    Args:
-        role: teacher or student, for the error.
-        accuracy: on validation, in percent.
-        labels: of validation.
-
-    Raises:
-        UsageError: the network is no better than that.
-    """
-    n = len(labels)
-    commonest = float(np.bincount(labels).max()) / n
-    right = round(accuracy / 100 * n)
-    if bdtrc(right - 1, n, commonest) > 0.05:
-        raise UsageError(
-            f"{role}: {accuracy:.2f}% right on validation, where always naming the commonest class gives "
-            f"{100 * commonest:.2f}%",
-            hint="trained weights see other pixels or other class numbers than they were trained on: "
-            "compare the task's scale, mean, std, channel order and class names with the training's",
-        )
+    val = context.task.splits["val"]
+    assert val.labels is not None  # a task without them was refused
+    predicted = predict(module, val.inputs, context.task.input_spec).argmax(axis=1)
+    if config["train"] is None:
+        refuse_guessing(config["role"], predicted, val.labels)
+    return {**result, "history": history, "val_accuracy": float((predicted == val.labels).mean() * 100)}

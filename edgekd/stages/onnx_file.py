@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.errors import UsageError
 from edgekd.plan import Node
-from edgekd.runtimes import open_session
+from edgekd.runtimes import Session, open_session
 from edgekd.stages.context import Context
+from edgekd.stages.guessing import refuse_guessing
 from edgekd.stages.saved import TEST_SCORES
+from edgekd.types import Task
 
 BATCH = 64
 
@@ -24,14 +27,23 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     shutil.copyfile(node.config["path"], path)
     session = open_session("onnxruntime", path)
     task = context.task
-    scores = []
-    for start in range(0, len(task.splits["test"]), BATCH):
-        raw = np.asarray(task.splits["test"].inputs[start : start + BATCH])
-        scores.append(session.run(task.input_spec.preprocess(raw)))
-    found = np.concatenate(scores)
+    found, on_val = (_scores(session, task, name) for name in ("test", "val"))
     if found.shape[1] != task.num_classes:
         raise UsageError(
             f"{node.config['path']}: gives {found.shape[1]} outputs, the task has {task.num_classes} classes"
         )
+    labels = task.splits["val"].labels
+    assert labels is not None  # a task without them was refused
+    refuse_guessing(node.config["path"], on_val.argmax(axis=1), labels)
     np.save(folder / TEST_SCORES, found)
     return {"params": None, "macs": None, "input_name": session.inputs[0].name}
+
+
+def _scores(session: Session, task: Task, split_name: str) -> NDArray[np.float32]:
+    """Outputs (N, K) on a split."""
+    split = task.splits[split_name]
+    parts = []
+    for start in range(0, len(split), BATCH):
+        raw = np.asarray(split.inputs[start : start + BATCH])
+        parts.append(session.run(task.input_spec.preprocess(raw)))
+    return np.concatenate(parts)

@@ -57,6 +57,7 @@ def build(
             params = torch.from_numpy(augment.draw(len(split), names, spec.shape, seed, view))
             drawn_for = view
         stop = min(start + EVAL_BATCH, len(split))
+        # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
         raw = torch.from_numpy(np.array(split.inputs[start:stop], order="C"))
         x = normalise(augment.apply(raw, params[start:stop], spec.raw_range[0]), spec)
         logits = teacher(x).half().numpy()

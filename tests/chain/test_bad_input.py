@@ -116,7 +116,7 @@ def test_a_teacher_that_guesses(inside):
     (inside.folder / "untrained.py").write_text("from edgekd.models.mlp import build as net\n")
     recipe = TINY.replace("[teacher.train]\nepochs = 4\nbatch_size = 16\n", "")
     recipe = recipe.replace('kind = "mlp"', 'kind = "untrained:net"', 1)
-    refused(inside("run", inside.write(recipe)), "teacher", "commonest class", "scale, mean, std")
+    refused(inside("run", inside.write(recipe)), "teacher", "by chance", "scale, mean, std")
     nothing_half_written(inside, "network")
 
 

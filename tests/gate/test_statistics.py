@@ -24,6 +24,7 @@ from edgekd.gate.statistics import (
     mcnemar_exact_p,
     non_inferior,
     percentile_interval,
+    ratio_of_medians,
     samples_needed,
     samples_needed_at_drop,
     score_z,
@@ -442,38 +443,53 @@ def test_bootstrap_agrees_with_a_plain_loop():
     )
 
 
+def test_ratio_of_medians_by_hand():
+    groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    over = np.array([3.0, 1, 2, 30, 10, 20, 5, 5, 5])  # medians 2, 20, 5
+    under = np.array([4.0, 4, 9, 50, 40, 1, 2, 1, 3])  # medians 4, 40, 2
+    assert ratio_of_medians((over, groups), (under, groups)) == 0.5
+    # Other numbers of runs on the two sides change nothing.
+    assert ratio_of_medians((over, groups), (np.repeat(under, 3), np.repeat(groups, 3))) == 0.5
+
+
 def test_bootstrap_of_a_ratio_agrees_with_a_plain_loop():
     draw = np.random.default_rng(9)
-    over_groups, under_groups = np.repeat([0, 1, 2], [90, 90, 61]), np.repeat([0, 1, 2], [62, 80, 39])
-    spell = np.array([1.0, 1.3, 2.0])
-    over = draw.gamma(9.0, 1.0, 241) * spell[over_groups]
-    under = draw.gamma(9.0, 3.0, 181) * spell[under_groups]
+    over_groups, under_groups = np.repeat([0, 1, 2], [91, 81, 61]), np.repeat([0, 1, 2], [61, 81, 39])
+    factor = np.array([1.0, 1.3, 1.1])  # the processes truly differ
+    over = draw.gamma(9.0, 1.0, 233) * factor[over_groups]
+    under = draw.gamma(9.0, 3.0, 181)
     found = bootstrap_ratio_of_medians((over, over_groups), (under, under_groups), rng(), replicates=8000)
     looped = []
     for _ in range(8000):
-        sides = []
-        chosen = draw.integers(0, 3, 3)
-        for values, groups in ((over, over_groups), (under, under_groups)):
-            # Each value from the mixture of the groups drawn: first a group, then one of its values.
-            share = np.bincount(groups) / len(groups)
-            picked = chosen[draw.choice(3, len(values), p=share)]
-            members = [draw.choice(values[groups == g], np.sum(picked == g)) for g in range(3)]
-            sides.append(np.median(np.concatenate(members)))
-        looped.append(sides[0] / sides[1])
-    assert np.mean(found) == pytest.approx(np.mean(looped), abs=0.01)
-    assert np.std(found) == pytest.approx(np.std(looped), rel=0.06)
+        ratios = []
+        for chosen in draw.integers(0, 3, 3):
+            x, y = over[over_groups == chosen], under[under_groups == chosen]
+            ratios.append(np.median(draw.choice(x, len(x))) / np.median(draw.choice(y, len(y))))
+        looped.append(np.median(ratios))
+    assert np.mean(found) == pytest.approx(np.mean(looped), rel=0.005)
+    assert np.std(found) == pytest.approx(np.std(looped), rel=0.05)
 
 
-def test_a_slow_process_cancels_in_a_ratio():
+@pytest.mark.parametrize(
+    ("slowdown", "sizes"),
+    [
+        ([1, 1, 1.9], [200, 200, 200]),
+        ([1, 1, 1, 1.9], [200] * 4),
+        ([1, 1, 1.9, 1.9], [200] * 4),
+        ([1, 1.3], [200, 200]),
+        # As many seconds each: the slow processes have fewer runs.
+        ([1, 1.9, 1.9], [400, 200, 200]),
+        ([1, 4, 2, 3, 1, 1], [200] * 6),
+    ],
+)
+def test_a_slow_process_cancels_in_a_ratio(slowdown, sizes):
     draw = np.random.default_rng(3)
-    groups = np.repeat([0, 1, 2], 200)
-    over, under = 0.6 + 0.02 * draw.random(600), 1 + 0.02 * draw.random(600)
-    slow = np.array([1.0, 1.0, 1.9])[groups]
-    disturbed = bootstrap_ratio_of_medians((over * slow, groups), (under * slow, groups), rng())
-    low, high = percentile_interval(disturbed, 0.05)
-    assert 0.58 < low < high < 0.63
-    apart = [bootstrap_quantile(side * slow, groups, 0.5, rng()) for side in (over, under)]
-    assert np.quantile(apart[0] / apart[1][::-1], 0.95) > 0.9
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    slow = np.array(slowdown)[groups]
+    over, under = ((level + 0.02 * draw.random(len(groups))) * slow for level in (0.6, 1))
+    found = bootstrap_ratio_of_medians((over, groups), (under, groups), rng())
+    low, high = percentile_interval(found, 0.05)
+    assert 0.59 < low < ratio_of_medians((over, groups), (under, groups)) < high < 0.62
 
 
 def test_bootstrap_of_a_ratio_refuses_other_groups():

@@ -1,0 +1,44 @@
+"""A baseline that has learned nothing of the task is refused: against it every student would pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtrc
+
+from edgekd.errors import UsageError
+
+ALPHA = 0.05
+
+
+def refuse_guessing(role: str, predicted: NDArray[Any], labels: NDArray[np.int64]) -> None:
+    """Refuses a trained network whose answers do not go with the labels.
+
+    Right answers are counted against what as many answers of each class would give if they were
+    dealt out at random: one-sided exact binomial test at 5%. So one that always names the same class is
+    refused, and one that names a rare class too often on purpose is not. Nothing is refused where
+    the labels are too few, or too much of one class, for even a perfect network to pass.
+
+    Args:
+        role: teacher or student, for the error.
+        predicted: classes (N,).
+        labels: classes (N,).
+
+    Raises:
+        UsageError: the network cannot be told from one that has learned nothing.
+    """
+    n, right = len(labels), int((predicted == labels).sum())
+    shares = np.bincount(labels) / n
+    answers = np.bincount(predicted, minlength=len(shares)) / n
+    by_chance = float(shares @ answers[: len(shares)])
+    if bdtrc(n - 1, n, float(shares @ shares)) > ALPHA:
+        return
+    if bdtrc(right - 1, n, by_chance) > ALPHA:
+        raise UsageError(
+            f"{role}: {100 * right / n:.2f}% right on validation, where its answers would be right in "
+            f"{100 * by_chance:.2f}% by chance",
+            hint="trained weights see other pixels or other class numbers than they were trained on: "
+            "compare the task's scale, mean, std, channel order and class names with the training's",
+        )
