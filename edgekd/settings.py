@@ -6,36 +6,16 @@ default, an unknown key or a wrong type is an error.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from edgekd.fields import Fraction, Plugin, Positive, Scheduled, Strict
 
 SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "fp16", "fp32"]
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
 
 SMOKE_SAMPLES = 192
 SMOKE_BATCH = 16
-
-
-class Strict(BaseModel):
-    """Base of every config: frozen, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Plugin(BaseModel):
-    """A choice by `kind` whose other keys belong to the plug-in, which checks them itself."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-    kind: str = Field(description="a name from the table of built-in kinds, or package.module:function")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys beside `kind` and the declared fields."""
-        return dict(self.__pydantic_extra__ or {})
 
 
 class TaskConfig(Plugin):
@@ -73,7 +53,6 @@ class TrainConfig(Strict):
     )
     warmup_epochs: float = Field(default=1.0, ge=0, description="linear rise, then cosine to zero")
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for the cross-entropy")
     augment: tuple[Literal["crop", "flip"], ...] = Field(
         default=(), strict=False, description="random shift by up to 2 pixels in 28, mirror"
     )
@@ -82,12 +61,18 @@ class TrainConfig(Strict):
     )
 
 
+class LabelTrainConfig(TrainConfig):
+    """Training on labels alone."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for the cross-entropy")
+
+
 class TeacherConfig(Strict):
     """The teacher: a network with a checkpoint, or trained by the recipe."""
 
     model: ModelConfig = Field(description="the network")
     checkpoint: str | None = Field(default=None, description=".safetensors, or a torch file of tensors only")
-    train: TrainConfig | None = Field(
+    train: LabelTrainConfig | None = Field(
         default=None, description="how to train it where no checkpoint is given"
     )
 
@@ -116,16 +101,36 @@ class StudentConfig(Strict):
         return self
 
 
-class DistillConfig(TrainConfig):
-    """Distillation from the teacher's cached outputs (Hinton et al. 2015, arXiv 1503.02531)."""
+class LossConfig(Plugin):
+    """One term of the loss. Further keys are its own (see `edgekd schema KIND`)."""
 
-    temperature: float = Field(default=4.0, gt=0, description="softens both sets of logits")
-    alpha: float = Field(
-        default=0.1, ge=0, le=1, description="weight of the cross-entropy; 1 - alpha is the KL's"
+    weight: Scheduled = Field(default=1.0, description="a number, or start, end and shape of its schedule")
+
+
+class DistillConfig(TrainConfig):
+    """Training on what the teacher says, by a weighted sum of losses."""
+
+    losses: tuple[LossConfig, ...] = Field(
+        default=(
+            LossConfig(kind="cross_entropy", weight=0.1),
+            LossConfig.model_validate({"kind": "kd", "weight": 0.9, "temperature": 4.0}),
+        ),
+        strict=False,
+        min_length=1,
+        description="what is added up",
+    )
+    weighting: Literal["fixed", "uncertainty", "gradient_norm"] = Field(
+        default="fixed", description="fixed: by the weights as they are; else they are adapted on top"
     )
     views: Positive = Field(
         default=1, description="augmented views a sample that the teacher sees and caches"
     )
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> DistillConfig:
+        if not any(loss.weight for loss in self.losses):
+            raise ValueError("the weights of all losses are 0")
+        return self
 
 
 class PruneConfig(DistillConfig):

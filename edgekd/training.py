@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgekd import augment
+from edgekd.activations import Activations
 from edgekd.config import TrainConfig
 from edgekd.errors import TrainingError, UsageError
+from edgekd.losses.common import Batch
 from edgekd.muon import Muon, kernels
+from edgekd.objective import Objective
 from edgekd.progress import Display
 from edgekd.store import write_atomic
 from edgekd.types import InputSpec, Split
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 EVAL_BATCH = 256
 
 
@@ -42,6 +44,9 @@ class TrainingSet:
         teacher: cached teacher logits (views, N, classes), or None.
         views: augmented views to cycle through; without a teacher every epoch has one of its own.
         seed: of order and augmentation.
+        live: the teacher itself, where losses look into it; then it sees every batch and `teacher` is None.
+        student_layers: module paths in the student that losses name.
+        teacher_layers: the same in the live teacher.
     """
 
     split: Split
@@ -49,6 +54,9 @@ class TrainingSet:
     teacher: NDArray[np.float16] | None
     views: int
     seed: int
+    live: nn.Module | None = None
+    student_layers: tuple[str, ...] = ()
+    teacher_layers: tuple[str, ...] = ()
 
 
 def cpu_has_bf16() -> bool:
@@ -85,8 +93,12 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def make_optimizer(module: nn.Module, config: TrainConfig, what: str) -> torch.optim.Optimizer:
+def make_optimizer(
+    module: nn.Module, config: TrainConfig, what: str, objective: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """The optimizer of the config; weight decay on tensors of two dimensions or more.
+
+    What the losses learn themselves is trained along, without decay.
 
     Raises:
         UsageError: the network of stage `what` has nothing that the optimizer is for.
@@ -104,6 +116,8 @@ def make_optimizer(module: nn.Module, config: TrainConfig, what: str) -> torch.o
         {"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
     ]
+    if objective is not None and (learned := list(objective.parameters())):
+        groups.append({"params": learned, "weight_decay": 0.0})
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
     if config.optimizer == "muon":
@@ -115,19 +129,19 @@ def make_optimizer(module: nn.Module, config: TrainConfig, what: str) -> torch.o
 def fit(
     module: nn.Module,
     data: TrainingSet,
-    loss: Loss,
+    objective: Objective,
     config: TrainConfig,
     *,
     what: str,
     display: Display,
     checkpoint: Path,
 ) -> list[dict[str, float]]:
-    """Trains `module` in place; returns one record an epoch (loss, learning rate).
+    """Trains `module` in place; returns one record an epoch: total loss, each loss by kind, learning rate.
 
     Args:
         module: the network; its parameters change.
-        data: training samples, with cached teacher logits where `loss` wants them.
-        loss: (logits, labels, teacher logits or None) -> scalar.
+        data: training samples, with what the teacher says where the objective wants it.
+        objective: what is minimised; trained along where it learns something itself.
         config: epochs, optimizer, schedule, augmentation.
         what: name of the stage, for the display and errors.
         display: where progress is shown.
@@ -139,48 +153,82 @@ def fit(
     fabric = make_fabric(config.precision)
     if len(data.spec.shape) == 3:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    optimizer = make_optimizer(module, config, what)
-    history, first_epoch = _load(checkpoint, module, optimizer)
+    optimizer = make_optimizer(module, config, what, objective)
+    both = nn.ModuleDict({"model": module, "objective": objective})
+    history, first_epoch = _load(checkpoint, both, optimizer)
     wrapped, optimizer = fabric.setup(module, optimizer)
+    objective.to(fabric.device)
+    parameters = [p for p in module.parameters() if p.requires_grad]
     size = min(config.batch_size, len(data.split))
     steps = len(data.split) // size  # the last, smaller batch is left out: the next epoch's order differs
     left = (config.epochs - first_epoch) * steps
     ticks = iter(display.track(range(left), what, left))
-    for epoch in range(first_epoch, config.epochs):
-        torch.manual_seed(int(np.random.default_rng([data.seed, epoch]).integers(2**62)))
-        module.train()
-        total = 0.0
-        for step, (x, labels, teacher) in enumerate(_batches(data, config, epoch, size, steps)):
-            rate = learning_rate(config, epoch * steps + step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            moved = fabric.to_device(x), fabric.to_device(labels)
-            value = loss(
-                wrapped(moved[0]).float(), moved[1], None if teacher is None else fabric.to_device(teacher)
-            )
-            if not torch.isfinite(value):
-                raise TrainingError(
-                    f"{what}: the loss is {value.item()} at epoch {epoch + 1}, step {step + 1}",
-                    hint="lower lr, or set grad_clip; look for NaN in the data",
+    with ExitStack() as stack:
+        layers = stack.enter_context(Activations(module, data.student_layers)).seen
+        teacher = _Live(data, fabric, stack) if data.live is not None else None
+        for epoch in range(first_epoch, config.epochs):
+            torch.manual_seed(int(np.random.default_rng([data.seed, epoch]).integers(2**62)))
+            module.train()
+            total, parts = 0.0, dict.fromkeys((term.kind for term in objective.terms), 0.0)
+            for step, (x, picked, labels, logits) in enumerate(_batches(data, config, epoch, size, steps)):
+                done = epoch * steps + step
+                rate = learning_rate(config, done, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                x, picked = fabric.to_device(x), fabric.to_device(picked)
+                batch = Batch(
+                    student=wrapped(x).float(),
+                    teacher=None if logits is None else fabric.to_device(logits),
+                    labels=None if labels is None else fabric.to_device(labels),
+                    index=picked,
+                    student_layers={path: layer.float() for path, layer in layers.items()},
+                    progress=done / (config.epochs * steps),
                 )
-            optimizer.zero_grad()
-            fabric.backward(value)
-            if config.grad_clip is not None:
-                fabric.clip_gradients(wrapped, optimizer, max_norm=config.grad_clip)
-            optimizer.step()
-            total += value.item()
-            next(ticks)
-        history.append({"epoch": epoch + 1, "loss": total / steps, "lr": rate})
-        _save(checkpoint, module, optimizer, history)
+                if teacher is not None:
+                    batch = teacher.looks_at(x, batch)
+                value = objective(batch, parameters)
+                if not torch.isfinite(value):
+                    raise TrainingError(
+                        f"{what}: the loss is {value.item()} at epoch {epoch + 1}, step {step + 1}",
+                        hint="lower lr, or set grad_clip; look for NaN in the data",
+                    )
+                optimizer.zero_grad()
+                fabric.backward(value)
+                if config.grad_clip is not None:
+                    fabric.clip_gradients(wrapped, optimizer, max_norm=config.grad_clip)
+                optimizer.step()
+                total += value.item()
+                for kind, part in objective.last.items():
+                    parts[kind] += part / steps
+                next(ticks)
+            history.append({"epoch": epoch + 1, "loss": total / steps, "lr": rate, **parts})
+            _save(checkpoint, both, optimizer, history)
     next(ticks, None)  # lets the display finish
     module.cpu().eval()  # from wherever Fabric had put it: all that follows runs on the processor
     return history
 
 
+class _Live:
+    """The teacher beside the student, on the same pixels, in the precision of the training."""
+
+    def __init__(self, data: TrainingSet, fabric: Fabric, stack: ExitStack) -> None:
+        assert data.live is not None
+        self._module = fabric.to_device(data.live.eval())
+        self._fabric = fabric
+        self._layers = stack.enter_context(Activations(self._module, data.teacher_layers)).seen
+
+    @torch.no_grad()
+    def looks_at(self, x: Tensor, batch: Batch) -> Batch:
+        """The batch with the teacher's outputs and layers."""
+        with self._fabric.autocast():
+            outputs = self._module(x)
+        layers = {path: layer.float() for path, layer in self._layers.items()}
+        return replace(batch, teacher=outputs.float(), teacher_layers=layers)
+
+
 def _batches(data: TrainingSet, config: TrainConfig, epoch: int, size: int, steps: int):  # type: ignore[no-untyped-def]
-    """Yields (inputs, labels, teacher logits or None) of one epoch."""
+    """Yields (inputs, places in the split, labels or None, teacher logits or None) of one epoch."""
     split, spec = data.split, data.spec
-    assert split.labels is not None
     view = epoch % data.views if data.teacher is not None else epoch
     params = torch.from_numpy(augment.draw(len(split), config.augment, spec.shape, data.seed, view))
     order = np.random.default_rng([data.seed, epoch, 1]).permutation(len(split))
@@ -188,17 +236,19 @@ def _batches(data: TrainingSet, config: TrainConfig, epoch: int, size: int, step
         picked = np.sort(order[step * size : (step + 1) * size])  # in order: memory-mapped files like it
         raw = torch.from_numpy(np.ascontiguousarray(split.inputs[picked]))
         x = normalise(augment.apply(raw, params[picked], spec.raw_range[0]), spec)
-        labels = torch.from_numpy(np.ascontiguousarray(split.labels[picked]))
+        labels = None
+        if split.labels is not None:
+            labels = torch.from_numpy(np.ascontiguousarray(split.labels[picked]))
         teacher = None
         if data.teacher is not None:
             teacher = torch.from_numpy(np.asarray(data.teacher[view][picked], np.float32))
-        yield x, labels, teacher
+        yield x, torch.from_numpy(picked), labels, teacher
 
 
 def _save(folder: Path, module: nn.Module, optimizer: Any, history: list[dict[str, float]]) -> None:
-    """State after an epoch; the JSON goes last, so that it never names tensors that are not there."""
+    """State of network, objective and optimizer after an epoch; the JSON goes last, so that it never names tensors that are not there."""
     epoch = len(history)
-    tensors = {f"model.{k}": v.contiguous() for k, v in module.state_dict().items()}
+    tensors = {k: v.contiguous() for k, v in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if value is not None:
@@ -211,15 +261,13 @@ def _save(folder: Path, module: nn.Module, optimizer: Any, history: list[dict[st
 
 
 def _load(folder: Path, module: nn.Module, optimizer: Any) -> tuple[list[dict[str, float]], int]:
-    """Puts the last checkpoint into module and optimizer; (history, next epoch)."""
+    """Puts the last checkpoint into network, objective and optimizer; (history, next epoch)."""
     path = folder / "history.json"
     if not path.is_file():
         return [], 0
     history: list[dict[str, float]] = json.loads(path.read_text())
     tensors = load_file(folder / f"epoch-{len(history)}.safetensors")
-    module.load_state_dict(
-        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    )
+    module.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

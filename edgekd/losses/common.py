@@ -1,0 +1,114 @@
+"""What all losses see of a batch, and options that several share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from edgekd.config import Strict
+from edgekd.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step, as a loss sees it.
+
+    Attributes:
+        student: outputs (B, K).
+        teacher: outputs (B, K), or None where no loss wants them.
+        labels: classes (B,), or None where the samples have none.
+        index: (B,) places of the samples in the training split.
+        student_layers: activations (B, ...) by module path, of the layers that losses name.
+        teacher_layers: the same of the teacher.
+        progress: share of the training that is done, from 0 to 1.
+    """
+
+    student: Tensor
+    teacher: Tensor | None
+    labels: Tensor | None
+    index: Tensor
+    student_layers: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_layers: Mapping[str, Tensor] = field(default_factory=dict)
+    progress: float = 0.0
+
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """Student's and teacher's outputs, (B, K) and (B, K')."""
+        assert self.teacher is not None  # a stage with such a loss has a teacher
+        return self.student, self.teacher
+
+    def pair(self, options: LayerOptions) -> tuple[Tensor, Tensor]:
+        """The two activations that a loss compares: of its layers, or the outputs where it names none."""
+        if options.student_layer is None or options.teacher_layer is None:
+            return self.outputs()
+        return self.student_layers[options.student_layer], self.teacher_layers[options.teacher_layer]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes without the batch, for losses that learn or remember something themselves.
+
+    Attributes:
+        student: of the outputs.
+        teacher: of the outputs.
+        student_layers: of the layers that losses name, by module path.
+        teacher_layers: the same of the teacher.
+        num_samples: of the training split.
+        seed: of what is drawn at the start.
+    """
+
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+    student_layers: Mapping[str, tuple[int, ...]]
+    teacher_layers: Mapping[str, tuple[int, ...]]
+    num_samples: int
+    seed: int
+
+    def pair(self, options: LayerOptions) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As `Batch.pair`."""
+        if options.student_layer is None or options.teacher_layer is None:
+            return self.student, self.teacher
+        return self.student_layers[options.student_layer], self.teacher_layers[options.teacher_layer]
+
+
+class LayerOptions(Strict):
+    """Two layers, by module path; neither: the outputs, which need no live teacher."""
+
+    student_layer: str | None = Field(default=None, description="module path in the student")
+    teacher_layer: str | None = Field(default=None, description="module path in the teacher")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> LayerOptions:
+        if (self.student_layer is None) != (self.teacher_layer is None):
+            raise ValueError("give student_layer and teacher_layer, or neither")
+        return self
+
+
+class NeededLayerOptions(LayerOptions):
+    """Two layers, by module path: the teacher runs beside the student."""
+
+    student_layer: str = Field(description="module path in the student")
+    teacher_layer: str = Field(description="module path in the teacher")
+
+
+def same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
+    """Refuses two tensors that cannot be compared element by element.
+
+    Raises:
+        UsageError: the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise UsageError(
+            f"loss {kind!r}: the student gives {tuple(student.shape)}, the teacher {tuple(teacher.shape)}",
+            hint="both must have the same outputs; a projection or regressor bridges widths where a loss has one",
+        )
+
+
+def rows(x: Tensor) -> Tensor:
+    """(B, ...) as (B, F)."""
+    return x.flatten(1)

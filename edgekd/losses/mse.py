@@ -1,0 +1,42 @@
+"""Squared error on the outputs: logits, values of a regression, or embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from edgekd.losses.common import Batch, LayerOptions, Shapes, rows, same_shape
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Options(LayerOptions):
+    """What a recipe may say."""
+
+    projection: bool = Field(
+        default=False, description="learn a linear map from the student's width to the teacher's"
+    )
+
+
+def state(options: Options, shapes: Shapes) -> nn.Module | None:
+    """The map (student's features, teacher's features), where one is asked for."""
+    import math
+
+    from torch import nn
+
+    student, teacher = shapes.pair(options)
+    return nn.Linear(math.prod(student), math.prod(teacher), bias=False) if options.projection else None
+
+
+def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tensor:
+    """mean (P student - teacher)², over the batch and all outputs; P the identity without projection.
+
+    Shapes (B, ...), flattened to (B, F). On logits: Ba & Caruana 2014, arXiv 1312.6184, section 2.2.
+    """
+    student, teacher = (rows(x) for x in batch.pair(options))
+    if state is not None:
+        student = state(student)
+    same_shape("mse", student, teacher)
+    return (student - teacher).square().mean()

@@ -1,0 +1,36 @@
+"""Relational distillation: distances between samples, in units of their mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekd.losses.common import Batch, LayerOptions, rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Options(LayerOptions):
+    """What a recipe may say."""
+
+
+def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
+    """mean over ordered pairs i != j of huber(d_s - d_t), d the distance over the mean of all distances.
+
+    Shapes (B, ...), flattened; widths may differ. Huber's error with delta 1.
+    Paper: Park et al. 2019, arXiv 1904.05068, equations 5 to 8.
+    """
+    import torch.nn.functional as F
+
+    student, teacher = (relative_distances(rows(x)) for x in batch.pair(options))
+    return F.smooth_l1_loss(student, teacher)
+
+
+def relative_distances(x: Tensor) -> Tensor:
+    """Distances of all pairs i < j of rows (B, F), over their mean: (B (B - 1) / 2,)."""
+    import torch
+
+    first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
+    # A distance of 0 has no gradient of its own; a sample seen twice must not make NaN of it.
+    distances = (x[first] - x[second]).square().sum(dim=1).clamp_min(1e-12).sqrt()
+    return distances / distances.mean()

@@ -1,0 +1,107 @@
+"""What a training stage minimises: its losses, weighted and added up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edgekd import losses
+from edgekd.config import DistillConfig, LossConfig
+from edgekd.fields import value_at
+from edgekd.losses.common import Batch, LayerOptions, Shapes
+
+# Norms of gradients cost a backward pass a loss, and change slowly.
+STEPS_A_NORM = 16
+NORM_MEMORY = 0.8
+
+
+class Objective(nn.Module):
+    """The weighted sum of a stage's losses, with all that they learn or remember.
+
+    weighting "fixed": sum of w_i L_i. "uncertainty": sum of w_i exp(-s_i) L_i + s_i / 2, with s_i
+    learned (Kendall, Gal & Cipolla 2018, arXiv 1705.07115, section 3.2). "gradient_norm": sum of
+    w_i L_i m / g_i, with g_i the norm of the gradient of L_i in the student's parameters, averaged
+    over time, and m the mean of all g_i, so that each loss pulls as hard as its weight says (the aim of
+    Chen et al. 2018, arXiv 1711.02257, reached by dividing rather than by learning the weights).
+
+    Attributes:
+        last: values of the losses at the last step, by kind, before weights.
+    """
+
+    def __init__(self, terms: Sequence[LossConfig], weighting: str, shapes: Shapes) -> None:
+        super().__init__()
+        self.terms = tuple(terms)
+        self.weighting = weighting
+        self.options = [losses.check(term) for term in terms]
+        loaded = [losses.load(term) for term in terms]
+        self.functions = [function for function, _ in loaded]
+        self.states = nn.ModuleDict()
+        for i, (options, (_, make)) in enumerate(zip(self.options, loaded, strict=True)):
+            state = make(options, shapes) if make is not None else None
+            if state is not None:
+                self.states[str(i)] = state
+        if weighting == "uncertainty":
+            self.log_variances = nn.Parameter(torch.zeros(len(self.terms)))
+        if weighting == "gradient_norm":
+            self.register_buffer("norms", torch.zeros(len(self.terms)))
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.last: dict[str, float] = {}
+
+    def forward(self, batch: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The scalar to go down.
+
+        Args:
+            batch: one step.
+            parameters: the student's, of which "gradient_norm" takes gradients.
+        """
+        weights = [value_at(term.weight, batch.progress) for term in self.terms]
+        used = [i for i, weight in enumerate(weights) if weight]
+        values = {i: self._value(i, batch) for i in used}
+        self.last = {self.terms[i].kind: float(value.detach()) for i, value in values.items()}
+        if self.weighting == "gradient_norm":
+            factors = self._balance(values, parameters)
+            weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
+        parts = []
+        for i in used:
+            part = weights[i] * values[i]
+            if self.weighting == "uncertainty":
+                part = part * torch.exp(-self.log_variances[i]) + self.log_variances[i] / 2
+            parts.append(part)
+        # Not sum(): its leading 0 would be one more operation a step.
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def _value(self, i: int, batch: Batch) -> Tensor:
+        state = self.states[str(i)] if str(i) in self.states else None
+        return self.functions[i](batch, self.options[i], state)
+
+    def _balance(self, values: dict[int, Tensor], parameters: Sequence[nn.Parameter]) -> list[float]:
+        """Factors by which each loss is scaled, from the norms of their gradients; unused ones get 1."""
+        if int(self.steps) % STEPS_A_NORM == 0:
+            for i, value in values.items():
+                gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+                norm = torch.stack([g.float().norm() for g in gradients if g is not None]).norm()
+                known = self.norms[i] > 0
+                self.norms[i] = torch.where(
+                    known, NORM_MEMORY * self.norms[i] + (1 - NORM_MEMORY) * norm, norm
+                )
+        self.steps += 1
+        mean = float(torch.stack([self.norms[i] for i in values]).mean())
+        return [
+            mean / max(float(self.norms[i]), 1e-12) if i in values and float(self.norms[i]) > 0 else 1.0
+            for i in range(len(self.terms))
+        ]
+
+
+def layers_of(config: DistillConfig, side: str) -> tuple[str, ...]:
+    """Module paths that the losses name in the student or in the teacher (`side`), each once, in order."""
+    found = []
+    for term in config.losses:
+        options = losses.check(term)
+        if isinstance(options, LayerOptions) and (path := getattr(options, f"{side}_layer")) is not None:
+            found.append(path)
+    return tuple(dict.fromkeys(found))
