@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from edgekd.losses.logits import cross_entropy, kd
 from torch.utils.data import DataLoader, TensorDataset
 
 from edgekd.config import TrainConfig
-from edgekd.losses.logits import cross_entropy, kd
 from edgekd.models import resnet
 from edgekd.progress import QUIET
 from edgekd.training import TrainingSet, cpu_has_bf16, fit

@@ -17,24 +17,23 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from edgekd.errors import UsageError, nearest
+from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
 from edgekd.settings import (
     BudgetConfig,
     CalibrationPolicy,
     DistillConfig,
     EmissionConfig,
-    Fraction,
     GateConfig,
+    LabelTrainConfig,
+    LossConfig,
     ModelConfig,
     PeakConfig,
-    Plugin,
-    Positive,
     Processor,
     ProtocolConfig,
     PruneConfig,
     QuantizeConfig,
     Recipe,
     RuntimeConfig,
-    Strict,
     StudentConfig,
     Target,
     TaskConfig,
@@ -51,6 +50,8 @@ __all__ = [
     "EmissionConfig",
     "Fraction",
     "GateConfig",
+    "LabelTrainConfig",
+    "LossConfig",
     "ModelConfig",
     "PeakConfig",
     "Plugin",
@@ -100,7 +101,7 @@ def build(model: type[T], data: Mapping[str, Any], where: str, text: str = "") -
         # A misspelt key that is needed is told as itself rather than as missing.
         found = error.errors()
         first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-        path = tuple(str(part) for part in first["loc"] if not isinstance(part, int))
+        path = tuple(p for p in first["loc"] if isinstance(p, str) and p not in UNION_TAGS)
         key = ".".join(path)
         line = _line_of(text, path)
         place = f"{where}:{line}" if line else where

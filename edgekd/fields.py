@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -45,8 +46,20 @@ class PositiveRamp(Ramp):
     end: float = Field(gt=0, description="after the last step")
 
 
-Scheduled = Annotated[float, Field(ge=0)] | Ramp
-PositiveScheduled = Annotated[float, Field(gt=0)] | PositiveRamp
+def _shape_of(value: Any) -> str:
+    return "schedule" if isinstance(value, Mapping | Ramp) else "number"
+
+
+# Told apart before they are checked, so that an error speaks of the one that was meant. The tags
+# stand in the paths of such errors.
+UNION_TAGS = ("number", "schedule")
+_BY_SHAPE = Discriminator(_shape_of)
+Scheduled = Annotated[
+    Annotated[float, Field(ge=0), Tag("number")] | Annotated[Ramp, Tag("schedule")], _BY_SHAPE
+]
+PositiveScheduled = Annotated[
+    Annotated[float, Field(gt=0), Tag("number")] | Annotated[PositiveRamp, Tag("schedule")], _BY_SHAPE
+]
 
 
 def value_at(number: float | Ramp, progress: float) -> float:

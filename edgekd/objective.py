@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import losses
-from edgekd.config import DistillConfig, LossConfig
+from edgekd.config import LossConfig
 from edgekd.fields import value_at
-from edgekd.losses.common import Batch, LayerOptions, Shapes
+from edgekd.losses.common import Batch, Shapes
 
 # Norms of gradients cost a backward pass a loss, and change slowly.
 STEPS_A_NORM = 16
@@ -30,7 +30,10 @@ class Objective(nn.Module):
         last: values of the losses at the last step, by kind, before weights.
     """
 
-    def __init__(self, terms: Sequence[LossConfig], weighting: str, shapes: Shapes) -> None:
+    norms: Tensor
+    steps: Tensor
+
+    def __init__(self, terms: Sequence[LossConfig], weighting: str, shapes: Shapes | None) -> None:
         super().__init__()
         self.terms = tuple(terms)
         self.weighting = weighting
@@ -95,13 +98,3 @@ class Objective(nn.Module):
             mean / max(float(self.norms[i]), 1e-12) if i in values and float(self.norms[i]) > 0 else 1.0
             for i in range(len(self.terms))
         ]
-
-
-def layers_of(config: DistillConfig, side: str) -> tuple[str, ...]:
-    """Module paths that the losses name in the student or in the teacher (`side`), each once, in order."""
-    found = []
-    for term in config.losses:
-        options = losses.check(term)
-        if isinstance(options, LayerOptions) and (path := getattr(options, f"{side}_layer")) is not None:
-            found.append(path)
-    return tuple(dict.fromkeys(found))

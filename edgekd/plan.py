@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgekd import models, tasks
+from edgekd import losses, models, tasks
 from edgekd.config import CalibrationPolicy, DistillConfig, EmissionConfig, ModelConfig, Recipe, Target
 from edgekd.errors import UsageError
 from edgekd.store import Store, hash_of
@@ -254,17 +254,23 @@ def _student(
     config["train"] = None
     if recipe.distill is None:
         return builder.add("student", "network", config, {"data": data})
-    outputs = _outputs(builder, recipe.distill, data, teacher)
     config["distill"] = recipe.distill.model_dump()
-    return builder.add("student", "distill", config, {"data": data, "outputs": outputs})
+    told = _told(builder, recipe.distill, data, teacher)
+    return builder.add("student", "distill", config, {"data": data, **told})
 
 
-def _outputs(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> str:
-    """The cache of teacher outputs for a stage's augmentation: stages that agree share one."""
+def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> dict[str, str | None]:
+    """What a stage's losses ask of the teacher: the network itself, its cached outputs, or nothing.
+
+    The cache is for the stage's augmentation: stages that agree share one.
+    """
+    needed = losses.needs(config.losses)
+    if needed != "outputs":
+        return {"teacher": teacher} if needed == "layers" else {}
     views = config.views if config.augment else 1
     settings = {"augment": list(config.augment), "views": views}
     label = "teacher-outputs" + "".join(f"-{name}" for name in config.augment) + f"-{views}"
-    return builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})
+    return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}
 
 
 def _emit(
@@ -352,8 +358,8 @@ def _pruned(
         "bytes_per_weight": width,
     }
     label = f"prune-{emission.channel_multiple}" + (f"-{width}" if recipe.prune.goal == "size_bytes" else "")
-    outputs = _outputs(builder, recipe.prune, data, teacher)
-    return builder.add(label, "prune", config, {"data": data, "outputs": outputs, "network": student})
+    told = _told(builder, recipe.prune, data, teacher)
+    return builder.add(label, "prune", config, {"data": data, **told, "network": student})
 
 
 def _quantized(
@@ -365,8 +371,8 @@ def _quantized(
             "a target has the scheme static_wi8_ai8, but the recipe has no [quantize]",
             hint='add [quantize] with method = "qat" or "ptq"',
         )
-    outputs = _outputs(builder, config, data, teacher) if config.method == "qat" else None
-    parents = {"data": data, "calibration": calibration, "network": network, "outputs": outputs}
+    told = _told(builder, config, data, teacher) if config.method == "qat" else {}
+    parents = {"data": data, "calibration": calibration, "network": network, **told}
     return builder.add(f"quantize-{network}", "quantize", {"quantize": config.model_dump()}, parents)
 
 

@@ -68,20 +68,18 @@ class LabelTrainConfig(TrainConfig):
 
 
 class TeacherConfig(Strict):
-    """The teacher: a network with a checkpoint, or trained by the recipe."""
+    """The teacher: a network with a checkpoint, trained by the recipe, or both."""
 
     model: ModelConfig = Field(description="the network")
     checkpoint: str | None = Field(default=None, description=".safetensors, or a torch file of tensors only")
     train: LabelTrainConfig | None = Field(
-        default=None, description="how to train it where no checkpoint is given"
+        default=None, description="how to train it: from the start, or on from the checkpoint"
     )
 
     @model_validator(mode="after")
     def _has_weights(self) -> TeacherConfig:
-        if self.checkpoint is not None and self.train is not None:
-            raise ValueError("give either checkpoint or [teacher.train], not both")
         if self.checkpoint is None and self.train is None and not self.model.brings_weights:
-            raise ValueError("give either checkpoint or [teacher.train]")
+            raise ValueError("give checkpoint, [teacher.train], or both to train on from the checkpoint")
         return self
 
 
@@ -124,6 +122,12 @@ class DistillConfig(TrainConfig):
     )
     views: Positive = Field(
         default=1, description="augmented views a sample that the teacher sees and caches"
+    )
+
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="of order and initial weights; left out: the recipe's. Data, teacher and its views stay",
     )
 
     @model_validator(mode="after")

@@ -43,10 +43,11 @@ class TrainingSet:
         spec: how they are prepared.
         teacher: cached teacher logits (views, N, classes), or None.
         views: augmented views to cycle through; without a teacher every epoch has one of its own.
-        seed: of order and augmentation.
+        seed: of augmentation: the views that the teacher saw.
         live: the teacher itself, where losses look into it; then it sees every batch and `teacher` is None.
         student_layers: module paths in the student that losses name.
         teacher_layers: the same in the live teacher.
+        order_seed: of the order of samples and of what else is drawn; `seed` if left out.
     """
 
     split: Split
@@ -57,6 +58,11 @@ class TrainingSet:
     live: nn.Module | None = None
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
+    order_seed: int | None = None
+
+    def draw(self, *entropy: int) -> np.random.Generator:
+        """A generator of its own for each epoch and purpose."""
+        return np.random.default_rng([self.seed if self.order_seed is None else self.order_seed, *entropy])
 
 
 def cpu_has_bf16() -> bool:
@@ -167,7 +173,7 @@ def fit(
         layers = stack.enter_context(Activations(module, data.student_layers)).seen
         teacher = _Live(data, fabric, stack) if data.live is not None else None
         for epoch in range(first_epoch, config.epochs):
-            torch.manual_seed(int(np.random.default_rng([data.seed, epoch]).integers(2**62)))
+            torch.manual_seed(int(data.draw(epoch).integers(2**62)))
             module.train()
             total, parts = 0.0, dict.fromkeys((term.kind for term in objective.terms), 0.0)
             for step, (x, picked, labels, logits) in enumerate(_batches(data, config, epoch, size, steps)):
@@ -231,7 +237,7 @@ def _batches(data: TrainingSet, config: TrainConfig, epoch: int, size: int, step
     split, spec = data.split, data.spec
     view = epoch % data.views if data.teacher is not None else epoch
     params = torch.from_numpy(augment.draw(len(split), config.augment, spec.shape, data.seed, view))
-    order = np.random.default_rng([data.seed, epoch, 1]).permutation(len(split))
+    order = data.draw(epoch, 1).permutation(len(split))
     for step in range(steps):
         picked = np.sort(order[step * size : (step + 1) * size])  # in order: memory-mapped files like it
         raw = torch.from_numpy(np.ascontiguousarray(split.inputs[picked]))
@@ -246,7 +252,7 @@ def _batches(data: TrainingSet, config: TrainConfig, epoch: int, size: int, step
 
 
 def _save(folder: Path, module: nn.Module, optimizer: Any, history: list[dict[str, float]]) -> None:
-    """State of network, objective and optimizer after an epoch; the JSON goes last, so that it never names tensors that are not there."""
+    """Network, objective and optimizer after an epoch; the JSON goes last: it names what is there."""
     epoch = len(history)
     tensors = {k: v.contiguous() for k, v in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():

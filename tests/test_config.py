@@ -97,7 +97,7 @@ BAD = {
     "unknown table": (("[quantize]", "[quantise]"), [":22:", "unknown key 'quantise'", "'quantize'"]),
     "key with nothing near": (
         ('method = "qat"', 'method = "qat"\nzzzzzz = 1'),
-        [":24:", "'quantize.zzzzzz'", "valid keys here:", "temperature"],
+        [":24:", "'quantize.zzzzzz'", "valid keys here:", "grad_clip"],
     ),
     "text for a number": (("lr = 0.1", 'lr = "0.1"'), [":20:", "distill.lr = '0.1'", "valid number"]),
     "fraction for a count": (("epochs = 4", "epochs = 4.5"), [":19:", "distill.epochs = 4.5", "integer"]),

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import SPEC, TABLE, images, inputs, quiet, split, tiny_resnet, train_config
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from edgekd import augment, training
+from edgekd.config import LossConfig
 from edgekd.errors import TrainingError
-from edgekd.losses.logits import cross_entropy
+from edgekd.objective import Objective
 from edgekd.training import TrainingSet, fit, learning_rate, make_optimizer, normalise, predict
 
 
@@ -31,8 +33,10 @@ def table(seed=3, teacher=None, views=1):
 
 def run(module, data, config, folder, loss=None):
     folder.mkdir(exist_ok=True)
-    hard = loss or (lambda logits, labels, _: cross_entropy(logits, labels))
-    return fit(module, data, hard, config, what="student", display=quiet(), checkpoint=folder)
+    objective = Objective([LossConfig(kind="cross_entropy")], "fixed", None)
+    if loss is not None:
+        objective.functions = [lambda batch, *_: loss(batch.student, batch.labels, batch.teacher)]
+    return fit(module, data, objective, config, what="student", display=quiet(), checkpoint=folder)
 
 
 def test_learning_rate_by_hand():

@@ -7,9 +7,9 @@ which gives a module. torch is imported inside the functions: a recipe is checke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from edgekd.config import LossConfig, Strict, build
 from edgekd.errors import UsageError, nearest
@@ -19,7 +19,7 @@ from edgekd.user_code import check_call, function_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["LOSSES", "Batch", "LayerOptions", "Shapes", "check", "load", "options_of"]
+__all__ = ["LOSSES", "Batch", "LayerOptions", "Shapes", "check", "layers", "load", "needs", "options_of"]
 
 LOSSES: Mapping[str, str] = {
     name: f"edgekd.losses.{name}"
@@ -63,6 +63,19 @@ def check(config: LossConfig) -> Strict | None:
         check_call(config.kind, "loss", config.options, given=1)
         return None
     return build(options_of(config.kind), config.options, f"loss of kind {config.kind!r}")
+
+
+def layers(terms: Iterable[LossConfig], side: Literal["student", "teacher"]) -> tuple[str, ...]:
+    """Module paths that losses name in the student or in the teacher, each once, in order."""
+    named = (getattr(check(term), f"{side}_layer", None) for term in terms)
+    return tuple(dict.fromkeys(path for path in named if path is not None))
+
+
+def needs(terms: Iterable[LossConfig]) -> Literal["nothing", "outputs", "layers"]:
+    """What losses ask of the teacher: nothing, its outputs (cached), or its layers (it runs along)."""
+    if layers(terms, "teacher"):
+        return "layers"
+    return "nothing" if all(term.kind == "cross_entropy" for term in terms) else "outputs"
 
 
 def options_of(kind: str) -> type[Strict]:

@@ -105,7 +105,7 @@ def same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         raise UsageError(
             f"loss {kind!r}: the student gives {tuple(student.shape)}, the teacher {tuple(teacher.shape)}",
-            hint="both must have the same outputs; a projection or regressor bridges widths where a loss has one",
+            hint="both need the same shape; the losses mse, cosine and hint can learn a map between widths",
         )
 
 

@@ -31,7 +31,7 @@ def state(options: Options, shapes: Shapes) -> nn.Module | None:
 
 
 def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tensor:
-    """mean 1 - cos(P student, teacher); P the identity without projection.
+    """Mean 1 - cos(P student, teacher); P the identity without projection.
 
     Shapes (B, ...), flattened to (B, F). As in DistilBERT: Sanh et al. 2019, arXiv 1910.01108, section 3.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -40,8 +40,8 @@ def state(options: Options, shapes: Shapes) -> nn.Module:
     return module
 
 
-def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tensor:
-    """-mean log h(positive) - sum log (1 - h(negative)), for the student against the teacher's memory and back.
+def loss(batch: Batch, options: Options, state: Any = None) -> Tensor:
+    """-mean (log h(positive) + sum log (1 - h(negative))), student against the teacher's memory and back.
 
     h = e / (e + m / N), e = exp(u · v / temperature) / Z, with m negatives of N samples and Z set
     once so that e is 1 / N on average over the first batch. Shapes (B, F) and (B, F'), flattened; the memory
@@ -53,7 +53,6 @@ def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tens
     import torch
     import torch.nn.functional as F
 
-    assert state is not None
     student, teacher = (
         F.normalize(net(rows(x)), dim=1)
         for net, x in zip((state.student, state.teacher), batch.pair(options), strict=True)

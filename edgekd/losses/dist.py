@@ -37,13 +37,11 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
     temperature = value_at(options.temperature, batch.progress)
     y, z = (F.softmax(x / temperature, dim=1) for x in (student, teacher))
     beta, gamma = (value_at(x, batch.progress) for x in (options.beta, options.gamma))
-    return temperature**2 * (
-        beta * pearson_distance(y, z).mean() + gamma * pearson_distance(y.T, z.T).mean()
-    )
+    return temperature**2 * (beta * pearson_distance(y, z).mean() + gamma * pearson_distance(y.T, z.T).mean())
 
 
 def pearson_distance(x: Tensor, y: Tensor) -> Tensor:
-    """1 - Pearson's correlation of each row of (R, C) and (R, C): (R,). A constant row correlates with none."""
+    """1 - Pearson's correlation of each row of two (R, C): (R,); a constant row correlates with none."""
     import torch.nn.functional as F
 
     x, y = (a - a.mean(dim=1, keepdim=True) for a in (x, y))

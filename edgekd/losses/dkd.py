@@ -41,12 +41,8 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
     true = F.one_hot(batch.labels, student.shape[1]).bool()
     logs = [F.log_softmax(x / temperature, dim=1) for x in (student, teacher)]
     # log of (p_y, 1 - p_y), the second from the others' own logs: 1 - p_y would lose its digits.
-    binary = [
-        torch.stack((x[true], x[~true].reshape(len(x), -1).logsumexp(dim=1)), dim=1) for x in logs
-    ]
+    binary = [torch.stack((x[true], x[~true].reshape(len(x), -1).logsumexp(dim=1)), dim=1) for x in logs]
     others = [F.log_softmax(x[~true].reshape(len(x), -1), dim=1) for x in logs]
-    target, rest = (
-        F.kl_div(s, t, reduction="batchmean", log_target=True) for s, t in (binary, others)
-    )
+    target, rest = (F.kl_div(s, t, reduction="batchmean", log_target=True) for s, t in (binary, others))
     alpha, beta = (value_at(x, batch.progress) for x in (options.alpha, options.beta))
     return temperature**2 * (alpha * target + beta * rest)

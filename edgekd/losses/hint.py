@@ -36,7 +36,7 @@ def state(options: Options, shapes: Shapes) -> nn.Module | None:
 
 
 def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tensor:
-    """mean (r(student) - teacher)² / 2; r a learned 1x1 convolution or linear map where widths differ.
+    """Mean (r(student) - teacher)² / 2; r a learned 1x1 convolution or linear map where widths differ.
 
     Shapes (B, C, H, W) or (B, C); the larger of two images is averaged down to the smaller.
     Paper: Romero et al. 2015, arXiv 1412.6550, equation 3 (there with a full convolution).
@@ -45,7 +45,7 @@ def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tens
 
     student, teacher = batch.pair(options)
     if student.dim() == 4 and student.shape[2:] != teacher.shape[2:]:
-        size = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+        size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
         student, teacher = (F.adaptive_avg_pool2d(x, size) for x in (student, teacher))
     if state is not None:
         student = state(student)

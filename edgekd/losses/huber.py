@@ -20,7 +20,7 @@ class Options(Strict):
 
 
 def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
-    """mean h(student - teacher), h(d) = d² / 2 where |d| <= delta, else delta (|d| - delta / 2).
+    """Mean h(student - teacher), h(d) = d² / 2 where |d| <= delta, else delta (|d| - delta / 2).
 
     Shapes (B, K) both. Huber, Annals of Mathematical Statistics 35, 1964.
     """

@@ -31,5 +31,5 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
     student, teacher = batch.outputs()
     same_shape("listwise", student, teacher)
     temperature = value_at(options.temperature, batch.progress)
-    logs = (F.log_softmax(x / temperature, dim=1) for x in (student, teacher))
-    return F.kl_div(*logs, reduction="batchmean", log_target=True)
+    log_student, log_teacher = (F.log_softmax(x / temperature, dim=1) for x in (student, teacher))
+    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)

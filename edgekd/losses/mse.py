@@ -31,7 +31,7 @@ def state(options: Options, shapes: Shapes) -> nn.Module | None:
 
 
 def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tensor:
-    """mean (P student - teacher)², over the batch and all outputs; P the identity without projection.
+    """Mean (P student - teacher)², over the batch and all outputs; P the identity without projection.
 
     Shapes (B, ...), flattened to (B, F). On logits: Ba & Caruana 2014, arXiv 1312.6184, section 2.2.
     """

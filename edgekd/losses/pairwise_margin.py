@@ -16,7 +16,7 @@ class Options(Strict):
 
 
 def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
-    """mean ((s_i - s_j) - (t_i - t_j))² over all pairs i < j of each list and over the lists.
+    """Mean ((s_i - s_j) - (t_i - t_j))² over all pairs i < j of each list and over the lists.
 
     Shapes (lists, items) both. Paper: Hofstätter et al. 2020, arXiv 2010.02666, equation 2 (margin-MSE).
     """

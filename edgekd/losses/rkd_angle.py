@@ -21,7 +21,7 @@ class Options(LayerOptions):
 
 
 def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
-    """mean over triplets of huber(cos_s - cos_t), cos the angle at sample j between i and k.
+    """Mean over triplets of huber(cos_s - cos_t), cos the angle at sample j between i and k.
 
     Shapes (B, ...), flattened; widths may differ. Huber's error with delta 1; the first
     `max_samples` of the batch, whose order is random.
@@ -34,7 +34,7 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
 
 
 def angles(x: Tensor) -> Tensor:
-    """Cosines (B, B, B) of rows (B, F): entry (j, i, k) of the angle at j; 0 where two of the three are one."""
+    """Cosines (B, B, B) of rows (B, F): (j, i, k) of the angle at j; 0 where two of the three are one."""
     import torch
     import torch.nn.functional as F
 

@@ -15,7 +15,7 @@ class Options(LayerOptions):
 
 
 def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
-    """mean over ordered pairs i != j of huber(d_s - d_t), d the distance over the mean of all distances.
+    """Mean over ordered pairs i != j of huber(d_s - d_t), d the distance over the mean of all distances.
 
     Shapes (B, ...), flattened; widths may differ. Huber's error with delta 1.
     Paper: Park et al. 2019, arXiv 1904.05068, equations 5 to 8.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.config import TrainConfig
-from edgekd.losses.logits import cross_entropy
+from edgekd.config import LabelTrainConfig, LossConfig
+from edgekd.objective import Objective
 from edgekd.plan import Node
 from edgekd.stages import saved
 from edgekd.stages.context import Context
@@ -23,13 +23,14 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     history = []
     if config.get("checkpoint"):
         load_checkpoint(module, Path(config["checkpoint"]))
-    elif config["train"] is not None:
-        train = TrainConfig.model_validate(config["train"])
+    if config["train"] is not None:
+        train = LabelTrainConfig.model_validate(config["train"])
+        labels = LossConfig.model_validate({"kind": "cross_entropy", "smoothing": train.label_smoothing})
         data = TrainingSet(context.task.splits["train"], context.task.input_spec, None, 1, context.seed)
         history = fit(
             module,
             data,
-            lambda logits, labels, _: cross_entropy(logits, labels, train.label_smoothing),
+            Objective((labels,), "fixed", None),
             train,
             what=node.label,
             display=context.display,

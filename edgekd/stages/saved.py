@@ -36,13 +36,16 @@ def example_input(task: Task) -> Tensor:
     return torch.from_numpy(task.input_spec.preprocess(np.asarray(task.splits["train"].inputs[:1])))
 
 
-def fresh(config: dict[str, Any], context: Context) -> nn.Module:
-    """The network that a config names, its outputs checked against the task's classes."""
+def fresh(config: dict[str, Any], context: Context, seed: int | None = None) -> nn.Module:
+    """The network that a config names, its outputs checked against the task's classes.
+
+    `seed` draws its initial weights; the recipe's if left out.
+    """
     choice = ModelConfig.model_validate(config["model"])
     if choice.kind == "object":
         module = context.object_of(config["role"])
     else:
-        module = models.build(choice, context.task, context.seed)
+        module = models.build(choice, context.task, context.seed if seed is None else seed)
     _check_outputs(module.eval(), config["role"], context.task)
     return module
 

@@ -5,9 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgekd.losses.logits import cross_entropy, kd
+from edgekd.losses import Batch
+from edgekd.losses import cross_entropy as cross_entropy_file
+from edgekd.losses import kd as kd_file
 
 logits = arrays(np.float64, (4, 3), elements=st.floats(-20, 20))
+
+
+def kd(student, teacher, temperature):
+    batch = Batch(student, teacher, None, torch.arange(len(student)))
+    return kd_file.loss(batch, kd_file.Options(temperature=temperature))
+
+
+def cross_entropy(student, labels, smoothing):
+    batch = Batch(student, None, labels, torch.arange(len(student)))
+    return cross_entropy_file.loss(batch, cross_entropy_file.Options(smoothing=smoothing))
 
 
 def softmax(x):

@@ -1,0 +1,33 @@
+import pytest
+import torch
+from nets import inputs, tiny_resnet
+
+from edgekd.activations import Activations, check_paths, shapes_of
+from edgekd.errors import UsageError
+
+
+def test_layers_are_caught_while_the_block_lasts():
+    net = tiny_resnet().eval()
+    x = torch.from_numpy(inputs(3))
+    with Activations(net, ["stem"]) as caught:
+        net(x)
+        assert torch.equal(caught.seen["stem"], net.stem(x))
+        seen = caught.seen["stem"]
+    net(x + 1)
+    assert caught.seen["stem"] is seen  # no hook is left behind
+
+
+def test_shapes_of_every_layer():
+    net = tiny_resnet()
+    shapes = shapes_of(net, torch.from_numpy(inputs(1)))
+    assert shapes["stem"] == tuple(net.eval().stem(torch.from_numpy(inputs(1))).shape[1:])
+    assert shapes["head"] == (5,) and "" not in shapes
+
+
+def test_a_wrong_path_is_answered_with_the_right_ones():
+    shapes = shapes_of(tiny_resnet(), torch.from_numpy(inputs(1)))
+    with pytest.raises(
+        UsageError, match=r"student: there is no layer 'stmm'; .*stem \(\d+, 8, 8\).*did you mean 'stem'"
+    ):
+        check_paths("student", ["head", "stmm"], shapes)
+    check_paths("student", ["head", "stem"], shapes)

@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from edgekd.config import LossConfig
+from edgekd.losses import Batch, Shapes
+from edgekd.objective import STEPS_A_NORM, Objective
+
+SHAPES = Shapes((3,), (3,), {"a": (4,)}, {"b": (6,)}, 8, 0)
+
+
+def terms(*said):
+    return [LossConfig.model_validate(term) for term in said]
+
+
+def batch(student=None, progress=0.0):
+    draw = torch.Generator().manual_seed(0)
+    teacher, own = (torch.randn(8, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    labels = torch.arange(8) % 3
+    return Batch(own if student is None else student, teacher, labels, torch.arange(8), progress=progress)
+
+
+def alone(term, progress=0.0):
+    return Objective(terms({**term, "weight": 1.0}), "fixed", SHAPES)(batch(progress=progress), []).item()
+
+
+CE, KD, MSE = {"kind": "cross_entropy"}, {"kind": "kd", "temperature": 2.0}, {"kind": "mse"}
+
+
+def test_weights_add_up():
+    both = Objective(terms({**CE, "weight": 0.3}, {**KD, "weight": 2.0}), "fixed", SHAPES)
+    assert both(batch(), []).item() == pytest.approx(0.3 * alone(CE) + 2.0 * alone(KD))
+    assert both.last == {"cross_entropy": pytest.approx(alone(CE)), "kd": pytest.approx(alone(KD))}
+
+
+def test_scheduled_weights():
+    ramp = {"start": 1.0, "end": 0.0, "shape": "cosine"}
+    both = Objective(terms({**CE, "weight": ramp}, {**KD, "weight": 1.0}), "fixed", SHAPES)
+    for progress, weight in ((0.0, 1.0), (0.25, 0.5 + math.sqrt(0.125)), (0.5, 0.5)):
+        assert both(batch(progress=progress), []).item() == pytest.approx(weight * alone(CE) + alone(KD))
+
+
+def test_a_loss_without_weight_is_not_worked_out():
+    both = Objective(terms({**CE, "weight": 0.0}, KD), "fixed", SHAPES)
+    both.functions[0] = None
+    assert both(batch(), []).item() == pytest.approx(alone(KD))
+    assert set(both.last) == {"kd"}
+
+
+def test_uncertainty_is_the_formula_and_learns_towards_the_harder_loss_weighing_less():
+    both = Objective(terms({**CE, "weight": 0.5}, MSE), "uncertainty", SHAPES)
+    with torch.no_grad():
+        both.log_variances.copy_(torch.tensor([0.4, -1.0]))
+    expected = 0.5 * alone(CE) * math.exp(-0.4) + 0.2 + alone(MSE) * math.exp(1.0) - 0.5
+    assert both(batch(), []).item() == pytest.approx(expected, rel=1e-6)
+    # d/ds (w L exp(-s) + s / 2) = 0 at s = log(2 w L): gradient descent goes there.
+    optimizer = torch.optim.SGD(both.parameters(), lr=0.1)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        both(batch(), []).backward()
+        optimizer.step()
+    targets = [math.log(2 * 0.5 * alone(CE)), math.log(2 * alone(MSE))]
+    assert both.log_variances.tolist() == pytest.approx(targets, abs=1e-3)
+
+
+def test_gradient_norms_are_levelled():
+    """By hand: student = x w; scaled, each loss pulls with the mean norm times its weight."""
+    weight = nn.Parameter(torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64))
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
+
+    def gradient(*said, weighting="fixed"):
+        objective = Objective(terms(*said), weighting, SHAPES)
+        (found,) = torch.autograd.grad(objective(batch(x @ weight), [weight]), [weight])
+        return found
+
+    ce, mse = gradient(CE), gradient({**MSE, "weight": 50.0}) / 50
+    mean = (ce.norm() + mse.norm()) / 2
+    expected = 0.3 * ce / ce.norm() * mean + 2.0 * mse / mse.norm() * mean
+    found = gradient({**CE, "weight": 0.3}, {**MSE, "weight": 2.0}, weighting="gradient_norm")
+    assert torch.allclose(found, expected, rtol=1e-5)
+
+
+def test_gradient_norms_are_measured_now_and_then_and_kept_in_the_state():
+    weight = nn.Parameter(torch.ones(1, 3, dtype=torch.float64))
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
+    both = Objective(terms(CE, MSE), "gradient_norm", SHAPES)
+    seen = []
+    for _ in range(STEPS_A_NORM + 1):
+        both(batch(x @ weight), [weight])
+        seen.append(both.norms.clone())
+        with torch.no_grad():
+            weight += 0.1
+    assert all(torch.equal(norms, seen[0]) for norms in seen[:STEPS_A_NORM])
+    assert not torch.equal(seen[-1], seen[0])
+    again = Objective(terms(CE, MSE), "gradient_norm", SHAPES)
+    again.load_state_dict(both.state_dict())
+    assert torch.equal(again.norms, both.norms) and int(again.steps) == STEPS_A_NORM + 1
+
+
+def test_states_of_losses_are_trained_and_saved():
+    layers = {"student_layer": "a", "teacher_layer": "b"}
+    both = Objective(terms(CE, {"kind": "hint", **layers}), "fixed", SHAPES)
+    assert [tuple(p.shape) for p in both.parameters()] == [(6, 4)]
+    assert list(both.state_dict()) == ["states.1.weight"]
+
+
+def test_a_users_own_loss(tmp_path, monkeypatch):
+    (tmp_path / "mine_losses.py").write_text(
+        "def squares(batch, power=2): return (batch.student - batch.teacher).abs().pow(power).mean()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = Objective(terms({"kind": "mine_losses:squares", "power": 2.0}), "fixed", SHAPES)
+    assert own(batch(), []).item() == pytest.approx(alone(MSE))
