@@ -1,7 +1,8 @@
 """Which distillation earns its name on CIFAR-10: ResNet-56 teaches ResNet-8, equal budgets for all methods.
 
 Data: 45,000 images train, 5,000 (numbers 4500 to 4999 of each class) choose, 5,000 test images
-(the first 500 of each class of the public test set) judge, once, when every run of the plan is there.
+(the first 500 of each class of the public test set) judge, once, when every run of the plan is there
+(until then their figures are kept and not shown).
 One seed of each method chooses; then five more of cross-entropy, of KD and of the best.
 
 Runs go on where they were stopped: each leaves its JSON in reports/distillation/runs, and a killed one
@@ -13,6 +14,7 @@ goes on from its last epoch. Start it again with more time until it prints the t
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +35,17 @@ KD: dict[str, Any] = {"kind": "kd", "temperature": 4.0}
 HINTS = [
     {"kind": "hint", "student_layer": f"blocks.{i - 1}", "teacher_layer": f"layer{i}"} for i in (1, 2, 3)
 ]
+TRAINING = {
+    "batch_size": 128,
+    "warmup_epochs": 0.5,
+    "augment": ["crop", "flip"],
+    "optimizer": "muon",
+    "lr": 0.02,
+}
+PUBLIC = {
+    "checkpoint": "$EDGEKD_DATA/models/akamaster_resnet_cifar10/resnet56-4bfd9763.th",
+    "train": {**TRAINING, "optimizer": "sgd", "epochs": 3, "lr": 0.01},
+}
 METHODS: dict[str, list[dict[str, Any]]] = {
     "cross_entropy": [CE],
     "label_smoothing": [{**CE, "smoothing": 0.1}],
@@ -44,12 +57,11 @@ METHODS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def recipe(method: str, seed: int) -> dict[str, Any]:
+def recipe(teacher: dict[str, Any], method: str = "kd", seed: int = 0) -> dict[str, Any]:
+    """Data, teacher and the views that it saw are the same for all: the seed is the student's alone."""
     data = "$EDGEKD_DATA/cifar10_jpeg"
-    training = {"batch_size": 128, "optimizer": "muon", "warmup_epochs": 0.5, "augment": ["crop", "flip"]}
     return {
         "name": "distill-cifar",
-        "seed": seed,
         "targets": ["host"],
         "required_targets": ["host"],
         "task": {
@@ -58,20 +70,16 @@ def recipe(method: str, seed: int) -> dict[str, Any]:
             "test": f"{data}/cifar10_jpeg_test_first500.zip",
             "val_range": [4500, 4999],
         },
-        "teacher": {
-            "model": {"kind": "cifar_nets:resnet56"},
-            "checkpoint": "$EDGEKD_DATA/models/akamaster_resnet_cifar10/resnet56-4bfd9763.th",
-            "train": {**training, "optimizer": "sgd", "epochs": 3, "lr": 0.01},
-        },
+        "teacher": {"model": {"kind": "cifar_nets:resnet56"}, **teacher},
         "student": {"model": {"kind": "resnet", "blocks": [1, 1, 1], "width": 16}},
-        "distill": {**training, "epochs": EPOCHS, "lr": 0.02, "views": 4, "losses": METHODS[method]},
+        "distill": {**TRAINING, "epochs": EPOCHS, "seed": seed, "views": 4, "losses": METHODS[method]},
         "quantize": {"method": "ptq"},
         "gate": {"max_drop_pp": 3.0},
     }
 
 
-def run_one(method: str, seed: int) -> None:
-    """One training in this process; its JSON when it ends."""
+def stages_until(label: str, recipe: dict[str, Any]) -> Any:
+    """The context of a run up to a stage."""
     from edgekd.config import load_calibration
     from edgekd.devices.local import host_info
     from edgekd.pipeline import resolve, run_stages
@@ -80,12 +88,34 @@ def run_one(method: str, seed: int) -> None:
     from edgekd.stages.context import Context
     from edgekd.store import Store
 
-    chosen, targets = resolve(recipe(method, seed), {}, {}, None, None)
+    chosen, targets = resolve(recipe, {}, {}, None, None)
     store = Store(Store.default_root())
     plan = make_plan(chosen, targets, load_calibration(chosen.calibration), store, host_info())
     with store.in_use(), chatter_to(store.root / "distill_cifar.log") as screen, Display(screen) as display:
         context = Context(plan, store, display)
-        run_stages(context, until="student")
+        run_stages(context, until=label)
+    return context
+
+
+def tuned_teacher() -> Path:
+    """The public network, trained on on our images: once, kept in the store beside its stage."""
+    from edgekd.store import Store
+
+    path = Store.default_root() / "distill-cifar-teacher.safetensors"
+    if not path.is_file():
+        context = stages_until("teacher", recipe(PUBLIC))
+        part = path.with_suffix(".part")
+        shutil.copyfile(context.entries["teacher"].file("model.safetensors"), part)
+        part.rename(path)
+    return path
+
+
+def run_one(method: str, seed: int) -> None:
+    """One training in this process; its JSON when it ends."""
+    from edgekd.store import sha256_file
+
+    path = tuned_teacher()
+    context = stages_until("student", recipe({"checkpoint": str(path)}, method, seed))
     teacher, student = (context.entries[label] for label in ("teacher", "student"))
     labels = context.task.splits["test"].labels
     scores = np.load(student.file("test_scores.npy"), allow_pickle=False)
@@ -102,7 +132,7 @@ def run_one(method: str, seed: int) -> None:
         "params": student.result["params"],
         "macs": student.result["macs"],
         "seconds": student.seconds,
-        "key": plan.node("student").key,
+        "teacher_sha256": sha256_file(path),
         "losses": METHODS[method],
     }
     (RUNS / f"{method}-{seed}.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -131,7 +161,7 @@ def pending(found: dict[tuple[str, int], dict[str, Any]]) -> list[tuple[str, int
 
 
 def table(found: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
-    """Mean, spread and difference to cross-entropy by seed. Test accuracies are read once all runs are there."""
+    """Mean, spread, difference to cross-entropy by seed; on test once all runs are there, else on val."""
     complete = not pending(found)
     split = "test_accuracy" if complete else "val_accuracy"
     rows = []
