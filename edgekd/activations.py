@@ -49,9 +49,11 @@ def shapes_of(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
     Layers that give no single tensor are left out, as is the network itself.
     """
     module.eval()
-    with Activations(module, [name for name, _ in module.named_modules() if name]) as caught:
+    paths = [name for name, _ in module.named_modules() if name]
+    with Activations(module, paths) as caught:
         module(example)
-    return {path: tuple(x.shape[1:]) for path, x in caught.seen.items() if isinstance(x, Tensor)}
+    found = {path: caught.seen.get(path) for path in paths}
+    return {path: tuple(x.shape[1:]) for path, x in found.items() if isinstance(x, Tensor)}
 
 
 def check_paths(role: str, paths: Iterable[str], known: dict[str, tuple[int, ...]]) -> None:

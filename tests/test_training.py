@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from edgekd import augment, training
 from edgekd.config import LossConfig
 from edgekd.errors import TrainingError
+from edgekd.losses import Shapes
 from edgekd.objective import Objective
 from edgekd.training import TrainingSet, fit, learning_rate, make_optimizer, normalise, predict
 
@@ -347,3 +349,107 @@ def test_precision_is_what_was_asked_for(monkeypatch):
     assert training.make_fabric("auto")._precision.precision == "32-true"
     monkeypatch.setattr(training, "cpu_has_bf16", lambda: True)
     assert training.make_fabric("auto")._precision.precision == "bf16-mixed"
+
+
+def crd_objective(folder):
+    terms = [
+        LossConfig(kind="cross_entropy"),
+        LossConfig.model_validate({"kind": "crd", "width": 4, "negatives": 6, "weight": 0.1}),
+        LossConfig.model_validate({"kind": "mse", "projection": True}),
+    ]
+    torch.manual_seed(2)
+    return Objective(terms, "gradient_norm", Shapes((5,), (5,), {}, {}, 35, 0))
+
+
+def test_what_losses_learn_and_remember_survives_a_kill(tmp_path):
+    teacher = np.random.default_rng(1).normal(size=(1, 35, 5)).astype(np.float16)
+
+    def train(name, objective, net):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return fit(
+            net,
+            table(teacher=teacher),
+            objective,
+            train_config(optimizer="adamw", lr=0.01),
+            what="student",
+            display=quiet(),
+            checkpoint=tmp_path / name,
+        )
+
+    whole, killed, resumed = (crd_objective(tmp_path) for _ in range(3))
+    nets = [mlp(0.5) for _ in range(3)]
+    history = train("whole", whole, nets[0])
+    assert set(history[0]) == {"epoch", "loss", "lr", "cross_entropy", "crd", "mse"}
+    asked, own = 0, killed.functions[0]
+
+    def dies(*arguments):
+        nonlocal asked
+        asked += 1
+        if asked == 7:  # in the second of three epochs
+            raise Stop
+        return own(*arguments)
+
+    killed.functions[0] = dies
+    with pytest.raises(Stop):
+        train("killed", killed, nets[1])
+    torch.manual_seed(999)
+    with torch.no_grad():
+        for buffer in resumed.states["1"].buffers():
+            buffer.add_(1.0)  # what a new process starts with must not matter
+    assert train("killed", resumed, nets[2]) == history
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[2].parameters(), strict=True))
+
+
+def test_a_live_teacher_sees_what_the_student_sees(tmp_path):
+    data, teacher, student = split(images(20)), tiny_resnet().eval(), Recorder()
+    seen = []
+
+    def loss(batch, *_):
+        seen.append(batch)
+        return cross_entropy(batch.student, batch.labels)
+
+    before = copy.deepcopy(teacher.state_dict())
+    training_set = TrainingSet(data, SPEC, None, 1, 5, teacher, ("layer",), ("stem", "head"))
+    objective = Objective([LossConfig(kind="cross_entropy")], "fixed", None)
+    objective.functions = [loss]
+    config = train_config(augment=("crop", "flip"), batch_size=10)
+    fit(student, training_set, objective, config, what="s", display=quiet(), checkpoint=tmp_path)
+    for x, batch in zip(student.fed, seen, strict=True):
+        with torch.no_grad():
+            expected, stem = teacher(x), teacher.stem(x)
+        torch.testing.assert_close(batch.teacher, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(batch.teacher_layers["stem"], stem, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(batch.teacher_layers["head"], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(batch.student_layers["layer"], batch.student)
+        assert batch.student_layers["layer"].requires_grad and not batch.teacher.requires_grad
+    assert [b.progress for b in seen] == pytest.approx([i / 6 for i in range(6)])
+    # Neither trained nor moved: its BatchNorms kept their means.
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_order_and_views_have_seeds_of_their_own(tmp_path):
+    data = split(images(20))
+    config, count = train_config(augment=("crop", "flip"), batch_size=20, epochs=1), itertools.count()
+
+    def fed(seed, order_seed):
+        module, name = Recorder(), f"{seed}-{order_seed}-{next(count)}"
+        run(module, TrainingSet(data, SPEC, None, 1, seed, order_seed=order_seed), config, tmp_path / name)
+        return module.fed[0]
+
+    # A batch of all samples is put into their order: only the views differ.
+    assert torch.equal(fed(1, None), fed(1, 8))
+    assert not torch.equal(fed(1, None), fed(2, None))
+    half = train_config(augment=(), batch_size=10, epochs=1)
+    firsts = []
+    for order_seed in (None, 1, 8):
+        module = Recorder()
+        run(
+            module,
+            TrainingSet(data, SPEC, None, 1, 1, order_seed=order_seed),
+            half,
+            tmp_path / f"o{order_seed}",
+        )
+        firsts.append(module.fed[0])
+    assert torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[0], firsts[2])

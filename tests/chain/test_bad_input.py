@@ -120,6 +120,39 @@ def test_a_teacher_that_guesses(inside):
     nothing_half_written(inside, "network")
 
 
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ('[{ kind = "kd", temperature = 0.0 }]', ("'kd'", "temperature = 0.0", "greater than 0")),
+        ('[{ kind = "kd", temperature = { start = 4, end = -1 } }]', ("temperature.end = -1",)),
+        ('[{ kind = "kd", weight = 0.0 }, { kind = "cross_entropy", weight = 0 }]', ("weights", "are 0")),
+        ('[{ kind = "kd", weight = -0.5 }]', ("distill.losses.weight = -0.5",)),
+        ('[{ kind = "kdd" }]', ("unknown loss kind 'kdd'", "did you mean 'kd'")),
+        ('[{ kind = "kd", temprature = 2.0 }]', ("unknown key 'temprature'", "'temperature'")),
+        ("[]", ("distill.losses", "at least 1")),
+        ('[{ kind = "small_losses:squres" }]', ("no function 'squres'", "'squares'")),
+    ],
+)
+def test_losses_that_cannot_be_used_are_found_before_anything_runs(inside, losses, words):
+    (inside.folder / "small_losses.py").write_text("def squares(batch): raise SystemError\n")
+    recipe = inside.write(TINY.replace("[distill]\n", f"[distill]\nlosses = {losses}\n"))
+    for arguments in (["--dry-run"], []):
+        refused(inside("run", recipe, *arguments), *words)
+    nothing_half_written(inside, "data", "network")
+
+
+def test_a_layer_that_is_not_there(inside):
+    hint = '[{ kind = "hint", student_layer = "body.0", teacher_layer = "bodi.0" }]'
+    recipe = inside.write(TINY.replace("[distill]\n", f"[distill]\nlosses = {hint}\n"))
+    refused(
+        inside("run", recipe),
+        "teacher: there is no layer 'bodi.0'",
+        "body.2 (64,), body.3",
+        "did you mean 'body.0'",
+    )
+    nothing_half_written(inside, "distill")
+
+
 def test_a_missing_or_truncated_data_file(inside):
     recipe = TINY.replace('kind = "digits"', 'kind = "idx"\npath = "mnist"\nnum_test = 10\nnum_val = 10')
     refused(inside("run", inside.write(recipe)), "mnist")
