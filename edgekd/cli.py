@@ -201,7 +201,9 @@ def doctor(json_: Json = False) -> None:
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="recipe, target, calibration, report, or a kind of task.")],
+    kind: Annotated[
+        str, typer.Argument(help="recipe, target, calibration, report, a kind of task or of loss.")
+    ],
 ) -> None:
     """Print the JSON Schema of a config file or of the report, for editors."""
     from edgekd import terminal

@@ -260,10 +260,7 @@ def _student(
 
 
 def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> dict[str, str | None]:
-    """What a stage's losses ask of the teacher: the network itself, its cached outputs, or nothing.
-
-    The cache is for the stage's augmentation: stages that agree share one.
-    """
+    """What the losses ask of the teacher: the network, a cache of outputs (stages share it), or nothing."""
     needed = losses.needs(config.losses)
     if needed != "outputs":
         return {"teacher": teacher} if needed == "layers" else {}

@@ -244,17 +244,19 @@ def _fields(built: BaseModel, given: Mapping[str, Any], prefix: str) -> Iterator
 
 
 def schema_of(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a config file, of the report, or of what a kind of task takes beside the rest."""
+    """The JSON Schema of a config file, of the report, or of what a kind of task or loss takes."""
     if kind == "report":
         from edgekd.report.schema import json_schema
 
         return json_schema()
-    from edgekd import tasks
+    from edgekd import losses, tasks
 
     if kind in tasks.READERS:
         return tasks.options_of(kind).model_json_schema()
+    if kind in losses.LOSSES:
+        return losses.options_of(kind).model_json_schema()
     if kind not in config.SCHEMAS:
-        known = ", ".join([*config.SCHEMAS, "report", *tasks.READERS])
+        known = ", ".join([*config.SCHEMAS, "report", *tasks.READERS, *losses.LOSSES])
         raise UsageError(f"no schema {kind!r}", hint=f"known: {known}")
     return config.SCHEMAS[kind].model_json_schema()
 
