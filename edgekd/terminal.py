@@ -236,11 +236,18 @@ def _fields(built: BaseModel, given: Mapping[str, Any], prefix: str) -> Iterator
         if isinstance(value, BaseModel):
             yield f"{prefix}{key}", "", meaning
             yield from _fields(value, given.get(key, {}), f"{prefix}{key}.")
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            yield f"{prefix}{key}", "" if key in given else "[dim]as follows[/dim]", meaning
+            items = given.get(key) or [{}] * len(value)
+            for i, (item, said) in enumerate(zip(value, items, strict=True)):
+                yield from _fields(item, said, f"{prefix}{key}.{i}.")
         else:
             text = escape(json.dumps(value))
             yield f"{prefix}{key}", text if key in given else f"[dim]{text}[/dim]", meaning
     for key, value in (built.__pydantic_extra__ or {}).items():
-        yield f"{prefix}{key}", escape(json.dumps(value)), f"an option of this {given['kind']}"
+        text = escape(json.dumps(value))
+        shown = text if key in given else f"[dim]{text}[/dim]"
+        yield f"{prefix}{key}", shown, f"an option of this {getattr(built, 'kind')}"  # noqa: B009
 
 
 def schema_of(kind: str) -> dict[str, Any]:

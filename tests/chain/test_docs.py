@@ -58,7 +58,8 @@ def test_every_config_can_be_shown_with_the_meaning_of_each_field(edgekd):
     shown = edgekd("targets", "raspberry-pi-5").stdout
     assert "artifact.channel_multiple" in shown and "pruned widths are multiples" in shown
     shown = edgekd("recipes", "digits").stdout
-    assert "distill.temperature" in shown and "softens both" in shown
+    assert "distill.losses.1.temperature" in shown and "an option of this kd" in shown
+    assert "distill.losses.0.weight" in shown and "schedule" in shown
     schema = json.loads(edgekd("schema", "target").stdout)
     assert schema["properties"]["budgets"] and schema["additionalProperties"] is False
     photos = json.loads(edgekd("schema", "image_folder").stdout)["properties"]
