@@ -71,8 +71,6 @@ def run_agent(job: Mapping[str, Any], *, time_limit_s: float = 600.0) -> tuple[E
                 raise MeasurementError(
                     f"{_named(job)}: not finished within {time_limit_s:g} s; the process was killed"
                 ) from None
-            finally:
-                process.kill()
     return _parse(output.decode(errors="replace"), noise.decode(errors="replace"), process.returncode, job)
 
 
@@ -83,6 +81,7 @@ def _collect(process: subprocess.Popen[bytes], time_limit_s: float) -> tuple[byt
     try:
         return process.communicate(timeout=time_limit_s)
     finally:
+        process.kill()  # before stdin closes, which ends the agent too, as if it had ended by itself
         with contextlib.suppress(BrokenPipeError):
             held.close()
 
