@@ -18,13 +18,14 @@ from edgekd import gate
 from edgekd import timings as timings_of
 from edgekd.config import GateConfig, Target
 from edgekd.judgement import judge
-from edgekd.plan import Emission, Node, Plan, evaluation_of, library_version
+from edgekd.nodes import Emission, Node, Plan, library_version
+from edgekd.plan import evaluation_of
 from edgekd.report import schema
 from edgekd.stages.context import Context
 from edgekd.store import Entry, hash_of, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions, Verdict
 
-NETWORK_STAGES = ("network", "onnx_file", "distill", "prune", "quantize")
+NETWORK_STAGES = ("network", "onnx_file", "teacher_file", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
 REPORTS = ("report.json", "report.md", "report.html")
 LIBRARIES = (
@@ -142,11 +143,16 @@ def _weights_size(made: Assembly) -> int:
     params = made.context.entries[made.baseline_label].result["params"]
     if params is not None:
         return 4 * int(params)
+    if (own := made.context.entries[made.baseline_label].result.get("size_bytes")) is not None:
+        return int(own)
     return min(_size(made.context.entries[e.student_float]) for e in made.plan.emissions.values())
 
 
 def _not_exported(made: Assembly) -> str | None:
     """Why the teacher has no float file in some format, or None."""
+    kept = {t.artifact.format for t in made.plan.targets if not made.plan.emissions[t.name].teacher_float}
+    if kept and made.plan.recipe.teacher is not None:
+        return f"a teacher that is a file or a function is not written as {', '.join(sorted(kept))}"
     labels = dict.fromkeys(e.teacher_float for e in made.plan.emissions.values() if e.teacher_float)
     reasons = [made.context.entries[label].result.get("absent") for label in labels]
     return "; ".join(reason for reason in reasons if reason is not None) or None
@@ -220,7 +226,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
 
 
 def _name(node: Node) -> str:
-    if node.stage in ("network", "onnx_file"):
+    if node.stage in ("network", "onnx_file", "teacher_file"):
         return node.label
     return node.stage
 

@@ -27,7 +27,7 @@ MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Margin, in pe
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from edgekd.plan import library_version
+        from edgekd.nodes import library_version
 
         typer.echo(f"edgekd {library_version('edgekd')}")
         raise typer.Exit

@@ -19,26 +19,28 @@ from pydantic.fields import FieldInfo
 from edgekd.errors import UsageError, nearest
 from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
 from edgekd.settings import (
-    BudgetConfig,
-    CalibrationPolicy,
     DistillConfig,
-    EmissionConfig,
     GateConfig,
     LabelTrainConfig,
     LossConfig,
     ModelConfig,
-    PeakConfig,
-    Processor,
-    ProtocolConfig,
     PruneConfig,
     QuantizeConfig,
     Recipe,
-    RuntimeConfig,
     StudentConfig,
-    Target,
     TaskConfig,
     TeacherConfig,
     TrainConfig,
+)
+from edgekd.target_settings import (
+    BudgetConfig,
+    CalibrationPolicy,
+    EmissionConfig,
+    PeakConfig,
+    Processor,
+    ProtocolConfig,
+    RuntimeConfig,
+    Target,
 )
 
 __all__ = [

@@ -18,7 +18,8 @@ from edgekd.config import CalibrationPolicy, GateConfig, Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.judgement import judge
-from edgekd.plan import STAGES, Emission, Node, Plan, make_plan
+from edgekd.nodes import STAGES, Emission, Node, Plan
+from edgekd.plan import make_plan
 from edgekd.progress import QUIET, Display, chatter_to
 from edgekd.report.files import write
 from edgekd.report.schema import Report, parse

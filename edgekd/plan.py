@@ -7,157 +7,15 @@ cached. Stages form a tree: targets that want the same thing share one node.
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from edgekd import losses, models, tasks
 from edgekd.config import CalibrationPolicy, DistillConfig, EmissionConfig, ModelConfig, Recipe, Target
 from edgekd.errors import UsageError
+from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
 from edgekd.store import Store, hash_of
-from edgekd.user_code import sources_of
-
-STATIC = "static_wi8_ai8"
-BYTES_PER_WEIGHT = {STATIC: 1, "dynamic_wi8_afp32": 1, "fp16": 2, "fp32": 4}
-
-_TORCH = ("torch", "lightning-fabric")
-_EXPORT = ("torch", "nncf", "onnx", "onnxscript", "onnxruntime", "litert-torch", "ai-edge-quantizer")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a stage's code lies, its version, what its result depends on, and a guess of its cost.
-
-    The version is part of the key of the stage's results: raise it when their meaning
-    changes, and older results are no longer found.
-    """
-
-    module: str
-    version: int
-    libraries: tuple[str, ...]
-    seconds: float
-
-
-STAGES = {
-    "data": Stage("edgekd.stages.data", 1, ("numpy", "pillow", "scikit-learn"), 2),
-    "calibration": Stage("edgekd.stages.calibration", 1, ("numpy",), 1),
-    "network": Stage("edgekd.stages.network", 2, _TORCH, 5),
-    "onnx_file": Stage("edgekd.stages.onnx_file", 2, ("onnxruntime",), 2),
-    "outputs": Stage("edgekd.stages.outputs", 1, _TORCH, 5),
-    "distill": Stage("edgekd.stages.distill", 2, _TORCH, 30),
-    "prune": Stage("edgekd.stages.prune", 2, (*_TORCH, "torch-pruning"), 20),
-    "quantize": Stage("edgekd.stages.quantize", 2, (*_TORCH, "nncf"), 30),
-    "export": Stage("edgekd.stages.export", 2, _EXPORT, 8),
-    "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
-    "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
-}
-
-
-@dataclass(frozen=True)
-class Node:
-    """One stage of a run.
-
-    Attributes:
-        label: unique in the plan, readable: `distill`, `prune-8`, `export-tflite-static_wi8_ai8`.
-        stage: name in the table of stages.
-        config: settings of this stage alone, JSON-able.
-        parents: role -> label of the nodes whose results it reads.
-        key: hash of stage, version, config, libraries and the parents' keys.
-        targets: targets whose files descend from it.
-    """
-
-    label: str
-    stage: str
-    config: Mapping[str, Any]
-    parents: Mapping[str, str]
-    key: str
-    targets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Emission:
-    """The nodes behind one target's file."""
-
-    export: str
-    evaluate: str
-    measure: str
-    teacher_float: str | None
-    student_float: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All nodes in an order in which they can run, and where each target's file comes from."""
-
-    recipe: Recipe
-    targets: tuple[Target, ...]
-    policy: CalibrationPolicy
-    nodes: tuple[Node, ...]
-    emissions: Mapping[str, Emission]
-
-    def node(self, label: str) -> Node:
-        """The node with this label."""
-        return next(n for n in self.nodes if n.label == label)
-
-
-@dataclass
-class Builder:
-    """Collects nodes; asking twice for the same node gives the same one."""
-
-    seed: int
-    nodes: dict[str, Node] = field(default_factory=dict)
-
-    def add(
-        self,
-        label: str,
-        stage: str,
-        config: Mapping[str, Any],
-        parents: Mapping[str, str | None],
-        target: str | None = None,
-    ) -> str:
-        """Adds a node (or another target to one that is there) and returns its label."""
-        real = {role: parent for role, parent in parents.items() if parent is not None}
-        spec = STAGES[stage]
-        key = hash_of(
-            {
-                "stage": stage,
-                "version": spec.version,
-                "config": config,
-                "seed": self.seed,
-                "libraries": {name: library_version(name) for name in spec.libraries},
-                "parents": {role: self.nodes[parent].key for role, parent in real.items()},
-            }
-        )
-        known = self.nodes.get(label)
-        assert known is None or known.key == key, f"two different nodes are called {label}"
-        targets = known.targets if known else ()
-        if target is not None and target not in targets:
-            targets = (*targets, target)
-        self.nodes[label] = Node(label, stage, config, real, key, targets)
-        if target is not None:
-            for parent in real.values():
-                self._pass_up(parent, target)
-        return label
-
-    def _pass_up(self, label: str, target: str) -> None:
-        node = self.nodes[label]
-        if target not in node.targets:
-            self.nodes[label] = Node(
-                node.label, node.stage, node.config, node.parents, node.key, (*node.targets, target)
-            )
-            for parent in node.parents.values():
-                self._pass_up(parent, target)
-
-
-@functools.cache  # a plan asks some hundred times, and each answer parses a file
-def library_version(name: str) -> str:
-    """Installed version of a distribution, or "absent"."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
+from edgekd.user_code import check_call, sources_of
 
 
 def make_plan(
@@ -221,13 +79,29 @@ def _model_config(
 def _teacher(
     builder: Builder, recipe: Recipe, store: Store, data: str, objects: Mapping[str, str]
 ) -> str | None:
-    if recipe.teacher is None:
+    config = recipe.teacher
+    if config is None:
         return None
-    config = _model_config(
-        "teacher", recipe.teacher.model, recipe.teacher.checkpoint, store, objects.get("teacher")
-    )
-    config["train"] = recipe.teacher.train.model_dump() if recipe.teacher.train else None
-    return builder.add("teacher", "network", config, {"data": data})
+    if config.file is not None:
+        stage = "onnx_file" if config.file.endswith(".onnx") else "teacher_file"
+        return builder.add("teacher", stage, _file("teacher.file", config.file, store), {"data": data})
+    if config.function is not None:
+        name = config.function.kind
+        check_call(name, "teacher", config.function.options, given=1)
+        hashes = [store.hash_file(path) for path in sources_of(name, "teacher")]
+        said = {"function": config.function.model_dump(), "source": hashes}
+        return builder.add("teacher", "teacher_file", said, {"data": data})
+    assert config.model is not None  # the recipe was checked
+    found = _model_config("teacher", config.model, config.checkpoint, store, objects.get("teacher"))
+    found["train"] = config.train.model_dump() if config.train else None
+    return builder.add("teacher", "network", found, {"data": data})
+
+
+def _file(key: str, value: str, store: Store) -> dict[str, Any]:
+    path = tasks.expand_path(value, key)
+    if not path.is_file():
+        raise UsageError(f"{key} = {value!r}: no such file")
+    return {"path": str(path), "sha256": store.hash_file(path)}
 
 
 def _student(
@@ -244,10 +118,7 @@ def _student(
         assert teacher is not None  # the recipe was checked
         return teacher
     if student.onnx is not None:
-        path = tasks.expand_path(student.onnx, "student.onnx")
-        if not path.is_file():
-            raise UsageError(f"student.onnx = {student.onnx!r}: no such file")
-        file = {"path": str(path), "sha256": store.hash_file(path)}
+        file = _file("student.onnx", student.onnx, store)
         return builder.add("student", "onnx_file", file, {"data": data})
     assert student.model is not None
     config = _model_config("student", student.model, student.checkpoint, store, objects.get("student"))
@@ -263,6 +134,11 @@ def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | Non
     """What the losses ask of the teacher: the network, a cache of outputs (stages share it), or nothing."""
     needed = losses.needs(config.losses)
     if needed != "outputs":
+        if needed == "layers" and teacher is not None and builder.nodes[teacher].stage != "network":
+            raise UsageError(
+                "a loss names layers of the teacher, which is a file or a function",
+                hint="use losses on outputs (kd, dkd, dist, mse), or give the teacher as a network",
+            )
         return {"teacher": teacher} if needed == "layers" else {}
     views = config.views if config.augment else 1
     settings = {"augment": list(config.augment), "views": views}
@@ -294,7 +170,7 @@ def _emit(
     export = _export(builder, source, emission, data, calibration if from_file else None, name)
     student_float = _export(builder, network, _float(emission), data, None, name)
     teacher_float = None
-    if teacher is not None:
+    if teacher is not None and _can_be_emitted(builder, teacher, emission):
         # A teacher that ships nothing may be one that this format cannot express.
         teacher_float = _export(
             builder, teacher, _float(emission), data, None, name, may_fail=teacher != network
@@ -321,6 +197,12 @@ def _emit(
         name,
     )
     return Emission(export, evaluate, measure, teacher_float, student_float)
+
+
+def _can_be_emitted(builder: Builder, teacher: str, emission: EmissionConfig) -> bool:
+    """A network may be written in any format; a teacher that is a file is measured in its own."""
+    stage = builder.nodes[teacher].stage
+    return stage == "network" or (stage == "onnx_file" and emission.format == "onnx")
 
 
 def evaluation_of(export: str) -> str:

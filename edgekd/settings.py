@@ -1,4 +1,4 @@
-"""What a recipe, a target, a calibration policy and a gate policy hold: frozen models, field by field.
+"""What a recipe and its gate policy hold: frozen models, field by field.
 
 `config.py` reads them from files. Nothing is guessed: a missing key without a stated
 default, an unknown key or a wrong type is an error.
@@ -11,8 +11,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgekd.fields import Fraction, Plugin, Positive, Scheduled, Strict
-
-SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "fp16", "fp32"]
 
 SMOKE_SAMPLES = 192
 SMOKE_BATCH = 16
@@ -68,17 +66,30 @@ class LabelTrainConfig(TrainConfig):
 
 
 class TeacherConfig(Strict):
-    """The teacher: a network with a checkpoint, trained by the recipe, or both."""
+    """The teacher: a network (from a checkpoint, trained by the recipe, or both), a file, or a function."""
 
-    model: ModelConfig = Field(description="the network")
+    model: ModelConfig | None = Field(default=None, description="the network")
     checkpoint: str | None = Field(default=None, description=".safetensors, or a torch file of tensors only")
     train: LabelTrainConfig | None = Field(
         default=None, description="how to train it: from the start, or on from the checkpoint"
     )
+    file: str | None = Field(default=None, description="an .onnx or .tflite file that gives the outputs")
+    function: Plugin | None = Field(
+        default=None, description="kind = package.module:function, from inputs (B, ...) to outputs (B, K)"
+    )
 
     @model_validator(mode="after")
-    def _has_weights(self) -> TeacherConfig:
-        if self.checkpoint is None and self.train is None and not self.model.brings_weights:
+    def _one_source(self) -> TeacherConfig:
+        if [self.model, self.file, self.function].count(None) != 2:
+            raise ValueError("give exactly one of teacher.model, teacher.file and teacher.function")
+        if self.model is None:
+            if self.checkpoint is not None or self.train is not None:
+                raise ValueError("checkpoint and [teacher.train] go with teacher.model")
+            if self.file is not None and not self.file.endswith((".onnx", ".tflite")):
+                raise ValueError("teacher.file must be an .onnx or a .tflite file")
+            if self.function is not None and ":" not in self.function.kind:
+                raise ValueError("teacher.function.kind must be package.module:function")
+        elif self.checkpoint is None and self.train is None and not self.model.brings_weights:
             raise ValueError("give checkpoint, [teacher.train], or both to train on from the checkpoint")
         return self
 
@@ -233,6 +244,8 @@ class Recipe(Strict):
             raise ValueError("targets names the same target twice")
         if self.teacher is None and self.student is None:
             raise ValueError("give [teacher], [student] or both")
+        if self.teacher is not None and self.teacher.model is None and self.student is None:
+            raise ValueError("a teacher that is a file or a function cannot be compressed: give [student]")
         if self.distill is not None and (self.teacher is None or self.student is None):
             raise ValueError("[distill] needs both [teacher] and [student]")
         if self.student is not None and self.student.onnx is not None:
@@ -269,131 +282,3 @@ class Recipe(Strict):
         if data["quantize"] is not None:
             data["quantize"].update(epochs=1, batch_size=64, warmup_epochs=0.0)
         return Recipe.model_validate(data)
-
-
-class Processor(Strict):
-    """The processor that a target stands for, and how to tell that this computer is one."""
-
-    isa: Literal["any", "x86_64", "aarch64"] = Field(
-        description="instruction set; any: whatever runs the tool"
-    )
-    features: tuple[str, ...] = Field(
-        default=(), strict=False, description="/proc/cpuinfo names that it must have"
-    )
-    board: str | None = Field(
-        default=None, description="text that the device tree's model must hold; android never does here"
-    )
-    cores: Positive | None = Field(default=None, description="cores of the kind that runs the model")
-    description: str = Field(default="", description="for people")
-
-
-class RuntimeConfig(Strict):
-    """What runs the file on the target."""
-
-    name: Literal["litert", "onnxruntime"] = Field(description="runtime")
-    delegate: Literal["cpu", "xnnpack", "gpu"] = Field(description="backend inside the runtime")
-    num_threads: Positive = Field(default=1, description="threads for inference")
-
-
-class EmissionConfig(Strict):
-    """How the file is written for the target."""
-
-    format: Literal["onnx", "tflite"] = Field(description="file format")
-    scheme: SchemeName = Field(description="quantization scheme")
-    activation_signedness: Literal["signed", "unsigned"] = Field(
-        default="signed", description="of int8 activations: unsigned for x86 ONNX, signed for Arm and TFLite"
-    )
-    layout: Literal["NHWC", "NCHW"] = Field(description="layout of image inputs in the file")
-    channel_multiple: Positive = Field(default=8, description="pruned widths are multiples of this")
-    unavailable_ops: tuple[str, ...] = Field(
-        default=(), strict=False, description="operators that the target cannot run"
-    )
-
-
-class ProtocolConfig(Strict):
-    """How latency is measured (see types.Protocol)."""
-
-    warmup_runs: Positive = Field(default=10, description="runs before the first timed one")
-    min_runs: int = Field(default=100, ge=100, description="timed runs in all")
-    min_seconds: float = Field(default=1.0, ge=1, description="timed seconds in all")
-    num_processes: int = Field(default=3, ge=1, description="fresh processes")
-
-
-class BudgetConfig(Strict):
-    """What an artifact may cost on the target; leave out what is not limited."""
-
-    size_bytes: Positive | None = Field(default=None, description="all files together")
-    latency_ms_p90: float | None = Field(default=None, gt=0, description="90th percentile")
-    peak_memory_bytes: Positive | None = Field(
-        default=None, description="high-water mark of a process that only runs the file"
-    )
-
-
-class PeakConfig(Strict):
-    """Peak rates of one core, for the roofline, with their source."""
-
-    fp32_gflops: float = Field(gt=0, description="float32, one core")
-    int8_gops: float = Field(gt=0, description="int8, one core")
-    memory_gb_per_s: float = Field(gt=0, description="memory bandwidth")
-    source: str = Field(description="where the numbers come from")
-
-
-class Target(Strict):
-    """A target profile: data only."""
-
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="as recipes name it; the file's name too"
-    )
-    description: str = Field(description="for people")
-    processor: Processor = Field(description="the hardware")
-    runtime: RuntimeConfig = Field(description="what runs the file")
-    artifact: EmissionConfig = Field(description="how the file is written")
-    protocol: ProtocolConfig = Field(default=ProtocolConfig(), description="how latency is measured")
-    budgets: BudgetConfig = Field(default=BudgetConfig(), description="what it may cost")
-    peak: PeakConfig | None = Field(default=None, description="peak rates")
-
-    @model_validator(mode="after")
-    def _runtime_reads_format(self) -> Target:
-        reads = {"litert": "tflite", "onnxruntime": "onnx"}[self.runtime.name]
-        if self.artifact.format != reads:
-            raise ValueError(
-                f"runtime {self.runtime.name} reads {reads} files, artifact.format is {self.artifact.format}"
-            )
-        layout = {"litert": "NHWC", "onnxruntime": "NCHW"}[self.runtime.name]
-        if self.artifact.layout != layout:
-            raise ValueError(
-                f"{reads} files are written as {layout}, artifact.layout is {self.artifact.layout}"
-            )
-        if reads == "tflite" and self.artifact.activation_signedness != "signed":
-            raise ValueError("TFLite activations are signed: artifact.activation_signedness must be too")
-        if self.name.startswith("export-"):
-            raise ValueError("names that begin with export- are those of the float references")
-        return self
-
-
-class CalibrationPolicy(Strict):
-    """Which training samples calibrate the quantizers, and how ranges are chosen."""
-
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="as recipes name it; the file's name too"
-    )
-    description: str = Field(description="for people")
-    strategy: Literal["random", "stratified", "per_class"] = Field(
-        description="random; in the classes' proportions; the same number of each class"
-    )
-    num_samples: Positive | None = Field(default=None, description="for random and stratified")
-    per_class: Positive | None = Field(default=None, description="for per_class")
-    observer: Literal["min_max", "percentile", "entropy", "mse"] = Field(
-        description="how a range is chosen from values seen"
-    )
-    percentile: float = Field(default=99.99, gt=50, le=100, description="for the percentile observer")
-    seed: int = Field(default=0, ge=0, description="of the draw")
-
-    @model_validator(mode="after")
-    def _count(self) -> CalibrationPolicy:
-        if self.strategy == "per_class":
-            if self.per_class is None or self.num_samples is not None:
-                raise ValueError("strategy per_class takes per_class, not num_samples")
-        elif self.num_samples is None or self.per_class is not None:
-            raise ValueError(f"strategy {self.strategy} takes num_samples, not per_class")
-        return self

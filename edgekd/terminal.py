@@ -22,7 +22,7 @@ from edgekd.errors import UsageError
 if TYPE_CHECKING:
     from edgekd.doctor import Finding
     from edgekd.measure.bench import Bench
-    from edgekd.plan import Node
+    from edgekd.nodes import Node
     from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report
     from edgekd.store import Store
 

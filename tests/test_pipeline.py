@@ -7,8 +7,8 @@ import pytest
 from runs import TINY
 
 from edgekd.errors import UsageError
+from edgekd.nodes import Node
 from edgekd.pipeline import estimate_seconds, resolve
-from edgekd.plan import Node
 
 HOST = (Path(__file__).parents[1] / "targets/host.toml").read_text()
 

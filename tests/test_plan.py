@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from edgekd import plan as plan_module
+from edgekd import nodes
 from edgekd.config import CalibrationPolicy, Recipe, load_target
 from edgekd.errors import UsageError
 from edgekd.plan import evaluation_of, make_plan
@@ -85,14 +85,12 @@ def test_the_seed_changes_everything(make):
 
 def test_a_new_version_of_a_stage_or_a_library_changes_what_uses_it(make, monkeypatch):
     first = make()
-    version = plan_module.library_version
-    monkeypatch.setattr(plan_module, "library_version", lambda n: "9" if n == "nncf" else version(n))
+    version = nodes.library_version
+    monkeypatch.setattr(nodes, "library_version", lambda n: "9" if n == "nncf" else version(n))
     assert changed(first, make()) == {"quantize", *FILES}
     monkeypatch.undo()
-    stage = plan_module.STAGES["prune"]
-    monkeypatch.setitem(
-        plan_module.STAGES, "prune", plan_module.Stage(stage.module, 99, stage.libraries, stage.seconds)
-    )
+    stage = nodes.STAGES["prune"]
+    monkeypatch.setitem(nodes.STAGES, "prune", nodes.Stage(stage.module, 99, stage.libraries, stage.seconds))
     assert changed(first, make()) == {"prune", "quantize", *FILES}
 
 

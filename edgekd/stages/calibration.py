@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.plan import Node
+from edgekd.nodes import Node
 from edgekd.stages.context import Context
 from edgekd.store import hash_of
 from edgekd.tasks import calibration

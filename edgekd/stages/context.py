@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import tasks
-from edgekd.plan import Node, Plan
+from edgekd.nodes import Node, Plan
 from edgekd.progress import Display
 from edgekd.store import Entry, Store
 from edgekd.types import Artifact, File, Task

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import tasks
-from edgekd.plan import Node
+from edgekd.nodes import Node
 from edgekd.stages.context import Context
 
 

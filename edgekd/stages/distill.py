@@ -13,8 +13,8 @@ from edgekd import losses
 from edgekd.activations import check_paths, shapes_of
 from edgekd.config import DistillConfig
 from edgekd.losses import Shapes
+from edgekd.nodes import Node
 from edgekd.objective import Objective
-from edgekd.plan import Node
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.training import TrainingSet, fit

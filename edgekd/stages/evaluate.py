@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.measure.accuracy import predict
-from edgekd.plan import Node
+from edgekd.nodes import Node
 from edgekd.stages.context import Context, artifact_of
 from edgekd.stages.export import layout_of
 

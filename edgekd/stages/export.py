@@ -20,7 +20,7 @@ from edgekd.measure import Layout, to_layout
 from edgekd.measure.inventory import inventory_of
 from edgekd.measure.parity import check_parity, output_range
 from edgekd.measure.parity import parity as parity_of
-from edgekd.plan import STATIC, Node
+from edgekd.nodes import STATIC, Node
 from edgekd.quantize import schemes
 from edgekd.runtimes import Session, open_session
 from edgekd.stages import saved

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.measure.latency import measure_latency, subject
-from edgekd.plan import Node
+from edgekd.nodes import Node
 from edgekd.stages.context import Context, artifact_of
 from edgekd.stages.export import layout_of
 from edgekd.types import Protocol

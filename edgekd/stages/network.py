@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.config import LabelTrainConfig, LossConfig
+from edgekd.nodes import Node
 from edgekd.objective import Objective
-from edgekd.plan import Node
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing

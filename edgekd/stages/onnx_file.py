@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import UsageError
-from edgekd.plan import Node
+from edgekd.nodes import Node
 from edgekd.runtimes import Session, open_session
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing

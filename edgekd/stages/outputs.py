@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.plan import Node
-from edgekd.stages import saved
+from edgekd.nodes import Node
 from edgekd.stages.context import Context
+from edgekd.stages.teacher import of_entry
 from edgekd.teachers import cache
 
 
@@ -17,7 +17,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     task = context.task
     path = context.store.partial(node.stage, node.key) / "logits.npy"
     cache.build(
-        saved.load(context.parent(node, "teacher"), context),
+        of_entry(context.parent(node, "teacher"), context),
         task.splits["train"],
         task.input_spec,
         node.config["augment"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.config import PruneConfig
-from edgekd.plan import Node
+from edgekd.nodes import Node
 from edgekd.prune import structured
 from edgekd.stages import saved
 from edgekd.stages.context import Context

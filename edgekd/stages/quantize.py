@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.config import QuantizeConfig
-from edgekd.plan import Node
+from edgekd.nodes import Node
 from edgekd.quantize import qat
 from edgekd.stages import saved
 from edgekd.stages.context import Context

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from edgekd import augment
 from edgekd.errors import TrainingError
 from edgekd.progress import Display
 from edgekd.store import reserved_memmap, write_atomic
+from edgekd.teachers import Teacher
 from edgekd.training import EVAL_BATCH, normalise
 from edgekd.types import InputSpec, Split
 
@@ -22,7 +22,7 @@ BATCHES_A_SYNC = 20
 
 @torch.no_grad()
 def build(
-    teacher: nn.Module,
+    teacher: Teacher,
     split: Split,
     spec: InputSpec,
     names: Sequence[str],
@@ -42,7 +42,6 @@ def build(
     Raises:
         TrainingError: an output is NaN or infinite, or too large for fp16.
     """
-    teacher.eval()
     count = path.with_suffix(f".batches-of-{EVAL_BATCH}")
     done = int(count.read_text()) if path.is_file() and count.is_file() else 0
     if done:
@@ -60,7 +59,8 @@ def build(
         # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
         raw = torch.from_numpy(np.array(split.inputs[start:stop], order="C"))
         x = normalise(augment.apply(raw, params[start:stop], spec.raw_range[0]), spec)
-        logits = teacher(x).half().numpy()
+        with np.errstate(over="ignore"):  # what is too large for fp16 is refused below
+            logits = teacher(x.numpy()).astype(np.float16)
         if not np.isfinite(logits).all():
             bad = str(split.ids[start + int(np.argwhere(~np.isfinite(logits))[0][0])])
             raise TrainingError(
