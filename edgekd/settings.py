@@ -49,7 +49,16 @@ class TrainConfig(Strict):
         ge=0,
         description="of tensors of two dimensions or more; L2, or decoupled (adamw, muon's kernels)",
     )
-    warmup_epochs: float = Field(default=1.0, ge=0, description="linear rise, then cosine to zero")
+    schedule: Literal["cosine", "one_cycle"] = Field(
+        default="cosine", description="cosine: linear warm-up, then to zero; one_cycle: up for 30%, then down"
+    )
+    warmup_epochs: float = Field(default=1.0, ge=0, description="of the schedule cosine")
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="keep the moving average of the weights instead of the last ones",
+    )
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
     augment: tuple[Literal["crop", "flip"], ...] = Field(
         default=(), strict=False, description="random shift by up to 2 pixels in 28, mirror"

@@ -453,3 +453,66 @@ def test_order_and_views_have_seeds_of_their_own(tmp_path):
         )
         firsts.append(module.fed[0])
     assert torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[0], firsts[2])
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(3, 10), (1, 7), (20, 50)])
+def test_one_cycle_is_torchs_own(epochs, steps):
+    config = train_config(epochs=epochs, lr=0.4, schedule="one_cycle")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    expected = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=epochs * steps)
+    for step in range(epochs * steps):
+        assert learning_rate(config, step, steps) == pytest.approx(expected.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        expected.step()
+
+
+def test_the_moving_average_of_weights_and_batch_norms_is_kept(tmp_path):
+    data = TrainingSet(split(images(24)), SPEC, None, 1, 9)
+    nets = {decay: image_net() for decay in (None, 0.7)}
+    trail = []
+    for decay, net in nets.items():
+        states = []
+
+        def watched(logits, labels, _, net=net, states=states):
+            states.append({k: v.clone() for k, v in net.state_dict().items()})
+            return cross_entropy(logits, labels)
+
+        run(net, data, train_config(ema_decay=decay), tmp_path / str(decay), watched)
+        trail.append(states)
+    # Averaging changes nothing of the training itself.
+    for plain, averaged in zip(*trail, strict=True):
+        assert all(torch.equal(plain[k], averaged[k]) for k in plain if "running" not in k)
+    # By hand: the weights after each step are those before the next; the first one starts the average.
+    after = [*trail[0][1:], nets[None].state_dict()]
+    for name, value in nets[0.7].state_dict().items():
+        if name.endswith("weight"):
+            expected = after[0][name]
+            for state in after[1:]:
+                expected = 0.7 * expected + 0.3 * state[name]
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    assert any(
+        not torch.allclose(nets[None].state_dict()[k], nets[0.7].state_dict()[k])
+        for k in nets[None].state_dict()
+        if "running_mean" in k
+    )
+
+
+def test_a_killed_run_keeps_its_average(tmp_path):
+    data = TrainingSet(split(images(24)), SPEC, None, 1, 9)
+    config = train_config(ema_decay=0.9)
+    whole, killed, resumed = image_net(), image_net(), image_net()
+    run(whole, data, config, tmp_path / "whole")
+    calls = 0
+
+    def dies(logits, labels, _):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise Stop
+        return cross_entropy(logits, labels)
+
+    with pytest.raises(Stop):
+        run(killed, data, config, tmp_path / "killed", dies)
+    run(resumed, data, config, tmp_path / "killed")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
