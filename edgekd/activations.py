@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,36 @@ LISTED = 40
 
 
 class Activations:
-    """Catches the outputs of some layers of a network at each of its forward passes.
-
-    Attributes:
-        seen: outputs (B, ...) of the last pass, by module path.
-    """
+    """Catches the outputs of some layers of a network at each of its forward passes."""
 
     def __init__(self, module: nn.Module, paths: Iterable[str]) -> None:
-        self.seen: dict[str, Tensor] = {}
+        self._seen: dict[str, tuple[Tensor, int]] = {}
         self._hooks = [module.get_submodule(path).register_forward_hook(self._keep(path)) for path in paths]
 
     def _keep(self, path: str):  # type: ignore[no-untyped-def]  # torch's own type of a hook
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            self.seen[path] = output
+        def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
+            if isinstance(output, Tensor):
+                self._seen[path] = output, output._version
 
         return keep
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes without the batch of what the layers gave at the last pass, by module path."""
+        return {path: tuple(x.shape[1:]) for path, (x, _) in self._seen.items()}
+
+    def last(self) -> dict[str, Tensor]:
+        """Outputs (B, ...) of the last pass, by module path; layers that give no single tensor left out.
+
+        Raises:
+            UsageError: what a layer gave was written over by a later one.
+        """
+        for path, (x, version) in self._seen.items():
+            if x._version != version:
+                raise UsageError(
+                    f"layer {path!r}: a later layer writes over its output (inplace=True)",
+                    hint="name the later layer, or take inplace from it",
+                )
+        return {path: x for path, (x, _) in self._seen.items()}
 
     def __enter__(self) -> Activations:
         """Itself."""
@@ -52,8 +68,8 @@ def shapes_of(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
     paths = [name for name, _ in module.named_modules() if name]
     with Activations(module, paths) as caught:
         module(example)
-    found = {path: caught.seen.get(path) for path in paths}
-    return {path: tuple(x.shape[1:]) for path, x in found.items() if isinstance(x, Tensor)}
+    found = caught.shapes()  # in the order of the passes, which a reader may not know: that of the network
+    return {path: found[path] for path in paths if path in found}
 
 
 def check_paths(role: str, paths: Iterable[str], known: dict[str, tuple[int, ...]]) -> None:

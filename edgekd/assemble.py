@@ -25,7 +25,7 @@ from edgekd.stages.context import Context
 from edgekd.store import Entry, hash_of, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions, Verdict
 
-NETWORK_STAGES = ("network", "onnx_file", "teacher_file", "distill", "prune", "quantize")
+NETWORK_STAGES = ("network", "file", "ensemble", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
 REPORTS = ("report.json", "report.md", "report.html")
 LIBRARIES = (
@@ -152,7 +152,7 @@ def _not_exported(made: Assembly) -> str | None:
     """Why the teacher has no float file in some format, or None."""
     kept = {t.artifact.format for t in made.plan.targets if not made.plan.emissions[t.name].teacher_float}
     if kept and made.plan.recipe.teacher is not None:
-        return f"a teacher that is a file or a function is not written as {', '.join(sorted(kept))}"
+        return f"a teacher that is no network is not written as {', '.join(sorted(kept))}"
     labels = dict.fromkeys(e.teacher_float for e in made.plan.emissions.values() if e.teacher_float)
     reasons = [made.context.entries[label].result.get("absent") for label in labels]
     return "; ".join(reason for reason in reasons if reason is not None) or None
@@ -226,7 +226,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
 
 
 def _name(node: Node) -> str:
-    if node.stage in ("network", "onnx_file", "teacher_file"):
+    if node.stage in ("network", "file", "ensemble") or node.label.startswith("assistant-"):
         return node.label
     return node.stage
 

@@ -20,6 +20,7 @@ from edgekd.errors import UsageError, nearest
 from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
 from edgekd.settings import (
     DistillConfig,
+    FunctionConfig,
     GateConfig,
     LabelTrainConfig,
     LossConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "DistillConfig",
     "EmissionConfig",
     "Fraction",
+    "FunctionConfig",
     "GateConfig",
     "LabelTrainConfig",
     "LossConfig",

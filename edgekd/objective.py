@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgekd import losses
 from edgekd.config import LossConfig
+from edgekd.errors import UsageError
 from edgekd.fields import value_at
 from edgekd.losses.common import Batch, Shapes
 
@@ -20,14 +21,16 @@ NORM_MEMORY = 0.8
 class Objective(nn.Module):
     """The weighted sum of a stage's losses, with all that they learn or remember.
 
-    weighting "fixed": sum of w_i L_i. "uncertainty": sum of w_i exp(-s_i) L_i + s_i / 2, with s_i
-    learned (Kendall, Gal & Cipolla 2018, arXiv 1705.07115, section 3.2). "gradient_norm": sum of
-    w_i L_i m / g_i, with g_i the norm of the gradient of L_i in the student's parameters, averaged
-    over time, and m the mean of all g_i, so that each loss pulls as hard as its weight says (the aim of
-    Chen et al. 2018, arXiv 1711.02257, reached by dividing rather than by learning the weights).
+    weighting "fixed": sum of w_i L_i. "uncertainty": sum of w_i (exp(-s_i) L_i + s_i / 2), with s_i
+    learned (Kendall, Gal & Cipolla 2018, arXiv 1705.07115, section 3.2); the weight stands outside, or
+    s_i would learn to undo it. "gradient_norm": sum of w_i L_i m / g_i, with g_i the norm of the
+    gradient of L_i in the student's parameters, averaged over time, and m the mean of those g_i that
+    are above 0, so that each loss pulls as hard as its weight says (the aim of Chen et al. 2018,
+    arXiv 1711.02257, reached by dividing rather than by learning the weights).
 
     Attributes:
-        last: values of the losses at the last step, by kind, before weights.
+        names: of the losses, for records: the kind, numbered where a kind stands twice.
+        last: values of the losses at the last step, by name, before weights.
     """
 
     norms: Tensor
@@ -37,6 +40,7 @@ class Objective(nn.Module):
         super().__init__()
         self.terms = tuple(terms)
         self.weighting = weighting
+        self.names = _names([term.kind for term in self.terms])
         self.options = [losses.check(term) for term in terms]
         loaded = [losses.load(term) for term in terms]
         self.functions = [function for function, _ in loaded]
@@ -62,16 +66,16 @@ class Objective(nn.Module):
         weights = [value_at(term.weight, batch.progress) for term in self.terms]
         used = [i for i, weight in enumerate(weights) if weight]
         values = {i: self._value(i, batch) for i in used}
-        self.last = {self.terms[i].kind: float(value.detach()) for i, value in values.items()}
+        self.last = {self.names[i]: float(value.detach()) for i, value in values.items()}
         if self.weighting == "gradient_norm":
             factors = self._balance(values, parameters)
             weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         parts = []
         for i in used:
-            part = weights[i] * values[i]
+            part = values[i]
             if self.weighting == "uncertainty":
                 part = part * torch.exp(-self.log_variances[i]) + self.log_variances[i] / 2
-            parts.append(part)
+            parts.append(weights[i] * part)
         # Not sum(): its leading 0 would be one more operation a step.
         total = parts[0]
         for part in parts[1:]:
@@ -84,17 +88,30 @@ class Objective(nn.Module):
 
     def _balance(self, values: dict[int, Tensor], parameters: Sequence[nn.Parameter]) -> list[float]:
         """Factors by which each loss is scaled, from the norms of their gradients; unused ones get 1."""
-        if int(self.steps) % STEPS_A_NORM == 0:
-            for i, value in values.items():
-                gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-                norm = torch.stack([g.float().norm() for g in gradients if g is not None]).norm()
-                known = self.norms[i] > 0
-                self.norms[i] = torch.where(
-                    known, NORM_MEMORY * self.norms[i] + (1 - NORM_MEMORY) * norm, norm
-                )
+        due = int(self.steps) % STEPS_A_NORM == 0
         self.steps += 1
-        mean = float(torch.stack([self.norms[i] for i in values]).mean())
-        return [
-            mean / max(float(self.norms[i]), 1e-12) if i in values and float(self.norms[i]) > 0 else 1.0
-            for i in range(len(self.terms))
-        ]
+        for i, value in values.items():
+            known = float(self.norms[i])
+            if due or known == 0:  # a weight that rises from 0 comes in between two measurements
+                norm = self._norm(i, value, parameters)
+                self.norms[i] = NORM_MEMORY * known + (1 - NORM_MEMORY) * norm if known else norm
+        measured = {i: norm for i in values if (norm := float(self.norms[i])) > 0}
+        mean = sum(measured.values()) / max(1, len(measured))
+        return [mean / measured[i] if i in measured else 1.0 for i in range(len(self.terms))]
+
+    def _norm(self, i: int, value: Tensor, parameters: Sequence[nn.Parameter]) -> float:
+        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        gradients = [g.float().norm() for g in found if g is not None]
+        if not gradients:
+            raise UsageError(
+                f"loss {self.names[i]!r} does not depend on any weight of the student that is trained",
+                hint='name a later layer, or choose another weighting than "gradient_norm"',
+            )
+        return float(torch.stack(gradients).norm())
+
+
+def _names(kinds: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: i + 1].count(kind)}"
+        for i, kind in enumerate(kinds)
+    )

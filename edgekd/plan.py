@@ -8,14 +8,25 @@ cached. Stages form a tree: targets that want the same thing share one node.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from edgekd import losses, models, tasks
-from edgekd.config import CalibrationPolicy, DistillConfig, EmissionConfig, ModelConfig, Recipe, Target
+from edgekd import losses, models, tasks, teachers
+from edgekd.config import (
+    CalibrationPolicy,
+    DistillConfig,
+    EmissionConfig,
+    ModelConfig,
+    Recipe,
+    Target,
+    TeacherConfig,
+)
 from edgekd.errors import UsageError
 from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
 from edgekd.store import Store, hash_of
 from edgekd.user_code import check_call, sources_of
+
+OUTPUTS_ONLY = ("file", "ensemble")
 
 
 def make_plan(
@@ -79,27 +90,50 @@ def _model_config(
 def _teacher(
     builder: Builder, recipe: Recipe, store: Store, data: str, objects: Mapping[str, str]
 ) -> str | None:
-    config = recipe.teacher
-    if config is None:
-        return None
-    if config.file is not None:
-        stage = "onnx_file" if config.file.endswith(".onnx") else "teacher_file"
-        return builder.add("teacher", stage, _file("teacher.file", config.file, store), {"data": data})
+    return None if recipe.teacher is None else _one_teacher(builder, recipe.teacher, store, data, objects)
+
+
+def _one_teacher(
+    builder: Builder,
+    config: TeacherConfig,
+    store: Store,
+    data: str,
+    objects: Mapping[str, str],
+    label: str = "teacher",
+) -> str:
+    if config.members:
+        members = {
+            f"member{i}": _one_teacher(builder, member, store, data, objects, f"{label}-{i}")
+            for i, member in enumerate(config.members, start=1)
+        }
+        weighed = {"combine": config.combine, "weights": config.weights}
+        return builder.add(label, "ensemble", weighed, {"data": data, **members})
+    said: dict[str, Any] = {"role": label, "outputs": config.outputs}
     if config.function is not None:
         name = config.function.kind
         check_call(name, "teacher", config.function.options, given=1)
+        files = [_source("teacher.function.files", file, store)["sha256"] for file in config.function.files]
         hashes = [store.hash_file(path) for path in sources_of(name, "teacher")]
-        said = {"function": config.function.model_dump(), "source": hashes}
-        return builder.add("teacher", "teacher_file", said, {"data": data})
-    assert config.model is not None  # the recipe was checked
-    found = _model_config("teacher", config.model, config.checkpoint, store, objects.get("teacher"))
+        said |= {"function": config.function.model_dump(), "source": [*hashes, *files]}
+        return builder.add(label, "file", said, {"data": data})
+    model, sources = config.model, []
+    if config.file is not None:
+        file = _source("teacher.file", config.file, store)
+        kind = teachers.kind_of(Path(file["path"]))
+        if kind not in teachers.NETWORKS:
+            return builder.add(label, "file", {**said, **file}, {"data": data})
+        option = "file" if kind == "keras" else "folder"
+        model = ModelConfig.model_validate({"kind": kind, option: file["path"]})
+        sources = [file["sha256"]]
+    assert model is not None  # the recipe was checked
+    found = _model_config(label, model, config.checkpoint, store, objects.get(label))
     found["train"] = config.train.model_dump() if config.train else None
-    return builder.add("teacher", "network", found, {"data": data})
+    return builder.add(label, "network", {**found, **said, "sources": sources}, {"data": data})
 
 
-def _file(key: str, value: str, store: Store) -> dict[str, Any]:
+def _source(key: str, value: str, store: Store) -> dict[str, Any]:
     path = tasks.expand_path(value, key)
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"{key} = {value!r}: no such file")
     return {"path": str(path), "sha256": store.hash_file(path)}
 
@@ -116,33 +150,48 @@ def _student(
     student = recipe.student
     if student is None:
         assert teacher is not None  # the recipe was checked
+        if builder.nodes[teacher].stage != "network":
+            raise UsageError("a teacher that is no network cannot be compressed", hint="give [student]")
         return teacher
     if student.onnx is not None:
-        file = _file("student.onnx", student.onnx, store)
-        return builder.add("student", "onnx_file", file, {"data": data})
+        file = {**_source("student.onnx", student.onnx, store), "role": "student", "outputs": "logits"}
+        return builder.add("student", "file", file, {"data": data})
     assert student.model is not None
     config = _model_config("student", student.model, student.checkpoint, store, objects.get("student"))
-    config["train"] = None
     if recipe.distill is None:
-        return builder.add("student", "network", config, {"data": data})
-    config["distill"] = recipe.distill.model_dump()
-    told = _told(builder, recipe.distill, data, teacher)
-    return builder.add("student", "distill", config, {"data": data, **told})
+        return builder.add("student", "network", {**config, "train": None}, {"data": data})
+    for i, assistant in enumerate(recipe.assistants, start=1):
+        between = _model_config(f"assistant-{i}", assistant.model, None, store, None)
+        teacher = _distilled(builder, f"assistant-{i}", between, assistant.distill, data, teacher)
+    return _distilled(builder, "student", config, recipe.distill, data, teacher)
+
+
+def _distilled(
+    builder: Builder,
+    label: str,
+    network: dict[str, Any],
+    config: DistillConfig,
+    data: str,
+    teacher: str | None,
+) -> str:
+    told = _told(builder, config, data, teacher)
+    said = {**network, "train": None, "distill": config.model_dump()}
+    return builder.add(label, "distill", said, {"data": data, **told})
 
 
 def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> dict[str, str | None]:
     """What the losses ask of the teacher: the network, a cache of outputs (stages share it), or nothing."""
     needed = losses.needs(config.losses)
     if needed != "outputs":
-        if needed == "layers" and teacher is not None and builder.nodes[teacher].stage != "network":
+        if needed == "layers" and teacher is not None and builder.nodes[teacher].stage in OUTPUTS_ONLY:
             raise UsageError(
-                "a loss names layers of the teacher, which is a file or a function",
+                "a loss names layers of the teacher, which is no network",
                 hint="use losses on outputs (kd, dkd, dist, mse), or give the teacher as a network",
             )
         return {"teacher": teacher} if needed == "layers" else {}
     views = config.views if config.augment else 1
     settings = {"augment": list(config.augment), "views": views}
-    label = "teacher-outputs" + "".join(f"-{name}" for name in config.augment) + f"-{views}"
+    label = f"{teacher}-outputs" + "".join(f"-{name}" for name in config.augment) + f"-{views}"
     return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}
 
 
@@ -201,8 +250,9 @@ def _emit(
 
 def _can_be_emitted(builder: Builder, teacher: str, emission: EmissionConfig) -> bool:
     """A network may be written in any format; a teacher that is a file is measured in its own."""
-    stage = builder.nodes[teacher].stage
-    return stage == "network" or (stage == "onnx_file" and emission.format == "onnx")
+    node = builder.nodes[teacher]
+    own = node.stage == "file" and str(node.config.get("path")).endswith(".onnx")
+    return node.stage not in OUTPUTS_ONLY or (own and emission.format == "onnx")
 
 
 def evaluation_of(export: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edgekd.fields import Fraction, Plugin, Positive, Scheduled, Strict
+from edgekd.fields import Fraction, Plugin, Positive, Scheduled, Strict, value_at
 
 SMOKE_SAMPLES = 192
 SMOKE_BATCH = 16
@@ -32,7 +32,7 @@ class ModelConfig(Plugin):
     @property
     def brings_weights(self) -> bool:
         """Whether the network may come with weights: a user's function, or an object from Python."""
-        return ":" in self.kind or self.kind == "object"
+        return ":" in self.kind or self.kind in ("object", "keras", "hugging_face")
 
 
 class TrainConfig(Strict):
@@ -74,28 +74,57 @@ class LabelTrainConfig(TrainConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for the cross-entropy")
 
 
+class FunctionConfig(Plugin):
+    """A user's function that gives a teacher's outputs."""
+
+    files: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="files that its outputs depend on beside its source: when one changes, it is asked again",
+    )
+
+
 class TeacherConfig(Strict):
-    """The teacher: a network (from a checkpoint, trained by the recipe, or both), a file, or a function."""
+    """The teacher: a network (loaded, trained by the recipe, or both), a file, a function, or several."""
 
     model: ModelConfig | None = Field(default=None, description="the network")
     checkpoint: str | None = Field(default=None, description=".safetensors, or a torch file of tensors only")
     train: LabelTrainConfig | None = Field(
         default=None, description="how to train it: from the start, or on from the checkpoint"
     )
-    file: str | None = Field(default=None, description="an .onnx or .tflite file that gives the outputs")
-    function: Plugin | None = Field(
+    file: str | None = Field(
+        default=None, description=".onnx, .tflite or .keras, a SavedModel or a Hugging Face folder"
+    )
+    function: FunctionConfig | None = Field(
         default=None, description="kind = package.module:function, from inputs (B, ...) to outputs (B, K)"
+    )
+    members: tuple[TeacherConfig, ...] = Field(
+        default=(), strict=False, description="several teachers, each as one alone would stand here"
+    )
+    outputs: Literal["logits", "probabilities"] = Field(
+        default="logits", description="what it gives; of probabilities the logarithm is taken"
+    )
+    combine: Literal["probabilities", "logits"] = Field(
+        default="probabilities", description="of several teachers, what is averaged"
+    )
+    weights: Literal["equal", "val_accuracy", "confidence"] = Field(
+        default="equal",
+        description="of several teachers: by accuracy on val, or sample by sample by how sure each is",
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
-        if [self.model, self.file, self.function].count(None) != 2:
-            raise ValueError("give exactly one of teacher.model, teacher.file and teacher.function")
+        if [self.model, self.file, self.function, self.members or None].count(None) != 3:
+            raise ValueError("give exactly one of teacher.model, file, function and members")
+        if len(self.members) == 1:
+            raise ValueError("teacher.members are two or more; one alone stands under [teacher] itself")
+        if not self.members and (self.combine, self.weights) != ("probabilities", "equal"):
+            raise ValueError("teacher.combine and teacher.weights go with teacher.members")
+        if self.members and self.outputs != "logits":
+            raise ValueError("outputs is said of each of teacher.members")
         if self.model is None:
             if self.checkpoint is not None or self.train is not None:
                 raise ValueError("checkpoint and [teacher.train] go with teacher.model")
-            if self.file is not None and not self.file.endswith((".onnx", ".tflite")):
-                raise ValueError("teacher.file must be an .onnx or a .tflite file")
             if self.function is not None and ":" not in self.function.kind:
                 raise ValueError("teacher.function.kind must be package.module:function")
         elif self.checkpoint is None and self.train is None and not self.model.brings_weights:
@@ -152,9 +181,17 @@ class DistillConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _some_weight(self) -> DistillConfig:
-        if not any(loss.weight for loss in self.losses):
-            raise ValueError("the weights of all losses are 0")
+        for progress, when in ((0.0, "at the start"), (1.0, "at the end")):
+            if not any(value_at(loss.weight, progress) for loss in self.losses):
+                raise ValueError(f"the weights of all losses are 0 {when}")
         return self
+
+
+class AssistantConfig(Strict):
+    """A teacher in between (Mirzadeh et al. 2019, arXiv 1902.03393): taught by the one before it."""
+
+    model: ModelConfig = Field(description="its network; the student's own kind makes it born-again")
+    distill: DistillConfig = Field(description="how it is taught")
 
 
 class PruneConfig(DistillConfig):
@@ -233,6 +270,12 @@ class Recipe(Strict):
     teacher: TeacherConfig | None = Field(
         default=None, description="the baseline; without it, the float student"
     )
+    assistants: tuple[AssistantConfig, ...] = Field(
+        default=(),
+        strict=False,
+        description="rounds between: each learns from the one before, the student from the last; "
+        "pruning and quantization learn from the teacher",
+    )
     student: StudentConfig | None = Field(
         default=None, description="without it, the teacher itself is compressed"
     )
@@ -253,10 +296,10 @@ class Recipe(Strict):
             raise ValueError("targets names the same target twice")
         if self.teacher is None and self.student is None:
             raise ValueError("give [teacher], [student] or both")
-        if self.teacher is not None and self.teacher.model is None and self.student is None:
-            raise ValueError("a teacher that is a file or a function cannot be compressed: give [student]")
         if self.distill is not None and (self.teacher is None or self.student is None):
             raise ValueError("[distill] needs both [teacher] and [student]")
+        if self.assistants and self.distill is None:
+            raise ValueError("[[assistants]] teach in [distill], which is missing")
         if self.student is not None and self.student.onnx is not None:
             for stage in ("distill", "prune"):
                 if getattr(self, stage) is not None:
@@ -281,13 +324,16 @@ class Recipe(Strict):
         data["smoke"] = True
         data["task"]["limit"] = min(self.task.limit or SMOKE_SAMPLES, SMOKE_SAMPLES)
         trains = [data[s] for s in ("distill", "prune") if data[s] is not None]
-        if data["teacher"] is not None and data["teacher"]["train"] is not None:
-            trains.append(data["teacher"]["train"])
+        trains += [assistant["distill"] for assistant in data["assistants"]]
+        if data["teacher"] is not None:
+            teachers = [data["teacher"], *data["teacher"]["members"]]
+            trains += [teacher["train"] for teacher in teachers if teacher["train"] is not None]
         for train in trains:
             # Small steps, the learning rate in proportion (Goyal et al. 2017, arXiv 1706.02677):
             # enough that outputs differ by more than quantization noise.
             lr = train["lr"] * min(1.0, SMOKE_BATCH / train["batch_size"])
             train.update(epochs=min(train["epochs"], 4), batch_size=SMOKE_BATCH, warmup_epochs=0.0, lr=lr)
+            train.update(ema_decay=None)  # its mean over a thousand steps would be what it started with
         if data["quantize"] is not None:
             data["quantize"].update(epochs=1, batch_size=64, warmup_epochs=0.0)
         return Recipe.model_validate(data)

@@ -157,7 +157,7 @@ def fit(
     display: Display,
     checkpoint: Path,
 ) -> list[dict[str, float]]:
-    """Trains `module` in place; returns one record an epoch: total loss, each loss by kind, learning rate.
+    """Trains `module` in place; returns one record an epoch: total loss, each loss by name, learning rate.
 
     Args:
         module: the network; its parameters change.
@@ -189,12 +189,12 @@ def fit(
     left = (config.epochs - first_epoch) * steps
     ticks = iter(display.track(range(left), what, left))
     with ExitStack() as stack:
-        layers = stack.enter_context(Activations(module, data.student_layers)).seen
+        layers = stack.enter_context(Activations(module, data.student_layers))
         teacher = _Live(data, fabric, stack) if data.live is not None else None
         for epoch in range(first_epoch, config.epochs):
             torch.manual_seed(int(data.draw(epoch).integers(2**62)))
             module.train()
-            total, parts = 0.0, dict.fromkeys((term.kind for term in objective.terms), 0.0)
+            total, parts = 0.0, dict.fromkeys(objective.names, 0.0)
             for step, (x, picked, *known) in enumerate(_batches(data, config, epoch, size, steps)):
                 done = epoch * steps + step
                 rate = learning_rate(config, done, steps)
@@ -203,7 +203,7 @@ def fit(
                 x, picked = fabric.to_device(x), fabric.to_device(picked)
                 labels, logits = (None if k is None else fabric.to_device(k) for k in known)
                 student = wrapped(x).float()
-                own_layers = {path: layer.float() for path, layer in layers.items()}
+                own_layers = {path: layer.float() for path, layer in layers.last().items()}
                 progress = done / (config.epochs * steps)
                 batch = Batch(student, logits, labels, picked, own_layers, progress=progress)
                 if teacher is not None:
@@ -222,8 +222,8 @@ def fit(
                 if average is not None:
                     average.update_parameters(module)
                 total += value.item()
-                for kind, part in objective.last.items():
-                    parts[kind] += part / steps
+                for name, part in objective.last.items():
+                    parts[name] += part / steps
                 next(ticks)
             history.append({"epoch": epoch + 1, "loss": total / steps, "lr": rate, **parts})
             _save(checkpoint, both, optimizer, history)
@@ -241,14 +241,14 @@ class _Live:
         assert data.live is not None
         self._module = fabric.to_device(data.live.eval())
         self._fabric = fabric
-        self._layers = stack.enter_context(Activations(self._module, data.teacher_layers)).seen
+        self._layers = stack.enter_context(Activations(self._module, data.teacher_layers))
 
     @torch.no_grad()
     def looks_at(self, x: Tensor, batch: Batch) -> Batch:
         """The batch with the teacher's outputs and layers."""
         with self._fabric.autocast():
             outputs = self._module(x)
-        layers = {path: layer.float() for path, layer in self._layers.items()}
+        layers = {path: layer.float() for path, layer in self._layers.last().items()}
         return replace(batch, teacher=outputs.float(), teacher_layers=layers)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.config import LossConfig
+from edgekd.config import DistillConfig, LossConfig, build
+from edgekd.errors import UsageError
 from edgekd.losses import Batch, Shapes
 from edgekd.objective import STEPS_A_NORM, Objective
 
@@ -53,15 +54,15 @@ def test_uncertainty_is_the_formula_and_learns_towards_the_harder_loss_weighing_
     both = Objective(terms({**CE, "weight": 0.5}, MSE), "uncertainty", SHAPES)
     with torch.no_grad():
         both.log_variances.copy_(torch.tensor([0.4, -1.0]))
-    expected = 0.5 * alone(CE) * math.exp(-0.4) + 0.2 + alone(MSE) * math.exp(1.0) - 0.5
+    expected = 0.5 * (alone(CE) * math.exp(-0.4) + 0.2) + alone(MSE) * math.exp(1.0) - 0.5
     assert both(batch(), []).item() == pytest.approx(expected, rel=1e-6)
-    # d/ds (w L exp(-s) + s / 2) = 0 at s = log(2 w L): gradient descent goes there.
+    # d/ds (L exp(-s) + s / 2) = 0 at s = log(2 L), whatever the weight: gradient descent goes there.
     optimizer = torch.optim.SGD(both.parameters(), lr=0.1)
     for _ in range(2000):
         optimizer.zero_grad()
         both(batch(), []).backward()
         optimizer.step()
-    targets = [math.log(2 * 0.5 * alone(CE)), math.log(2 * alone(MSE))]
+    targets = [math.log(2 * alone(CE)), math.log(2 * alone(MSE))]
     assert both.log_variances.tolist() == pytest.approx(targets, abs=1e-3)
 
 
@@ -113,3 +114,61 @@ def test_a_users_own_loss(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     own = Objective(terms({"kind": "mine_losses:squares", "power": 2.0}), "fixed", SHAPES)
     assert own(batch(), []).item() == pytest.approx(alone(MSE))
+
+
+def linear():
+    weight = nn.Parameter(torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64))
+    return weight, torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
+
+
+def test_the_norm_of_a_loss_that_comes_in_later_is_measured_when_it_does():
+    weight, x = linear()
+    ramp = {"start": 0.0, "end": 1.0}
+    both = Objective(terms(CE, {**MSE, "weight": ramp}), "gradient_norm", SHAPES)
+    assert both(batch(x @ weight), [weight]).item() == pytest.approx(
+        Objective(terms(CE), "fixed", SHAPES)(batch(x @ weight), []).item()
+    )
+    assert float(both.norms[1]) == 0
+    both(batch(x @ weight, progress=0.5), [weight])
+    (expected,) = torch.autograd.grad(Objective(terms(MSE), "fixed", SHAPES)(batch(x @ weight), []), [weight])
+    assert float(both.norms[1]) == pytest.approx(expected.norm().item(), rel=1e-5)
+
+
+def test_a_loss_without_a_gradient_anywhere_is_named():
+    weight, x = linear()
+    both = Objective(terms(CE, MSE), "gradient_norm", SHAPES)
+    with pytest.raises(UsageError, match="loss 'cross_entropy' does not depend on any weight"):
+        both(batch((x @ weight).detach().requires_grad_()), [weight])
+
+
+def test_a_loss_that_has_reached_its_end_keeps_its_weight_and_bends_no_other():
+    """Its gradient is 0: there is nothing to level, and the mean is that of the others."""
+    weight, x = linear()
+    same = batch(x @ weight)
+    same = Batch(same.student, same.student.detach(), same.labels, same.index)
+    both = Objective(terms({**CE, "weight": 0.5}, MSE), "gradient_norm", SHAPES)
+    assert both(same, [weight]).item() == pytest.approx(
+        Objective(terms({**CE, "weight": 0.5}), "fixed", SHAPES)(same, []).item()
+    )
+
+
+def test_two_losses_of_a_kind_have_names_of_their_own():
+    both = Objective(terms({**KD, "temperature": 1.0}, CE, KD), "fixed", SHAPES)
+    both(batch(), [])
+    assert both.names == ("kd_1", "cross_entropy", "kd_2")
+    first = alone({**KD, "temperature": 1.0})
+    assert both.last["kd_1"] == pytest.approx(first) and both.last["kd_2"] != pytest.approx(first)
+
+
+@pytest.mark.parametrize(
+    ("weights", "when"),
+    [
+        ([0.0, 0.0], "at the start"),
+        ([{"start": 0.0, "end": 1.0}] * 2, "at the start"),
+        ([{"start": 1.0, "end": 0.0}, 0.0], "at the end"),
+    ],
+)
+def test_weights_that_are_all_0_are_refused(weights, when):
+    losses = [{**term, "weight": weight} for term, weight in zip((CE, KD), weights, strict=True)]
+    with pytest.raises(UsageError, match=f"weights of all losses are 0 {when}"):
+        build(DistillConfig, {"epochs": 1, "losses": losses}, "recipe")

@@ -184,6 +184,59 @@ def test_an_onnx_file_is_not_emitted_as_tflite(make, tmp_path):
     ptq = {"method": "ptq"}
     onnx = {"onnx": str(tmp_path / "net.onnx")}
     changes = {"student": onnx, "distill": None, "prune": None, "quantize": ptq}
-    assert make("x86-onnx", **changes).node("student").stage == "onnx_file"
+    assert make("x86-onnx", **changes).node("student").stage == "file"
     with pytest.raises(UsageError, match=r"can only be emitted as ONNX \(choose ONNX targets"):
         make("android-cpu", **changes)
+
+
+def test_a_teacher_that_changes_by_one_byte_is_asked_again(make, tmp_path, monkeypatch):
+    """Of a function the source and the files that it says it reads count."""
+    (tmp_path / "said.py").write_text("def outputs(x): return x\n")
+    (tmp_path / "weights.bin").write_bytes(b"01")
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = {"function": {"kind": "said:outputs", "files": [str(tmp_path / "weights.bin")]}}
+    first = make(teacher=teacher)
+    assert not changed(first, make(teacher=teacher))
+    (tmp_path / "weights.bin").write_bytes(b"02")
+    second = make(teacher=teacher)
+    assert {"file", "outputs", "distill"} <= changed(first, second)
+    (tmp_path / "said.py").write_text("def outputs(x): return 2 * x\n")
+    assert {"file", "outputs", "distill"} <= changed(second, make(teacher=teacher))
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(UsageError, match=r"teacher.function.files = .*weights.bin': no such file"):
+        make(teacher=teacher)
+
+
+def test_several_teachers_and_those_between_are_stages_of_their_own(make):
+    member = {"model": {"kind": "mlp"}, "train": {"epochs": 1}}
+    distill = {"epochs": 1}
+    plan = make(
+        teacher={"members": [member, {**member, "train": {"epochs": 2}}]},
+        assistants=[{"model": {"kind": "mlp", "hidden": [48]}, "distill": distill}],
+        distill=distill,
+    )
+    ensemble, assistant, student = (plan.node(label) for label in ("teacher", "assistant-1", "student"))
+    assert ensemble.parents == {"data": "data", "member1": "teacher-1", "member2": "teacher-2"}
+    assert plan.node(assistant.parents["outputs"]).parents["teacher"] == "teacher"
+    assert plan.node(student.parents["outputs"]).parents["teacher"] == "assistant-1"
+    # Pruning and quantization learn from the teacher again.
+    (prune,) = [n for n in plan.nodes if n.stage == "prune"]
+    assert plan.node(prune.parents["outputs"]).parents["teacher"] == "teacher"
+    hint = [{"kind": "hint", "student_layer": "a", "teacher_layer": "b"}]
+    with pytest.raises(UsageError, match="names layers of the teacher, which is no network"):
+        make(teacher={"members": [member, member]}, distill={**distill, "losses": hint})
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"members": [{"file": "a.onnx"}]}, "two or more"),
+        ({"file": "a.onnx", "function": {"kind": "a:b"}}, "exactly one of"),
+        ({"file": "a.onnx", "weights": "confidence"}, "go with teacher.members"),
+        ({"members": [{"file": "a.onnx"}] * 2, "outputs": "probabilities"}, "said of each"),
+        ({"function": {"kind": "nowhere"}}, "package.module:function"),
+    ],
+)
+def test_teachers_that_make_no_sense_are_refused(make, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        make(teacher=teacher)

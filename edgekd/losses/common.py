@@ -109,6 +109,17 @@ def same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
         )
 
 
+def at_least(kind: str, count: int, needed: int, of: str) -> None:
+    """Refuses a batch or outputs too few for a loss to say anything.
+
+    Raises:
+        UsageError: `count` is below `needed`.
+    """
+    if count < needed:
+        remedy = "raise batch_size" if of == "samples a step" else "choose another loss"
+        raise UsageError(f"loss {kind!r} needs at least {needed} {of}, here are {count}", hint=remedy)
+
+
 def rows(x: Tensor) -> Tensor:
     """(B, ...) as (B, F)."""
     return x.flatten(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from edgekd.losses.common import Batch, LayerOptions, Shapes, rows
+from edgekd.losses.common import Batch, LayerOptions, Shapes, at_least, rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +29,7 @@ def state(options: Options, shapes: Shapes) -> nn.Module:
     import torch.nn.functional as F
     from torch import nn
 
+    at_least("crd", shapes.num_samples, 2, "training samples")
     student, teacher = (math.prod(shape) for shape in shapes.pair(options))
     module = nn.Module()
     module.student, module.teacher = nn.Linear(student, options.width), nn.Linear(teacher, options.width)

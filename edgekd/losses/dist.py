@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+CONSTANT = 1e-5
+
+
 class Options(Strict):
     """What a recipe may say."""
 
@@ -41,8 +44,16 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
 
 
 def pearson_distance(x: Tensor, y: Tensor) -> Tensor:
-    """1 - Pearson's correlation of each row of two (R, C): (R,); a constant row correlates with none."""
+    """1 - Pearson's correlation of each row of two (R, C): (R,); a constant row correlates with none.
+
+    Constant is a row whose norm about its mean is below `CONSTANT`: it gives 1 and no gradient, which
+    would be the rounding error's, blown up.
+    """
+    import torch
     import torch.nn.functional as F
 
     x, y = (a - a.mean(dim=1, keepdim=True) for a in (x, y))
-    return 1 - F.cosine_similarity(x, y, dim=1)
+    varies = (x.norm(dim=1) > CONSTANT) & (y.norm(dim=1) > CONSTANT)
+    # Replaced before the division: a gradient that is left out afterwards would be 0 times infinity.
+    x, y = (torch.where(varies[:, None], a, 1.0) for a in (x, y))
+    return torch.where(varies, 1 - F.cosine_similarity(x, y, dim=1), 1.0)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from edgekd.config import Strict
 from edgekd.fields import PositiveScheduled, Scheduled, value_at
-from edgekd.losses.common import Batch, same_shape
+from edgekd.losses.common import Batch, at_least, same_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,7 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
 
     student, teacher = batch.outputs()
     same_shape("dkd", student, teacher)
+    at_least("dkd", student.shape[1], 3, "classes")
     assert batch.labels is not None  # checked where the stage starts
     temperature = value_at(options.temperature, batch.progress)
     true = F.one_hot(batch.labels, student.shape[1]).bool()

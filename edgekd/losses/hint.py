@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgekd.errors import UsageError
-from edgekd.losses.common import Batch, NeededLayerOptions, Shapes
+from edgekd.losses.common import Batch, NeededLayerOptions, Shapes, same_shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,4 +49,5 @@ def loss(batch: Batch, options: Options, state: nn.Module | None = None) -> Tens
         student, teacher = (F.adaptive_avg_pool2d(x, size) for x in (student, teacher))
     if state is not None:
         student = state(student)
+    same_shape("hint", student, teacher)
     return (student - teacher).square().mean() / 2

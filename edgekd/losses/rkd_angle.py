@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from edgekd.losses.common import Batch, LayerOptions, rows
+from edgekd.losses.common import Batch, LayerOptions, at_least, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,12 +29,13 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
     """
     import torch.nn.functional as F
 
+    at_least("rkd_angle", len(batch.student), 3, "samples a step")
     student, teacher = (angles(rows(x[: options.max_samples])) for x in batch.pair(options))
     return F.smooth_l1_loss(student, teacher)
 
 
 def angles(x: Tensor) -> Tensor:
-    """Cosines (B, B, B) of rows (B, F): (j, i, k) of the angle at j; 0 where two of the three are one."""
+    """Cosines (B, B, B) of rows (B, F): (j, i, k) of the angle at j: 0 where i or k is j, 1 where i is k."""
     import torch
     import torch.nn.functional as F
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekd.losses.common import Batch, LayerOptions, rows
+from edgekd.losses.common import Batch, LayerOptions, at_least, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
     """
     import torch.nn.functional as F
 
+    at_least("rkd_distance", len(batch.student), 3, "samples a step")
     student, teacher = (relative_distances(rows(x)) for x in batch.pair(options))
     return F.smooth_l1_loss(student, teacher)
 
@@ -30,7 +31,6 @@ def relative_distances(x: Tensor) -> Tensor:
     """Distances of all pairs i < j of rows (B, F), over their mean: (B (B - 1) / 2,)."""
     import torch
 
-    first, second = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
-    # A distance of 0 has no gradient of its own; a sample seen twice must not make NaN of it.
-    distances = (x[first] - x[second]).square().sum(dim=1).clamp_min(1e-12).sqrt()
-    return distances / distances.mean()
+    # Its gradient is 0 where a sample stands twice, and it holds no (pairs, F) in memory.
+    distances = torch.pdist(x)
+    return distances / distances.mean().clamp_min(1e-12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekd.losses.common import Batch, LayerOptions, rows
+from edgekd.losses.common import Batch, LayerOptions, at_least, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,7 @@ def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
     """
     import torch.nn.functional as F
 
+    at_least("similarity", len(batch.student), 2, "samples a step")
     flat = (rows(x) for x in batch.pair(options))
     student, teacher = (F.normalize(x @ x.T, dim=1) for x in flat)
     return (student - teacher).square().mean()

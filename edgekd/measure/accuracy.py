@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekd.devices.local import run_agent
 from edgekd.errors import DataError, MeasurementError
-from edgekd.measure import Layout, to_layout
+from edgekd.layouts import Layout, to_layout
 from edgekd.store import reserved_memmap
 from edgekd.types import Artifact, InputSpec, Predictions, Split
 

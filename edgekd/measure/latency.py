@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgekd.devices.local import Event, run_agent
 from edgekd.errors import MeasurementError
-from edgekd.measure import Layout, to_layout
+from edgekd.layouts import Layout, to_layout
 from edgekd.measure.memory import peak_memory_bytes
 from edgekd.progress import QUIET, Display
 from edgekd.types import Artifact, Kind, Measurement, Protocol

@@ -16,6 +16,8 @@ MODELS = {
     "mlp": "edgekd.models.mlp",
     "resnet": "edgekd.models.resnet",
     "mobilenet": "edgekd.models.mobilenet",
+    "keras": "edgekd.models.keras",
+    "hugging_face": "edgekd.models.hugging_face",
 }
 
 

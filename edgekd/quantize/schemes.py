@@ -29,6 +29,8 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
         ExportError: the module's forward cannot be traced, named with the reason.
     """
     folded = copy.deepcopy(module).eval()
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in folded.modules()):
+        return folded  # also of networks that cannot be traced
     try:
         graph = fx.symbolic_trace(folded).graph
     except Exception as error:  # torch.fx raises many types; all of them mean the same here

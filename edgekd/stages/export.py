@@ -16,7 +16,7 @@ from torch import nn
 from edgekd import exporters
 from edgekd.errors import ExportError, MeasurementError
 from edgekd.exporters import locate, onnx_static
-from edgekd.measure import Layout, to_layout
+from edgekd.layouts import Layout, to_layout
 from edgekd.measure.inventory import inventory_of
 from edgekd.measure.parity import check_parity, output_range
 from edgekd.measure.parity import parity as parity_of
@@ -25,6 +25,7 @@ from edgekd.quantize import schemes
 from edgekd.runtimes import Session, open_session
 from edgekd.stages import saved
 from edgekd.stages.context import Context
+from edgekd.stages.file import ONNX
 from edgekd.stages.quantize import calibration_inputs
 from edgekd.store import sha256_file
 from edgekd.types import InputSpec, Task
@@ -51,10 +52,10 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     source = context.parent(node, "model")
     path = folder / f"model{exporters.SUFFIXES[config['format']]}"
     spec, parity = _spec_in_file(task.input_spec, config["format"]), None
-    if source.folder.name.startswith("onnx_file"):
+    if ONNX in source.files:
         spec["name"] = source.result["input_name"]
         onnx_static.emit(
-            source.file("model.onnx"),
+            source.file(ONNX),
             path,
             scheme=config["scheme"],
             activations=config["activations"],

@@ -1,4 +1,4 @@
-"""A baseline that has learned nothing of the task is refused: against it every student would pass."""
+"""A baseline that cannot be one: it knows nothing of the task, or gives other outputs than it should."""
 
 from __future__ import annotations
 
@@ -11,6 +11,28 @@ from scipy.special import bdtrc
 from edgekd.errors import UsageError
 
 ALPHA = 0.05
+
+
+def refuse_probabilities(role: str, scores: NDArray[np.float32], outputs: str) -> None:
+    """Refuses outputs (N, K) that are not what the recipe says they are, logits or probabilities.
+
+    Probabilities taken for logits lie between 0 and 1: their softmax says next to nothing, and a student
+    would learn that.
+
+    Raises:
+        UsageError: all rows are probabilities and `outputs` says logits, or the other way round, where
+            `scores` are the logarithms that were taken.
+    """
+    if outputs == "logits" and (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        raise UsageError(
+            f"{role}: gives probabilities, not logits: no output is negative and each sample's sum to 1",
+            hint='say outputs = "probabilities" under [teacher]',
+        )
+    if outputs == "probabilities" and not np.allclose(np.exp(scores).sum(axis=1), 1, atol=1e-2):
+        raise UsageError(
+            f"{role}: gives no probabilities: the outputs of a sample do not sum to 1",
+            hint='say outputs = "logits" under [teacher]',
+        )
 
 
 def refuse_guessing(role: str, predicted: NDArray[Any], labels: NDArray[np.int64]) -> None:

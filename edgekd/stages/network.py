@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekd.config import LabelTrainConfig, LossConfig
 from edgekd.nodes import Node
 from edgekd.objective import Objective
 from edgekd.stages import saved
 from edgekd.stages.context import Context
-from edgekd.stages.guessing import refuse_guessing
+from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
 from edgekd.teachers.torch import load_checkpoint
 from edgekd.training import TrainingSet, fit, predict
 
@@ -36,11 +38,13 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             display=context.display,
             checkpoint=context.store.partial(node.stage, node.key),
         )
-    architecture = {"model": config["model"], "role": config["role"]}
+    architecture: dict[str, Any] = {key: config[key] for key in ("model", "role", "outputs") if key in config}
     result = saved.save(folder, module, context, architecture)
     val = context.task.splits["val"]
     assert val.labels is not None  # a task without them was refused
     predicted = predict(module, val.inputs, context.task.input_spec).argmax(axis=1)
     if config["train"] is None:
         refuse_guessing(config["role"], predicted, val.labels)
+    if config["role"] != "student":
+        refuse_probabilities(config["role"], np.load(folder / saved.TEST_SCORES), config["outputs"])
     return {**result, "history": history, "val_accuracy": float((predicted == val.labels).mean() * 100)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekd.nodes import Node
 from edgekd.stages.context import Context
-from edgekd.stages.teacher import of_entry
+from edgekd.stages.teacher import of_node
 from edgekd.teachers import cache
 
 
@@ -17,7 +17,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     task = context.task
     path = context.store.partial(node.stage, node.key) / "logits.npy"
     cache.build(
-        of_entry(context.parent(node, "teacher"), context),
+        of_node(node.parents["teacher"], context),
         task.splits["train"],
         task.input_spec,
         node.config["augment"],

@@ -23,6 +23,7 @@ from edgekd.prune import structured
 from edgekd.quantize import qat
 from edgekd.stages.context import Context
 from edgekd.store import Entry
+from edgekd.teachers.ensemble import TINY
 from edgekd.training import predict
 from edgekd.types import Task
 
@@ -36,6 +37,18 @@ def example_input(task: Task) -> Tensor:
     return torch.from_numpy(task.input_spec.preprocess(np.asarray(task.splits["train"].inputs[:1])))
 
 
+class LogOfProbabilities(nn.Module):
+    """A network that ends in a softmax, as one that gives logits."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logarithm of what the network gives: its softmax is the probabilities."""
+        return self.body(x).clamp_min(TINY).log()  # type: ignore[no-any-return]
+
+
 def fresh(config: dict[str, Any], context: Context, seed: int | None = None) -> nn.Module:
     """The network that a config names, its outputs checked against the task's classes.
 
@@ -46,6 +59,8 @@ def fresh(config: dict[str, Any], context: Context, seed: int | None = None) -> 
         module = context.object_of(config["role"])
     else:
         module = models.build(choice, context.task, context.seed if seed is None else seed)
+    if config.get("outputs") == "probabilities":
+        module = LogOfProbabilities(module)
     _check_outputs(module.eval(), config["role"], context.task)
     return module
 

@@ -1,4 +1,4 @@
-"""What a teacher says, whatever it is: a network, a file or a function."""
+"""What a teacher says, whatever it is: a network, a file, a function or several of them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,71 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgekd.fields import Plugin
+from edgekd.config import FunctionConfig
+from edgekd.errors import UsageError
 from edgekd.stages import saved
 from edgekd.stages.context import Context
-from edgekd.store import Entry
-from edgekd.teachers import Teacher
-from edgekd.teachers.file import open_file
+from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
+from edgekd.teachers import Teacher, ensemble, open_path
 from edgekd.teachers.function import open_function
 
+BATCH = 256
 
-def of_entry(entry: Entry, context: Context) -> Teacher:
-    """The teacher that a stage (network, onnx_file, teacher_file) left, on inputs (B, *shape)."""
-    if saved.ARCHITECTURE in entry.files:
-        module = saved.load(entry, context)
 
-        @torch.no_grad()
-        def network(x: NDArray[np.float32]) -> NDArray[np.float32]:
-            return module(torch.from_numpy(x)).numpy()  # type: ignore[no-any-return]
+def of_node(label: str, context: Context) -> Teacher:
+    """The teacher that a stage left, on inputs (B, *shape); its outputs are logits."""
+    node, entry = context.plan.node(label), context.entries[label]
+    if node.stage == "ensemble":
+        members = [of_node(parent, context) for role, parent in node.parents.items() if role != "data"]
+        return ensemble.combine(members, node.config["combine"], entry.result["weights"])
+    if node.stage == "file":
+        return of_source(entry.folder, entry.result, context)
+    module = saved.load(entry, context)
 
-        return network
-    if "model.onnx" in entry.files:
-        return open_file(entry.file("model.onnx"), context.task.input_spec.shape)
-    return of_source(entry.folder, entry.result, context)
+    @torch.no_grad()
+    def network(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return module(torch.from_numpy(x)).numpy()  # type: ignore[no-any-return]
+
+    return network
 
 
 def of_source(folder: Path, result: Mapping[str, Any], context: Context) -> Teacher:
-    """The teacher of a `teacher_file` stage by what it says of it: a file in `folder`, or a function."""
+    """The teacher of a `file` stage by what it says of it: a file in `folder`, or a function."""
     if result["function"] is not None:
-        chosen = Plugin.model_validate(result["function"])
-        return open_function(chosen.kind, chosen.options)
-    return open_file(folder / result["file"], context.task.input_spec.shape)
+        chosen = FunctionConfig.model_validate(result["function"], strict=False)
+        teacher = open_function(chosen.kind, chosen.options)
+    else:
+        teacher = open_path(folder / result["file"], context.task.input_spec.shape)
+    return teacher if result["outputs"] == "logits" else ensemble.logits_of(teacher)
+
+
+def prove(
+    folder: Path, shown: str, teacher: Teacher, context: Context, outputs: str = "logits"
+) -> Mapping[str, Any]:
+    """Runs a teacher on test and val; writes its test scores and returns its accuracy on val.
+
+    Raises:
+        UsageError: it gives another number of outputs than the task has classes, probabilities where
+            logits are due or the other way round, or knows nothing of the task.
+    """
+    found, on_val = (_outputs_on(name, teacher, context) for name in ("test", "val"))
+    if found.shape[1] != context.task.num_classes:
+        raise UsageError(
+            f"{shown}: gives {found.shape[1]} outputs, the task has {context.task.num_classes} classes"
+        )
+    if not shown.startswith("student"):
+        refuse_probabilities(shown, found, outputs)
+    labels = context.task.splits["val"].labels
+    assert labels is not None  # a task without them was refused
+    refuse_guessing(shown, on_val.argmax(axis=1), labels)
+    np.save(folder / saved.TEST_SCORES, found)
+    return {"val_accuracy": float((on_val.argmax(axis=1) == labels).mean() * 100)}
+
+
+def _outputs_on(split_name: str, teacher: Teacher, context: Context) -> NDArray[np.float32]:
+    task = context.task
+    raw = task.splits[split_name].inputs
+    starts = range(0, len(raw), BATCH)
+    shown = context.display.track(starts, f"teacher on {split_name}", len(starts))
+    parts = [teacher(task.input_spec.preprocess(np.asarray(raw[i : i + BATCH]))) for i in shown]
+    return np.concatenate(parts)

@@ -208,3 +208,47 @@ def test_layers_that_do_not_go_together_are_refused():
         state(losses.check(config), shapes)
     with pytest.raises(UsageError, match="must both give images"):
         value("attention", tensors(0, 4, 3), tensors(1, 4, 3), **LAYERS)
+
+
+def test_dist_of_a_constant_row_or_column_has_a_gradient_that_is_small():
+    student = torch.zeros(6, 4)
+    student[1:, 0] = torch.arange(5.0)
+    student[:, 3] = -40  # a class that all samples are alike in
+    student.requires_grad_(True)
+    value("dist", student, tensors(0, 6, 4).float()).backward()
+    assert torch.isfinite(student.grad).all() and student.grad.abs().max() < 10
+    constant, varied = torch.ones(1, 5), tensors(1, 1, 5).float()
+    assert dist.pearson_distance(constant, varied).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "k", "message"),
+    [
+        ("rkd_distance", 2, 4, "at least 3 samples a step, here are 2.*batch_size"),
+        ("rkd_angle", 2, 4, "at least 3 samples a step, here are 2.*batch_size"),
+        ("similarity", 1, 4, "at least 2 samples a step, here are 1.*batch_size"),
+        ("dkd", 4, 2, "at least 3 classes, here are 2.*choose another loss"),
+    ],
+)
+def test_too_few_to_say_anything(kind, n, k, message):
+    with pytest.raises(UsageError, match=f"loss '{kind}' needs {message}"):
+        value(kind, tensors(0, n, k), tensors(1, n, k), torch.zeros(n, dtype=torch.int64))
+
+
+def test_crd_needs_other_samples():
+    config = LossConfig.model_validate({"kind": "crd"})
+    with pytest.raises(UsageError, match="loss 'crd' needs at least 2 training samples"):
+        losses.load(config)[1](losses.check(config), Shapes((5,), (5,), {}, {}, 1, 0))
+
+
+def test_rkd_distance_of_samples_that_are_all_one_is_finite():
+    x = torch.zeros(4, 3, requires_grad=True)
+    value("rkd_distance", x, tensors(0, 4, 3).float()).backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_hints_of_different_shape_are_refused():
+    with pytest.raises(
+        UsageError, match=r"loss 'hint': the student gives \(4, 3, 2\), the teacher \(4, 3, 5\)"
+    ):
+        value("hint", tensors(0, 4, 3, 2), tensors(1, 4, 3, 5), **LAYERS)

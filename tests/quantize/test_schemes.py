@@ -100,7 +100,12 @@ def test_norms_after_arithmetic_stay():
 
 
 class Branches(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
     def forward(self, x):
+        x = self.norm(x)
         return x if x.sum() > 0 else -x
 
 
@@ -108,7 +113,10 @@ def test_a_forward_that_cannot_be_traced_is_said():
     with pytest.raises(
         ExportError, match=r"Branches: forward cannot be traced: .*\(avoid Python control flow"
     ):
-        fold_batch_norm(Branches())
+        fold_batch_norm(Branches(nn.BatchNorm1d(3)))
+    still = Branches(nn.LayerNorm(3))  # has nothing to fold, and need not be traced
+    x = torch.ones(2, 3)
+    assert torch.equal(fold_batch_norm(still)(x), still.eval()(x))
 
 
 def on_grid(x, scale, zero_point, low, high):

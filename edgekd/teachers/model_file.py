@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.errors import UsageError
+from edgekd.layouts import layout_for, to_layout
 from edgekd.runtimes import open_session
 from edgekd.teachers import Teacher
 
 RUNTIME_OF = {".onnx": "onnxruntime", ".tflite": "litert"}
 
 
-def open_file(path: Path, shape: tuple[int, ...]) -> Teacher:
+def open_path(path: Path, shape: tuple[int, ...]) -> Teacher:
     """What the file gives for model inputs (B, *shape): outputs (B, K).
 
     Images may lie in the file as (C, H, W) or as (H, W, C); a file with a fixed batch is fed
@@ -32,23 +32,10 @@ def open_file(path: Path, shape: tuple[int, ...]) -> Teacher:
     session = open_session(RUNTIME_OF[path.suffix], path, num_threads=os.cpu_count() or 1)
     fixed, *wanted = session.inputs[0].shape
 
-    def takes(candidate: tuple[int, ...]) -> bool:
-        pairs = zip(wanted, candidate, strict=True)
-        return len(wanted) == len(candidate) and all(a is None or a == b for a, b in pairs)
-
-    turned = (*shape[1:], shape[0]) if len(shape) == 3 else shape
-    if takes(shape):
-        last = False
-    elif takes(turned):
-        last = True
-    else:
-        raise UsageError(
-            f"{path.name}: takes inputs of shape {tuple(wanted)}, the task's samples are {shape}",
-            hint="the file does not fit the task",
-        )
+    layout = layout_for(tuple(wanted), shape, path.name)
 
     def teacher(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        fed = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if last else x
+        fed = to_layout(x, layout)
         if fixed is None:
             return session.run(fed)
         parts = []

@@ -1,0 +1,65 @@
+"""Networks from Keras files, on Keras' torch backend: no TensorFlow is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgekd.errors import UsageError
+from edgekd.layouts import layout_for
+
+
+class KerasNet(nn.Module):
+    """A Keras model on inputs (B, *shape); images are handed over as (H, W, C) where it wants them so."""
+
+    def __init__(self, body: nn.Module, turned: bool) -> None:
+        super().__init__()
+        self.body = body
+        self.turned = turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn, then the model."""
+        out: Tensor = self.body(x.permute(0, 2, 3, 1) if self.turned else x)
+        return out
+
+
+def build(input_shape: tuple[int, ...], num_classes: int, file: str) -> nn.Module:
+    """The network of a .keras file, with its weights.
+
+    Code in the file is not run: layers of one's own and Lambda layers are refused by Keras.
+
+    Raises:
+        UsageError: Keras is missing or on another backend, or the file does not load or fit.
+    """
+    keras = _keras()
+    try:
+        body = keras.models.load_model(Path(file), compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever it stumbled on
+        said = " ".join(str(error).split())[:300]
+        raise UsageError(f"{file}: Keras cannot load it: {type(error).__name__}: {said}") from error
+    if not isinstance(body.input_shape, tuple):
+        raise UsageError(f"{file}: takes {len(body.input_shape)} inputs, a network here takes one")
+    layout = layout_for(tuple(body.input_shape[1:]), input_shape, file)
+    return KerasNet(body, layout == "NHWC")
+
+
+def _keras() -> Any:
+    """Keras with torch behind it: the choice is made once a process, when it is imported."""
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "torch"
+        # Else it puts what it loads on the first GPU; where a network runs is decided in training.
+        os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
+    try:
+        import keras
+    except ImportError:
+        raise UsageError("a .keras file needs Keras", hint="pip install 'edgekd[keras]'") from None
+    if keras.backend.backend() != "torch":
+        raise UsageError(
+            f"Keras was imported on the backend {keras.backend.backend()!r} before",
+            hint="set KERAS_BACKEND=torch before it is imported",
+        )
+    return keras

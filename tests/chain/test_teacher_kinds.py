@@ -1,0 +1,205 @@
+"""Teachers of other libraries, alone and together, teach the digits student."""
+
+import json
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from runs import TINY
+from safetensors.torch import load_file
+from torch import nn
+
+import edgekd
+from edgekd.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def copied(finished, tmp_path_factory):
+    return finished.copy(tmp_path_factory.mktemp("kinds"))
+
+
+@pytest.fixture(scope="module")
+def own_scores(finished):
+    """Of the tiny run's own teacher, whose weights the others here have."""
+    (entry,) = finished.store.glob("network-*")
+    return np.load(entry / "test_scores.npy")
+
+
+@pytest.fixture(scope="module")
+def dense(finished):
+    """Weights (in, out) and biases of the tiny run's teacher: flatten, 64, 64, 10."""
+    (entry,) = finished.store.glob("network-*")
+    state = load_file(entry / "model.safetensors")
+    return [
+        (state[f"{name}.weight"].numpy().T, state[f"{name}.bias"].numpy())
+        for name in ("body.0", "body.2", "head")
+    ]
+
+
+def taught(copied, teacher, **more):
+    """What stands in the store of teacher and student afterwards."""
+    recipe = tomllib.loads(TINY) | {"teacher": teacher} | more
+    before = set(copied.store.glob("*-*"))
+    edgekd.compress(recipe, until="student", store=copied.store, workdir=copied.folder / "work")
+    found = {}
+    for folder in set(copied.store.glob("*-*")) - before:
+        found.setdefault(folder.name.partition("-")[0], []).append(folder)
+    return found
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())["result"]
+
+
+def scores(folder):
+    return np.load(folder / "test_scores.npy")
+
+
+def keras_net(dense, monkeypatch, last=None):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    import keras
+
+    net = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),  # images lie as Keras likes them
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, "relu"),
+            keras.layers.Dense(64, "relu"),
+            keras.layers.Dense(10, last),
+        ]
+    )
+    for layer, weights in zip(net.layers[1:], dense, strict=True):
+        layer.set_weights(weights)
+    return net
+
+
+@pytest.mark.parametrize("ends_in", ["logits", "probabilities"])
+def test_a_keras_file(copied, dense, own_scores, tmp_path, ends_in, monkeypatch):
+    net = keras_net(dense, monkeypatch, "softmax" if ends_in == "probabilities" else None)
+    net.save(tmp_path / "teacher.keras")
+    teacher = {"file": str(tmp_path / "teacher.keras")}
+    if ends_in == "probabilities":
+        with pytest.raises(UsageError, match=r'gives probabilities, not logits.*outputs = "probabilities"'):
+            taught(copied, teacher)
+        teacher["outputs"] = ends_in
+    else:
+        with pytest.raises(UsageError, match="gives no probabilities"):
+            taught(copied, teacher | {"outputs": "probabilities"})
+    found = taught(copied, teacher)
+    expected = own_scores
+    if ends_in == "probabilities":
+        expected = expected - np.log(np.exp(expected).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(scores(found["network"][0]), expected, atol=1e-3)
+    assert result(found["distill"][0])["val_accuracy"] > 40
+
+
+def test_a_keras_file_stands_beside_its_student(copied, dense, tmp_path, monkeypatch):
+    """It is a network of torch like others: it is exported and measured; its layers have no paths there."""
+    net = keras_net(dense, monkeypatch)
+    net.save(tmp_path / "teacher.keras")
+    recipe = tomllib.loads(TINY) | {"teacher": {"file": str(tmp_path / "teacher.keras")}}
+    recipe |= {"targets": ["x86-onnx"], "prune": None}
+    report = edgekd.compress(recipe, store=copied.store, workdir=tmp_path / "work")
+    assert report.teacher.not_exported is None
+    (teacher,) = [a for a in report.artifacts if a.role == "teacher_float"]
+    assert teacher.format == "onnx"
+    (target,) = [a for a in report.artifacts if a.role == "target"]
+    assert target.speedup_over_teacher is not None
+    hint = {"kind": "hint", "student_layer": "body.3", "teacher_layer": "hidden_2"}
+    recipe["distill"] |= {"losses": [{"kind": "cross_entropy"}, hint]}
+    with pytest.raises(
+        UsageError, match=r"teacher: there is no layer 'hidden_2'; the layers are: body \(10,\)"
+    ):
+        edgekd.compress(recipe, until="student", store=copied.store, workdir=tmp_path / "work")
+
+
+def test_a_tensorflow_saved_model(copied, dense, own_scores, tmp_path):
+    import tensorflow as tf
+
+    class Net(tf.Module):
+        def __init__(self):
+            self.layers = [(tf.Variable(w), tf.Variable(b)) for w, b in dense]
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 1), tf.float32, name="image")])
+        def __call__(self, image):
+            x = tf.reshape(image, (-1, 64))
+            for i, (weight, bias) in enumerate(self.layers):
+                x = x @ weight + bias
+                x = tf.nn.relu(x) if i < 2 else x
+            return {"scores": x}
+
+    net = Net()
+    tf.saved_model.save(net, str(tmp_path / "saved"), signatures={"serving_default": net.__call__})
+    found = taught(copied, {"file": str(tmp_path / "saved")})
+    np.testing.assert_allclose(scores(found["file"][0]), own_scores, atol=1e-3)
+    assert result(found["distill"][0])["val_accuracy"] > 40
+    assert result(found["file"][0])["size_bytes"] > 4 * (64 * 64 * 2 + 128 + 650)
+
+
+def test_a_hugging_face_folder(copied, tmp_path):
+    from sklearn.datasets import load_digits
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        num_labels=10,
+    )
+    torch.manual_seed(0)
+    net = ViTForImageClassification(config)
+    digits = load_digits()
+    x = torch.from_numpy(digits.images[:, None]).float()
+    x, y = (x - x.mean()) / x.std(), torch.from_numpy(digits.target)
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for step in range(150):
+        picked = torch.arange(step * 64, step * 64 + 64) % 500
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(pixel_values=x[picked]).logits, y[picked]).backward()
+        optimizer.step()
+    net.save_pretrained(tmp_path / "vit")
+    found = taught(copied, {"file": str(tmp_path / "vit")})
+    assert result(found["network"][0])["params"] == sum(p.numel() for p in net.parameters())
+    assert result(found["network"][0])["val_accuracy"] > 60
+    assert result(found["distill"][0])["val_accuracy"] > 30
+
+
+NETWORK = {"model": {"kind": "mlp", "hidden": [64, 64]}, "train": {"epochs": 4, "batch_size": 16}}
+OTHER = {"model": {"kind": "mlp", "hidden": [32]}, "train": {"epochs": 4, "batch_size": 16, "lr": 0.02}}
+
+
+def test_several_at_once(copied):
+    members = [NETWORK, OTHER]
+    found = taught(copied, {"members": members, "weights": "val_accuracy"})
+    first, second = found["network"]  # a member is the same stage under another name: its role is its own
+    (whole,) = found["ensemble"]
+    weights = [result(f)["val_accuracy"] for f in (first, second)]
+    small = result(first)["params"] < result(second)["params"]
+    w = [v / sum(weights) for v in weights]
+    if small:
+        first, second, w = second, first, w[::-1]
+    assert result(whole)["weights"] == pytest.approx(w)
+    parts = [np.exp(s) / np.exp(s).sum(axis=1, keepdims=True) for s in (scores(first), scores(second))]
+    np.testing.assert_allclose(np.exp(scores(whole)), w[0] * parts[0] + w[1] * parts[1], atol=1e-5)
+    assert result(found["distill"][0])["val_accuracy"] > 40
+
+
+def test_a_teacher_in_between(copied):
+    """Teacher, assistant, student: the assistant learns from the teacher, the student from the assistant."""
+    kd = {"epochs": 4, "batch_size": 16, "losses": [{"kind": "kd"}]}
+    between = {"model": {"kind": "mlp", "hidden": [48, 48]}, "distill": kd}
+    found = taught(copied, NETWORK, assistants=[between], distill=kd)
+    assistant, student = sorted(found["distill"], key=lambda f: -result(f)["params"])
+    # What the student is told is what the assistant says of the training samples.
+    ((_, outputs),) = [(f, np.load(f / "logits.npy")) for f in found["outputs"]]
+    state, example = load_file(assistant / "model.safetensors"), result(assistant)
+    assert outputs.shape[2] == len(state["head.bias"]) and example["params"] == 64 * 48 + 48 * 48 + 96 + 490
+    assert result(assistant)["val_accuracy"] > 40 and result(student)["val_accuracy"] > 40
+    direct = taught(copied, NETWORK, distill=kd)
+    (alone,) = direct["distill"]
+    assert result(alone)["history"] != result(student)["history"]
