@@ -80,7 +80,7 @@ def assemble(context: Context, folder: Path, host: Mapping[str, Any], policy: Ga
 
 def _assemble(made: Assembly) -> schema.Report:
     context, folder, policy = made.context, made.folder, made.policy
-    stages = [_stage(made, node) for node in context.plan.nodes if node.stage in NETWORK_STAGES]
+    stages = [_stage(made, node) for node in _in_the_chain(context.plan)]
     artifacts, measurements = _artifacts(made)
     report = _report(made, stages, artifacts, measurements)
     verdict = judge(report, folder, policy)
@@ -208,13 +208,9 @@ def _metric(made: Assembly, found: Predictions, margin_pp: float | None) -> sche
 def _stage(made: Assembly, node: Node) -> schema.StageRecord:
     entry = made.context.entries[node.label]
     found = made.baseline if node.label == made.baseline_label else _predictions(made.context, entry)
-    # The chain hangs under the teacher: a student starts a new network, but its drop is against the teacher.
-    parent = node.parents.get("network") or (
-        made.baseline_label if node.label != made.baseline_label else None
-    )
     return schema.StageRecord(
         id=node.label,
-        parent_id=parent,
+        parent_id=_parent(made, node),
         name=_name(node),
         targets=node.targets,
         params=entry.result["params"],
@@ -223,6 +219,29 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )
+
+
+def _in_the_chain(plan: Plan) -> list[Node]:
+    """Networks and files that come one from the other; what an ensemble is made of is none of them."""
+    members = {
+        label
+        for node in plan.nodes
+        if node.stage == "ensemble"
+        for role, label in node.parents.items()
+        if role != "data"
+    }
+    return [node for node in plan.nodes if node.stage in NETWORK_STAGES and node.label not in members]
+
+
+def _parent(made: Assembly, node: Node) -> str | None:
+    """What a stage hangs under: the network that it changed, or, of a new one, who taught it."""
+    if node.label == made.baseline_label:
+        return None
+    if (network := node.parents.get("network")) is not None:
+        return network
+    outputs = node.parents.get("outputs")
+    taught_by = node.parents.get("teacher") if outputs is None else made.plan.node(outputs).parents["teacher"]
+    return taught_by or made.baseline_label
 
 
 def _name(node: Node) -> str:

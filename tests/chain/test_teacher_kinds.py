@@ -203,3 +203,17 @@ def test_a_teacher_in_between(copied):
     direct = taught(copied, NETWORK, distill=kd)
     (alone,) = direct["distill"]
     assert result(alone)["history"] != result(student)["history"]
+
+
+def test_the_report_of_several_teachers_and_one_between(copied, tmp_path):
+    kd = {"epochs": 4, "batch_size": 16}
+    recipe = tomllib.loads(TINY) | {"teacher": {"members": [NETWORK, OTHER]}, "prune": None}
+    between = {"model": {"kind": "mlp", "hidden": [48, 48]}, "distill": kd}
+    recipe |= {"targets": ["x86-onnx"], "assistants": [between]}
+    report = edgekd.compress(recipe, store=copied.store, workdir=tmp_path)
+    chain = [(s.id, s.parent_id) for s in report.stages]
+    assert chain[:3] == [("teacher", None), ("assistant-1", "teacher"), ("student", "assistant-1")]
+    assert chain[3][1] == "student" and len(chain) == 4
+    assert "no network" in report.teacher.not_exported
+    steps = (tmp_path / "report.md").read_text()
+    assert steps.index("Assistant-1") < steps.index("Student, distilled")
