@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from edgekd.losses.logits import cross_entropy, kd
 from torch.utils.data import DataLoader, TensorDataset
 
+from edgekd.batches import TrainingSet
 from edgekd.config import TrainConfig
 from edgekd.models import resnet
 from edgekd.progress import QUIET
-from edgekd.training import TrainingSet, cpu_has_bf16, fit
+from edgekd.training import cpu_has_bf16, fit
 from edgekd.types import InputSpec, Split
 
 BATCH = 128

@@ -189,9 +189,11 @@ def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | Non
                 hint="use losses on outputs (kd, dkd, dist, mse), or give the teacher as a network",
             )
         return {"teacher": teacher} if needed == "layers" else {}
-    views = config.views if config.augment else 1
-    settings = {"augment": list(config.augment), "views": views}
-    label = f"{teacher}-outputs" + "".join(f"-{name}" for name in config.augment) + f"-{views}"
+    mixed = {name: alpha for name, alpha in config.mix.model_dump().items() if alpha is not None}
+    views = config.views if config.augment or mixed else 1
+    settings = {"augment": list(config.augment), "mix": config.mix.model_dump(), "views": views}
+    names = [*config.augment, *(f"{name}_{alpha:g}" for name, alpha in mixed.items())]
+    label = f"{teacher}-outputs" + "".join(f"-{name}" for name in names) + f"-{views}"
     return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}
 
 

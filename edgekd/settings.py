@@ -35,6 +35,19 @@ class ModelConfig(Plugin):
         return ":" in self.kind or self.kind in ("object", "keras", "hugging_face")
 
 
+class MixConfig(Strict):
+    """Mixing of samples in pairs, labels and the teacher's view alike; of both, each sample draws one."""
+
+    mixup: float | None = Field(default=None, gt=0, description="alpha of the share: blend two samples")
+    cutmix: float | None = Field(
+        default=None, gt=0, description="alpha of the area: paste a box of another image"
+    )
+
+    def __bool__(self) -> bool:
+        """Whether anything is mixed."""
+        return self.mixup is not None or self.cutmix is not None
+
+
 class TrainConfig(Strict):
     """One training run."""
 
@@ -62,6 +75,15 @@ class TrainConfig(Strict):
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
     augment: tuple[Literal["crop", "flip"], ...] = Field(
         default=(), strict=False, description="random shift by up to 2 pixels in 28, mirror"
+    )
+    mix: MixConfig = Field(default=MixConfig(), description="mixup, cutmix or both")
+    patience: Positive | None = Field(
+        default=None,
+        description="stop after so many epochs without a better accuracy on val, and keep the best weights",
+    )
+    on_nan: Literal["stop", "halve_lr"] = Field(
+        default="stop",
+        description="halve_lr: go back to the last good epoch with half the rate, three times at most",
     )
     precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
         default="auto", description="auto: bf16 where the processor gains from it"
@@ -184,6 +206,8 @@ class DistillConfig(TrainConfig):
         for progress, when in ((0.0, "at the start"), (1.0, "at the end")):
             if not any(value_at(loss.weight, progress) for loss in self.losses):
                 raise ValueError(f"the weights of all losses are 0 {when}")
+        if self.mix and any(loss.kind == "dkd" for loss in self.losses):
+            raise ValueError("the loss dkd is about one true class: it does not go with mix")
         return self
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from edgekd.errors import UsageError
 from edgekd.muon import Muon, kernels, orthogonalised
-from edgekd.training import make_optimizer
+from edgekd.optimizers import make_optimizer
 
 
 def quintic(values):

@@ -1,5 +1,6 @@
 import copy
 import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -9,15 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import SPEC, TABLE, images, inputs, quiet, split, tiny_resnet, train_config
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from edgekd import augment, training
+from edgekd import augment, checkpoints, training
+from edgekd.batches import TrainingSet, normalise
 from edgekd.config import LossConfig
 from edgekd.errors import TrainingError
 from edgekd.losses import Shapes
 from edgekd.objective import Objective
-from edgekd.training import TrainingSet, fit, learning_rate, make_optimizer, normalise, predict
+from edgekd.optimizers import learning_rate, make_optimizer
+from edgekd.training import fit, predict
 
 
 def rows(n=35):
@@ -241,7 +245,7 @@ def test_epochs_done_are_not_done_again(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not again.training
     # Only the last state is kept.
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["epoch-3.safetensors", "history.json"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["epoch-3.safetensors", "state.json"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -249,7 +253,7 @@ def test_killed_while_a_checkpoint_is_written_goes_on_to_the_same_weights(tmp_pa
     data, config = table(), train_config()
     whole, killed, resumed = mlp(0.5), mlp(0.5), mlp(0.5)
     run(whole, data, config, tmp_path / "whole")
-    written = training.write_atomic
+    written = checkpoints.write_atomic
 
     def dies(path, content):
         if when == "after":
@@ -258,7 +262,7 @@ def test_killed_while_a_checkpoint_is_written_goes_on_to_the_same_weights(tmp_pa
             raise Stop
         written(path, content)
 
-    monkeypatch.setattr(training, "write_atomic", dies)
+    monkeypatch.setattr(checkpoints, "write_atomic", dies)
     with pytest.raises(Stop):
         run(killed, data, config, tmp_path / "killed")
     monkeypatch.undo()
@@ -516,3 +520,141 @@ def test_a_killed_run_keeps_its_average(tmp_path):
     run(resumed, data, config, tmp_path / "killed")
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def watched(accuracies, monkeypatch):
+    """Scores on val such that the epochs have these accuracies, in order."""
+    left = iter(accuracies)
+
+    def scores(module, inputs, spec, device="cpu"):
+        right = round(next(left) / 100 * len(inputs))
+        labels = split(inputs).labels
+        answers = np.where(np.arange(len(inputs)) < right, labels, (labels + 1) % 5)
+        return np.eye(5)[answers]
+
+    monkeypatch.setattr(training, "predict", scores)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_training_stops_where_val_gets_no_better_and_keeps_the_best(tmp_path, monkeypatch, ema):
+    """Best at epoch 3; two epochs later it is over: the weights are those of three epochs of the five."""
+    data = replace(table(), val=split(rows(20)))
+    config = train_config(epochs=8, patience=2, ema_decay=ema)
+    watched([40, 50, 60, 55, 60, 90], monkeypatch)
+    found = mlp()
+    history = run(found, data, config, tmp_path / "a")
+    assert [h["val_accuracy"] for h in history] == pytest.approx([40, 50, 60, 55, 60])
+    # A run that is killed after the third of the same eight epochs has those weights as its last.
+    expected, calls = mlp(), 0
+
+    def dies(logits, labels, _):
+        nonlocal calls
+        calls += 1
+        if calls > 12:
+            raise Stop
+        return cross_entropy(logits, labels)
+
+    watched([40, 50, 60], monkeypatch)
+    with pytest.raises(Stop):
+        run(expected, data, config, tmp_path / "b", dies)
+    kept = load_file(tmp_path / "b" / "epoch-3.safetensors")
+    of = "model." if ema is None else "average.module."
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, kept[of + name]), name
+
+
+def test_a_killed_run_remembers_how_long_it_has_waited(tmp_path, monkeypatch):
+    data, calls = replace(table(), val=split(rows(20))), 0
+    config = train_config(epochs=8, patience=2)
+    accuracies = [40, 60, 50, 55, 90]
+    watched(accuracies, monkeypatch)
+    whole, killed, resumed = mlp(), mlp(), mlp()
+    expected = run(whole, data, config, tmp_path / "whole")
+
+    def dies(logits, labels, _):
+        nonlocal calls
+        calls += 1
+        if calls > 13:
+            raise Stop
+        return cross_entropy(logits, labels)
+
+    watched(accuracies, monkeypatch)
+    with pytest.raises(Stop):
+        run(killed, data, config, tmp_path / "killed", dies)
+    watched(accuracies[3:], monkeypatch)
+    assert run(resumed, data, config, tmp_path / "killed") == expected
+    assert len(expected) == 4
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def bad_once_at(*calls_of):
+    calls = 0
+
+    def loss(logits, labels, _):
+        nonlocal calls
+        calls += 1
+        return cross_entropy(logits, labels) * (math.nan if calls in calls_of else 1.0)
+
+    return loss
+
+
+def test_after_a_nan_the_last_good_epoch_goes_on_with_half_the_rate(tmp_path):
+    """Four steps an epoch: the seventh step is bad, so the second epoch is done again, by hand."""
+    found, expected, data = mlp(), mlp(), table()
+    config = train_config(on_nan="halve_lr")
+    history = run(found, data, config, tmp_path / "a", bad_once_at(7))
+    rates = [0.05 / 3, 0.1 / 3] + [0.025 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]
+    sgd_by_hand(expected, data, 3, 8, rates[:4] + [rate / 2 for rate in rates[4:]])
+    for name, value in expected.state_dict().items():
+        np.testing.assert_allclose(found.state_dict()[name], value, atol=1e-6, err_msg=name)
+    assert [h["lr"] for h in history] == pytest.approx([rates[3], rates[7] / 2, rates[11] / 2])
+
+
+def test_a_nan_in_the_first_epoch_starts_again(tmp_path):
+    found, expected, data = mlp(), mlp(), table()
+    run(found, data, train_config(on_nan="halve_lr"), tmp_path / "a", bad_once_at(2))
+    run(expected, data, train_config(lr=train_config().lr / 2), tmp_path / "b")
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
+
+
+def test_nan_again_and_again_is_an_error_and_the_good_epochs_are_kept(tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at epoch 2, step 1, with 1/8 of the rate \(lower lr"
+    ):
+        run(mlp(), table(), train_config(on_nan="halve_lr"), tmp_path / "a", bad_once_at(5, 6, 7, 8))
+    state = json.loads((tmp_path / "a" / "state.json").read_text())
+    assert len(state["history"]) == 1 and state["rate_scale"] == 1 / 8
+    assert (tmp_path / "a" / "epoch-1.safetensors").is_file()
+
+
+def test_what_a_loss_learns_is_clipped_too(tmp_path):
+    """The regressor's gradient counts for the norm: all that moves, moves by the clipped length."""
+    logits = np.random.default_rng(1).normal(size=(1, 8, 5)).astype(np.float16)
+    terms = [LossConfig.model_validate({"kind": "mse", "projection": True})]
+    torch.manual_seed(0)
+    objective = Objective(terms, "fixed", Shapes((5,), (5,), {}, {}, 8, 0))
+    net = nn.Sequential(nn.Linear(6, 5))
+    before = [p.detach().clone() for p in (*net.parameters(), *objective.parameters())]
+    assert len(before) > 2
+    data = TrainingSet(split(rows(8)), TABLE, logits, 1, 0)
+    config = train_config(epochs=1, lr=1.0, weight_decay=0.0, warmup_epochs=0, grad_clip=1e-3)
+    fit(net, data, objective, config, what="s", display=quiet(), checkpoint=tmp_path)
+    after = [p.detach() for p in (*net.parameters(), *objective.parameters())]
+    moved = sum(float(((a - b) ** 2).sum()) for a, b in zip(after, before, strict=True))
+    assert math.sqrt(moved) == pytest.approx(1.9e-3, rel=1e-3)
+
+
+def test_each_epoch_is_told(tmp_path):
+    told = []
+    objective = Objective([LossConfig(kind="cross_entropy")], "fixed", None)
+    history = fit(
+        mlp(),
+        table(),
+        objective,
+        train_config(),
+        what="student",
+        display=quiet(),
+        checkpoint=tmp_path,
+        watch=lambda what, epochs: told.append((what, [dict(e) for e in epochs])),
+    )
+    assert told == [("student", history[:n]) for n in (1, 2, 3)]

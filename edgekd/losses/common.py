@@ -27,6 +27,8 @@ class Batch:
         student_layers: activations (B, ...) by module path, of the layers that losses name.
         teacher_layers: the same of the teacher.
         progress: share of the training that is done, from 0 to 1.
+        other_labels: (B,) of the samples that are mixed in, or None where nothing is.
+        shares: (B,) of `labels` in the mixture, the rest being the others'.
     """
 
     student: Tensor
@@ -36,6 +38,8 @@ class Batch:
     student_layers: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_layers: Mapping[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0
+    other_labels: Tensor | None = None
+    shares: Tensor | None = None
 
     def outputs(self) -> tuple[Tensor, Tensor]:
         """Student's and teacher's outputs, (B, K) and (B, K')."""

@@ -24,9 +24,16 @@ class Options(Strict):
 def loss(batch: Batch, options: Options, state: None = None) -> Tensor:
     """-mean log softmax(student)[label], the label smoothed: (1 - s) onehot + s / K.
 
-    Shapes (B, K) and (B,). Label smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
+    Of mixed samples both labels count, each by its share. Shapes (B, K) and (B,).
+    Label smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
     """
     import torch.nn.functional as F
 
     assert batch.labels is not None  # checked where the stage starts
-    return F.cross_entropy(batch.student, batch.labels, label_smoothing=options.smoothing)
+    if batch.shares is None or batch.other_labels is None:
+        return F.cross_entropy(batch.student, batch.labels, label_smoothing=options.smoothing)
+    own, others = (
+        F.cross_entropy(batch.student, labels, label_smoothing=options.smoothing, reduction="none")
+        for labels in (batch.labels, batch.other_labels)
+    )
+    return (batch.shares * own + (1 - batch.shares) * others).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Context:
         display: shows progress.
         objects: teacher, student and task passed from Python, by role.
         entries: label -> result of every stage that is done.
+        watch: told the epochs of a training so far, after each.
     """
 
     plan: Plan
@@ -38,6 +39,7 @@ class Context:
     display: Display
     objects: Mapping[str, Any] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
+    watch: Callable[[str, Sequence[Mapping[str, float]]], None] = lambda what, history: None
 
     @property
     def seed(self) -> int:

@@ -11,13 +11,14 @@ from torch import nn
 
 from edgekd import losses
 from edgekd.activations import check_paths, shapes_of
+from edgekd.batches import TrainingSet
 from edgekd.config import DistillConfig
 from edgekd.losses import Shapes
 from edgekd.nodes import Node
 from edgekd.objective import Objective
 from edgekd.stages import saved
 from edgekd.stages.context import Context
-from edgekd.training import TrainingSet, fit
+from edgekd.training import fit
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -68,6 +69,7 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         student_layers,
         teacher_layers,
         seed,
+        task.splits["val"],
     )
     return fit(
         module,
@@ -77,4 +79,5 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         what=node.label,
         display=context.display,
         checkpoint=context.store.partial(node.stage, node.key),
+        watch=context.watch,
     )

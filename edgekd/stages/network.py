@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.batches import TrainingSet
 from edgekd.config import LabelTrainConfig, LossConfig
 from edgekd.nodes import Node
 from edgekd.objective import Objective
@@ -15,7 +16,7 @@ from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
 from edgekd.teachers.torch import load_checkpoint
-from edgekd.training import TrainingSet, fit, predict
+from edgekd.training import fit, predict
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -28,7 +29,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config["train"] is not None:
         train = LabelTrainConfig.model_validate(config["train"])
         labels = LossConfig.model_validate({"kind": "cross_entropy", "smoothing": train.label_smoothing})
-        data = TrainingSet(context.task.splits["train"], context.task.input_spec, None, 1, context.seed)
+        splits, spec = context.task.splits, context.task.input_spec
+        data = TrainingSet(splits["train"], spec, None, 1, context.seed, val=splits["val"])
         history = fit(
             module,
             data,
@@ -37,6 +39,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             what=node.label,
             display=context.display,
             checkpoint=context.store.partial(node.stage, node.key),
+            watch=context.watch,
         )
     architecture: dict[str, Any] = {key: config[key] for key in ("model", "role", "outputs") if key in config}
     result = saved.save(folder, module, context, architecture)

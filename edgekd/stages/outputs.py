@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekd.config import MixConfig
 from edgekd.nodes import Node
 from edgekd.stages.context import Context
 from edgekd.stages.teacher import of_node
@@ -21,6 +22,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         task.splits["train"],
         task.input_spec,
         node.config["augment"],
+        MixConfig.model_validate(node.config["mix"]),
         views=node.config["views"],
         num_classes=task.num_classes,
         seed=context.seed,

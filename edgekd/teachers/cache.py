@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from edgekd import augment
+from edgekd.batches import View
+from edgekd.config import MixConfig
 from edgekd.errors import TrainingError
 from edgekd.progress import Display
 from edgekd.store import reserved_memmap, write_atomic
 from edgekd.teachers import Teacher
-from edgekd.training import EVAL_BATCH, normalise
+from edgekd.training import EVAL_BATCH
 from edgekd.types import InputSpec, Split
 
 BATCHES_A_SYNC = 20
 
 
-@torch.no_grad()
 def build(
     teacher: Teacher,
     split: Split,
     spec: InputSpec,
     names: Sequence[str],
+    mix: MixConfig,
     *,
     views: int,
     num_classes: int,
@@ -53,12 +53,9 @@ def build(
     total, starts, drawn_for = len(starts), starts[done:], None
     for view, start in display.track(starts, "teacher outputs", len(starts)):
         if view != drawn_for:
-            params = torch.from_numpy(augment.draw(len(split), names, spec.shape, seed, view))
-            drawn_for = view
+            seen, drawn_for = View(split, spec, names, mix, seed, view), view
         stop = min(start + EVAL_BATCH, len(split))
-        # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
-        raw = torch.from_numpy(np.array(split.inputs[start:stop], order="C"))
-        x = normalise(augment.apply(raw, params[start:stop], spec.raw_range[0]), spec)
+        x = seen.inputs(np.arange(start, stop))
         with np.errstate(over="ignore"):  # what is too large for fp16 is refused below
             logits = teacher(x.numpy()).astype(np.float16)
         if not np.isfinite(logits).all():

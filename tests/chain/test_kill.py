@@ -20,7 +20,7 @@ def wait_for(condition, process, seconds=240):
 
 # In the middle of training, of exporting, of measuring: a checkpoint, a temporary folder, an entry.
 MOMENTS = {
-    "after the first epoch of distillation": ".partial/distill-*/history.json",
+    "after the first epoch of distillation": ".partial/distill-*/state.json",
     "while an artifact is written": ".tmp/export-*/*",
     "while latency is measured": ".tmp/measure-*",
 }

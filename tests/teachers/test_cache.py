@@ -1,19 +1,34 @@
 import numpy as np
 import pytest
 import torch
-from nets import SPEC, TABLE, images, outputs, quiet, run_python, split, tiny_resnet
+from nets import SPEC, TABLE, images, outputs, quiet, run_python, split, tiny_resnet, train_config
 from torch import nn
 
+from edgekd.batches import TrainingSet, steps
+from edgekd.config import MixConfig
 from edgekd.errors import TrainingError
 from edgekd.teachers import cache
 
+NONE = MixConfig()
 
-def build(teacher, data, path, names=("crop", "flip"), views=1, seed=0, spec=SPEC):
+
+def build(teacher, data, path, names=("crop", "flip"), views=1, seed=0, spec=SPEC, mix=NONE):
     @torch.no_grad()
     def asked(x):
         return teacher(torch.from_numpy(x)).numpy()
 
-    cache.build(asked, data, spec, names, views=views, num_classes=5, seed=seed, path=path, display=quiet())
+    cache.build(
+        asked,
+        data,
+        spec,
+        names,
+        mix,
+        views=views,
+        num_classes=5,
+        seed=seed,
+        path=path,
+        display=quiet(),
+    )
     return np.load(path, allow_pickle=False)
 
 
@@ -48,6 +63,20 @@ def test_without_augmentation_the_view_is_the_sample(tmp_path):
     found = build(teacher, data, tmp_path / "logits.npy", names=())
     expected = outputs(teacher, SPEC.preprocess(data.inputs)).astype(np.float16)
     np.testing.assert_allclose(found[0].astype(float), expected.astype(float), rtol=2**-10, atol=1e-4)
+
+
+@pytest.mark.parametrize("mix", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_a_cached_view_is_the_teacher_on_what_the_student_sees(tmp_path, mix):
+    """Epoch by epoch, sample by sample: mixed with the same partners, moved the same way."""
+    teacher, data, chosen = tiny_resnet().eval(), split(images(300)), MixConfig(**mix)
+    found = build(teacher, data, tmp_path / "logits.npy", views=2, seed=5, mix=chosen)
+    config = train_config(augment=("crop", "flip"), batch_size=64, mix=chosen)
+    seen = TrainingSet(data, SPEC, found, 2, 5, order_seed=99)
+    for epoch in range(3):
+        for step in steps(seen, config, epoch):
+            with torch.no_grad():
+                expected = teacher(step.inputs).half().float()
+            np.testing.assert_allclose(step.teacher, expected, atol=2e-3)
 
 
 def test_tables_are_cached_too(tmp_path):
@@ -119,12 +148,13 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 import nets
+from edgekd.config import MixConfig
 from edgekd.errors import StoreError
 from edgekd.store import Store
 from edgekd.teachers import cache
 rows = nets.split(np.zeros((100, 6), np.float32))
 def make(folder):
-    cache.build(torch.nn.Linear(6, 5), rows, nets.TABLE, (), views=3000, num_classes=5, seed=0,
+    cache.build(torch.nn.Linear(6, 5), rows, nets.TABLE, (), MixConfig(), views=3000, num_classes=5, seed=0,
                 path=folder / "logits.npy", display=nets.quiet())
 try:
     Store(Path(sys.argv[1])).put("outputs", "a" * 64, make)

@@ -1,0 +1,148 @@
+"""What a training stage sees, step by step: samples as augmentation and mixing leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgekd import augment, mixing
+from edgekd.config import MixConfig, TrainConfig
+from edgekd.types import InputSpec, Split
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Samples to train on.
+
+    Attributes:
+        split: raw samples and labels.
+        spec: how they are prepared.
+        teacher: cached teacher logits (views, N, classes), or None.
+        views: augmented views to cycle through; without a teacher every epoch has one of its own.
+        seed: of augmentation: the views that the teacher saw.
+        live: the teacher itself, where losses look into it; then it sees every batch and `teacher` is None.
+        student_layers: module paths in the student that losses name.
+        teacher_layers: the same in the live teacher.
+        order_seed: of the order of samples and of what else is drawn; `seed` if left out.
+        val: samples on which training that stops early is watched.
+    """
+
+    split: Split
+    spec: InputSpec
+    teacher: NDArray[np.float16] | None
+    views: int
+    seed: int
+    live: nn.Module | None = None
+    student_layers: tuple[str, ...] = ()
+    teacher_layers: tuple[str, ...] = ()
+    order_seed: int | None = None
+    val: Split | None = None
+
+    def draw(self, *entropy: int) -> np.random.Generator:
+        """A generator of its own for each epoch and purpose."""
+        return np.random.default_rng([self.seed if self.order_seed is None else self.order_seed, *entropy])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's samples.
+
+    Attributes:
+        inputs: model inputs (B, *shape).
+        picked: (B,) places in the split.
+        labels: (B,), or None.
+        other_labels: (B,) of the samples that are mixed in, or None.
+        shares: (B,) of `labels`, the rest being the others'; None where nothing is mixed.
+        teacher: cached outputs (B, K), or None.
+    """
+
+    inputs: Tensor
+    picked: Tensor
+    labels: Tensor | None
+    other_labels: Tensor | None
+    shares: Tensor | None
+    teacher: Tensor | None
+
+
+class View:
+    """All samples of a split in one view: what the teacher's cache was built on and the student sees."""
+
+    def __init__(
+        self, split: Split, spec: InputSpec, names: Sequence[str], mix: MixConfig, seed: int, view: int
+    ) -> None:
+        self._split, self._spec = split, spec
+        self._params = torch.from_numpy(augment.draw(len(split), names, spec.shape, seed, view))
+        self.pairs = mixing.draw(mix, len(split), spec.shape, seed, view) if mix else None
+
+    def inputs(self, picked: NDArray[np.int64]) -> Tensor:
+        """Model inputs (B, *shape) of the samples at `picked`."""
+        x = self._augmented(picked)
+        if self.pairs is None:
+            return x
+        mixed = mixing.apply(x, self._augmented(self.pairs.partners[picked]), self.pairs, picked)
+        return mixed.contiguous(memory_format=torch.channels_last) if mixed.dim() == 4 else mixed
+
+    def _augmented(self, picked: NDArray[np.int64]) -> Tensor:
+        # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
+        raw = torch.from_numpy(np.ascontiguousarray(self._split.inputs[picked]))
+        return normalise(augment.apply(raw, self._params[picked], self._spec.raw_range[0]), self._spec)
+
+
+def normalise(raw: Tensor, spec: InputSpec) -> Tensor:
+    """Raw samples (B, *shape) to model inputs; the torch twin of `InputSpec.preprocess`."""
+    along = (1, -1) + (1,) * (len(spec.shape) - 1)
+    mean = torch.tensor(spec.mean, device=raw.device).reshape(along)
+    std = torch.tensor(spec.std, device=raw.device).reshape(along)
+    x = (raw.float() / spec.scale - mean) / std
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def steps_of(split: Split, config: TrainConfig, processes: int = 1) -> int:
+    """Steps an epoch; the last, smaller batch is left out: the next epoch's order differs."""
+    return len(split) // _whole(split, config, processes)
+
+
+def _whole(split: Split, config: TrainConfig, processes: int) -> int:
+    """Samples of a step over all processes."""
+    return min(config.batch_size * processes, len(split))
+
+
+def steps(
+    data: TrainingSet, config: TrainConfig, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Step]:
+    """The steps of one epoch.
+
+    Args:
+        data: what to draw from.
+        config: batch size (of one process), augmentation, mixing.
+        epoch: from 0; chooses order and view.
+        rank: of this process, of `processes`, which share each step's samples between them.
+        processes: as many as train together.
+    """
+    split = data.split
+    view = epoch % data.views if data.teacher is not None else epoch
+    seen = View(split, data.spec, config.augment, config.mix, data.seed, view)
+    order = data.draw(epoch, 1).permutation(len(split))
+    size = _whole(split, config, processes)
+    for step in range(steps_of(split, config, processes)):
+        picked = np.sort(order[step * size : (step + 1) * size])  # in order: memory-mapped files like it
+        if processes > 1:
+            picked = picked[rank::processes][: size // processes]
+        teacher = None
+        if data.teacher is not None:
+            teacher = torch.from_numpy(np.asarray(data.teacher[view][picked], np.float32))
+        shares, others = None, None
+        if seen.pairs is not None:
+            shares = torch.from_numpy(seen.pairs.shares[picked])
+            others = _labels(split, seen.pairs.partners[picked])
+        labels = _labels(split, picked)
+        yield Step(seen.inputs(picked), torch.from_numpy(picked), labels, others, shares, teacher)
+
+
+def _labels(split: Split, picked: NDArray[np.int64]) -> Tensor | None:
+    return None if split.labels is None else torch.from_numpy(np.ascontiguousarray(split.labels[picked]))
