@@ -39,7 +39,7 @@ $(VENV)/compress.done: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/compress.done
-	$(PIP) -e '.[compress,dev,keras,tensorflow,text]'
+	$(PIP) -e '.[compress,dev,keras,tensorflow,text,tracking]'
 	touch $@
 
 clean:

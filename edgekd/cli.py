@@ -53,6 +53,9 @@ def run(
     until: Annotated[str | None, typer.Option(help="Stop after this stage; nothing is judged.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: key=value.")] = None,
     max_drop: MaxDrop = None,
+    log_to: Annotated[
+        list[str] | None, typer.Option(help="tensorboard or mlflow, beside the workdir's logs/*.csv.")
+    ] = None,
     json_: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -71,6 +74,7 @@ def run(
         overrides=overrides,
         max_drop_pp=max_drop,
         until=until,
+        log_to=log_to or (),
         show=not json_,
     )
     if report is not None:

@@ -53,6 +53,10 @@ class TrainingError(EdgeKDError):
     exit_code = 4
 
 
+class TrackingError(EdgeKDError):
+    """A tracking server does not take what it is sent."""
+
+
 class ExportError(EdgeKDError):
     """A model holds something that the target's format cannot express."""
 

@@ -68,6 +68,12 @@ class Node:
     key: str
     targets: tuple[str, ...] = ()
 
+    @property
+    def trainings(self) -> list[Mapping[str, Any]]:
+        """The settings of what is trained here: none where weights are loaded or scales measured."""
+        sections = [self.config.get(name) for name in ("train", "distill", "prune", "quantize")]
+        return [s for s in sections if isinstance(s, Mapping) and s.get("method") != "ptq"]
+
 
 @dataclass(frozen=True)
 class Emission:

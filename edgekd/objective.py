@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from edgekd import losses
@@ -101,13 +102,18 @@ class Objective(nn.Module):
 
     def _norm(self, i: int, value: Tensor, parameters: Sequence[nn.Parameter]) -> float:
         found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        gradients = [g.float().norm() for g in found if g is not None]
+        gradients = [g.detach().float() for g in found if g is not None]
         if not gradients:
             raise UsageError(
                 f"loss {self.names[i]!r} does not depend on any weight of the student that is trained",
                 hint='name a later layer, or choose another weighting than "gradient_norm"',
             )
-        return float(torch.stack(gradients).norm())
+        if dist.is_available() and dist.is_initialized():
+            # Of the whole step, of which this process has seen a part.
+            for gradient in gradients:
+                dist.all_reduce(gradient)
+                gradient /= dist.get_world_size()
+        return float(torch.stack([gradient.norm() for gradient in gradients]).norm())
 
 
 def _names(kinds: Sequence[str]) -> tuple[str, ...]:

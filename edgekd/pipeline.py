@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import importlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import config as configs
+from edgekd import processes
 from edgekd.assemble import assemble, with_verdict
 from edgekd.config import CalibrationPolicy, GateConfig, Recipe, Target
 from edgekd.devices.local import host_info
@@ -23,8 +22,10 @@ from edgekd.plan import make_plan
 from edgekd.progress import QUIET, Display, chatter_to
 from edgekd.report.files import write
 from edgekd.report.schema import Report, parse
+from edgekd.running import run_stages
 from edgekd.stages.context import Context
 from edgekd.store import Store, lock_workdir, write_atomic
+from edgekd.tracking import Tracker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,9 +49,13 @@ def compress(
     overrides: Mapping[str, Any] | None = None,
     max_drop_pp: float | None = None,
     until: str | None = None,
+    log_to: Sequence[str] = (),
     show: bool = False,
 ) -> Report | None:
     """Runs the whole chain and returns the report, verdict included.
+
+    In processes that were started together (torchrun) all train; the first alone does the rest, and
+    the others return None.
 
     Args:
         recipe: name or path of a recipe, its keys as a mapping, or a `Recipe`.
@@ -64,6 +69,7 @@ def compress(
         overrides: dotted recipe keys to values.
         max_drop_pp: another margin for the gate.
         until: name of the last stage to run; then nothing is judged and None is returned.
+        log_to: "tensorboard", "mlflow" or both: where losses and metrics go beside workdir/logs/*.csv.
         show: whether to show progress on the terminal.
 
     Raises:
@@ -79,16 +85,22 @@ def compress(
     fingerprints = {role: _fingerprint(role, value) for role, value in objects.items()}
     host = host_info()
     plan = make_plan(chosen, profiles, policy, kept, host, fingerprints)
+    if processes.rank() > 0:
+        with kept.in_use(), chatter_to(folder / f"run-{processes.rank()}.log"):
+            run_stages(Context(plan, kept, QUIET, objects), until)
+        return None
     with lock_workdir(folder), kept.in_use():
         with chatter_to(folder / "run.log") as screen:
+            tracker = Tracker(folder, chosen.model_dump(mode="json"), log_to)
             with Display(screen) if show else QUIET as display:
-                context = Context(plan, kept, display, objects)
+                context = Context(plan, kept, display, objects, watch=tracker.epochs)
                 run_stages(context, until)
         if until is not None:
             return None
         write_atomic(folder / RUN_FILE, json.dumps(_run_record(plan, host, kept), indent=1, sort_keys=True))
         report = assemble(context, folder, host, chosen.gate)
         write(report, folder)
+    tracker.verdict(report)
     return report
 
 
@@ -197,55 +209,6 @@ def _source_of(kind: type) -> str:
         return ""  # a class made at a prompt has no source; its tensors still tell it apart
 
 
-def run_stages(context: Context, until: str | None = None) -> None:
-    """Runs every node of the plan that the store does not have yet, in order.
-
-    Raises:
-        UsageError: `until` names no stage of this plan.
-    """
-    nodes = context.plan.nodes
-    if until is not None:
-        last = [i for i, n in enumerate(nodes) if until in (n.label, n.stage)]
-        if not last:
-            names = ", ".join(dict.fromkeys(n.stage for n in nodes))
-            raise UsageError(f"--until {until!r}: no such stage in this recipe", hint=f"stages: {names}")
-        nodes = nodes[: last[-1] + 1]
-    stored = {node.label: context.store.get(node.stage, node.key) for node in nodes}
-    if found := [label for label, entry in stored.items() if entry is not None]:
-        context.display.line(f"from earlier runs: {'all' if len(found) == len(nodes) else ', '.join(found)}")
-    for node in nodes:
-        entry = stored[node.label]
-        if entry is None:
-            shared = not node.targets or len(node.targets) == len(context.plan.targets)
-            context.display.line(
-                f"[bold]{node.label}[/]" + ("" if shared else f" for {', '.join(node.targets)}")
-            )
-            entry = context.store.put(
-                node.stage,
-                node.key,
-                functools.partial(_run, node, context),
-                on_wait=lambda: context.display.line("  another run is making it: waiting"),
-            )
-            context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
-        context.entries[node.label] = entry
-
-
-def _run(node: Node, context: Context, folder: Path) -> Mapping[str, Any]:
-    stage = importlib.import_module(STAGES[node.stage].module)
-    result: Mapping[str, Any] = stage.run(folder, node, context)
-    return result
-
-
-def _news(result: Mapping[str, Any]) -> str:
-    for key, text in (
-        ("val_accuracy", "accuracy on validation {:.2f} %"),
-        ("accuracy", "accuracy on test {:.2f} %"),
-    ):
-        if key in result:
-            return ", " + text.format(result[key])
-    return ""
-
-
 def _run_record(plan: Plan, host: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """What `edgekd report` needs to find the same results again, on whatever became of data and libraries."""
     return {
@@ -345,11 +308,7 @@ def describe(plan: Plan, store: Store) -> list[tuple[Node, bool, float | None, i
 
 def estimate_seconds(node: Node, num_train: int | None) -> float | None:
     """A rough guess: the stage's fixed cost, and each sample of each epoch of training, if they are known."""
-    epochs = 0.0
-    for section in ("train", "distill", "prune", "quantize"):
-        settings = node.config.get(section)
-        if isinstance(settings, Mapping) and settings.get("method") != "ptq":
-            epochs += settings["epochs"]
+    epochs = sum(float(settings["epochs"]) for settings in node.trainings)
     if epochs and num_train is None:
         return None
     return STAGES[node.stage].seconds + epochs * (num_train or 0) * SECONDS_PER_SAMPLE

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edgekd import checkpoints
+from edgekd import checkpoints, processes
 from edgekd.activations import Activations
 from edgekd.batches import Step, TrainingSet, normalise, steps, steps_of
 from edgekd.config import TrainConfig
@@ -51,21 +52,20 @@ def cpu_has_bf16() -> bool:
     return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
-def make_fabric(precision: str) -> Fabric:
-    """Device, precision and processes in one object; "auto" takes bf16 where the hardware gains from it."""
+def make_fabric(precision: str, unused: bool = False) -> Fabric:
+    """Device, precision and processes in one object; "auto" takes bf16 where the hardware gains from it.
+
+    `unused`: whether some weights may get no gradient, as those behind the layer that a loss looks at.
+    """
     gains = torch.cuda.is_available() or cpu_has_bf16()
     chosen: Any = ("bf16-mixed" if gains else "32-true") if precision == "auto" else precision
-    processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if processes == 1:
+    if processes.count() == 1:
         return Fabric(accelerator="auto", devices=1, precision=chosen)
-    # A loss on a layer leaves what comes behind it without a gradient.
-    fabric = Fabric(
-        accelerator="auto",
-        devices=here,
-        num_nodes=processes // here,
-        strategy="ddp_find_unused_parameters_true",
-        precision=chosen,
-    )
+    processes.join()
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    strategy = DDPStrategy(find_unused_parameters=unused)
+    nodes = processes.count() // here
+    fabric = Fabric(accelerator="auto", devices=here, num_nodes=nodes, strategy=strategy, precision=chosen)
     fabric.launch()
     return fabric
 
@@ -135,7 +135,7 @@ class _Training:
     ) -> None:
         self.module, self.data, self.objective, self.config = module, data, objective, config
         self.what, self.checkpoint = what, checkpoint
-        self.fabric = make_fabric(config.precision)
+        self.fabric = make_fabric(config.precision, unused=bool(data.student_layers))
         if len(data.spec.shape) == 3:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         optimizer = make_optimizer(module, config, what, objective)
@@ -283,6 +283,7 @@ class _Training:
             self.module.load_state_dict(load_file(self.checkpoint / checkpoints.BEST))
         elif self.average is not None:
             self.module.load_state_dict(self.average.module.state_dict())
+        self.fabric.barrier()  # the first process takes the checkpoints away: all have read them
         self.module.cpu().eval()  # from wherever Fabric had put it: all that follows runs on the processor
 
 

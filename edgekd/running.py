@@ -1,0 +1,105 @@
+"""Runs the stages of a plan that the store does not have yet."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd import processes
+from edgekd.errors import UsageError
+from edgekd.nodes import STAGES, Node
+from edgekd.stages.context import Context
+from edgekd.store import Entry
+
+
+def run_stages(context: Context, until: str | None = None) -> None:
+    """Runs every node of the plan that the store does not have yet, in order.
+
+    Where several processes were started together, all go through the plan side by side: the first does
+    what there is to do, and in training the others take their share of each step.
+
+    Raises:
+        UsageError: `until` names no stage of this plan.
+    """
+    nodes = context.plan.nodes
+    if until is not None:
+        last = [i for i, n in enumerate(nodes) if until in (n.label, n.stage)]
+        if not last:
+            names = ", ".join(dict.fromkeys(n.stage for n in nodes))
+            raise UsageError(f"--until {until!r}: no such stage in this recipe", hint=f"stages: {names}")
+        nodes = nodes[: last[-1] + 1]
+    processes.join()
+    found = processes.tell([n.label for n in nodes if context.store.get(n.stage, n.key) is not None])
+    if found:
+        context.display.line(f"from earlier runs: {'all' if len(found) == len(nodes) else ', '.join(found)}")
+    for node in nodes:
+        if node.label in found:
+            entry = _stored(node, context)
+        elif processes.rank() == 0:
+            entry = _first(node, context)
+        else:
+            entry = _along(node, context)
+        context.entries[node.label] = entry
+        if history := entry.result.get("history"):
+            context.watch(node.label, history)
+
+
+def _stored(node: Node, context: Context) -> Entry:
+    entry = context.store.get(node.stage, node.key)
+    if entry is None:
+        raise UsageError(
+            f"the result of {node.label!r} is gone from {context.store.root}",
+            hint="run again; processes that train together need the same store",
+        )
+    return entry
+
+
+def _first(node: Node, context: Context) -> Entry:
+    shared = not node.targets or len(node.targets) == len(context.plan.targets)
+    context.display.line(f"[bold]{node.label}[/]" + ("" if shared else f" for {', '.join(node.targets)}"))
+    told = False
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        nonlocal told
+        told = processes.tell(True)
+        return _run(node, context, folder)
+
+    entry = context.store.put(
+        node.stage,
+        node.key,
+        make,
+        on_wait=lambda: context.display.line("  another run is making it: waiting"),
+    )
+    if not told:
+        processes.tell(False)  # another run has made it meanwhile
+    processes.tell("stored")
+    context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
+    return entry
+
+
+def _along(node: Node, context: Context) -> Entry:
+    """In a process that is not the first: the same training, whose result the first one keeps."""
+    if processes.tell(False) and node.trainings:
+        with tempfile.TemporaryDirectory() as folder:
+            _run(node, context, Path(folder))
+    processes.tell("stored")
+    return _stored(node, context)
+
+
+def _run(node: Node, context: Context, folder: Path) -> Mapping[str, Any]:
+    stage = importlib.import_module(STAGES[node.stage].module)
+    result: Mapping[str, Any] = stage.run(folder, node, context)
+    return result
+
+
+def _news(result: Mapping[str, Any]) -> str:
+    for key, text in (
+        ("val_accuracy", "accuracy on validation {:.2f} %"),
+        ("accuracy", "accuracy on test {:.2f} %"),
+    ):
+        if key in result:
+            return ", " + text.format(result[key])
+    return ""

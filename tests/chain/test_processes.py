@@ -1,0 +1,63 @@
+"""Two processes that train together do what one does with the doubled batch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from runs import TINY, Commands
+
+FULL = TINY.replace("smoke = true\n", "").replace('kind = "digits"\n', 'kind = "digits"\nlimit = 600\n')
+
+
+def results(commands):
+    found = {}
+    for path in commands.store.glob("*-*/result.json"):
+        record = json.loads(path.read_text())
+        if "history" in record["result"]:
+            found[record["stage"]] = record["result"]
+    return found
+
+
+def together(commands, recipe, *arguments):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    return subprocess.run(
+        [*torchrun, "-m", "edgekd", "run", str(recipe), *arguments],
+        cwd=commands.folder,
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+    )
+
+
+def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
+    """Without batch norms the losses are the same but for rounding, which pruning and QAT let grow."""
+    one, two = (Commands(tmp_path / name, tmp_path / name / "store") for name in ("one", "two"))
+    for commands in (one, two):
+        commands.folder.mkdir()
+    hint = '[distill]\nlosses = [{ kind = "cross_entropy" }, { kind = "cosine", projection = true }]\n'
+    hint += 'weighting = "gradient_norm"\n'
+    text = FULL.replace("[distill]\n", hint).replace('method = "qat"', 'method = "qat"\nbatch_size = 32')
+    doubled = text.replace("batch_size = 32", "batch_size = 64").replace("batch_size = 16", "batch_size = 32")
+    done = one("run", one.write(doubled), "--until", "quantize")
+    assert done.returncode == 0, done.stderr
+    done = together(two, two.write(text), "--until", "quantize")
+    assert done.returncode == 0, done.stderr
+    expected, found = results(one), results(two)
+    assert set(found) == set(expected) == {"network", "distill", "prune", "quantize"}
+    for stage in ("network", "distill"):
+        for epoch, reference in zip(found[stage]["history"], expected[stage]["history"], strict=True):
+            assert epoch == pytest.approx(reference, rel=1e-3)
+    for stage in expected:  # of 60 samples on val, so that one is 1.7 points
+        assert found[stage]["val_accuracy"] == pytest.approx(expected[stage]["val_accuracy"], abs=5.1)
+    # The second has kept a log of its own and nothing else.
+    assert (two.folder / "runs/tiny/run-1.log").is_file()
+    assert "done in" in done.stdout and done.stdout.count("[") == done.stdout.count("]")
+
+
+def test_a_mistake_ends_both(edgekd):
+    recipe = edgekd.write(FULL.replace("hidden = [32, 32]", "hiden = [32, 32]"))
+    done = together(edgekd, recipe)
+    assert done.returncode != 0 and "hiden" in done.stderr
