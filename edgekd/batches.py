@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -69,6 +70,29 @@ class Step:
     teacher: Tensor | None
 
 
+class _Rows:
+    """Two arrays (N, ...) one after the other, without a copy: they stay mapped from their files."""
+
+    def __init__(self, first: NDArray[Any], second: NDArray[Any]) -> None:
+        self._first, self._second = first, second
+
+    def __getitem__(self, picked: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows at `picked` (B,)."""
+        found = np.empty((len(picked), *self._first.shape[1:]), self._first.dtype)
+        early = picked < len(self._first)
+        found[early] = self._first[picked[early]]
+        found[~early] = self._second[picked[~early] - len(self._first)]
+        return found
+
+
+def with_unlabelled(labelled: Split, unlabelled: Split) -> Split:
+    """Both as one split to train on, whose label is -1 where there is none."""
+    assert labelled.labels is not None
+    inputs: Any = _Rows(labelled.inputs, unlabelled.inputs)
+    labels = np.concatenate((labelled.labels, np.full(len(unlabelled), -1, np.int64)))
+    return Split(labelled.name, np.concatenate((labelled.ids, unlabelled.ids)), inputs, labels)
+
+
 class View:
     """All samples of a split in one view: what the teacher's cache was built on and the student sees."""
 
@@ -102,6 +126,20 @@ def normalise(raw: Tensor, spec: InputSpec) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
+def mapped_view(outputs: NDArray[np.float16], view: int) -> NDArray[np.float16]:
+    """One view (N, K) of cached outputs (views, N, K).
+
+    Of a file it is mapped by itself: pages that were read stay in memory until their mapping goes, so a run
+    holds those of one view, however many there are.
+    """
+    if not isinstance(outputs, np.memmap):
+        return np.asarray(outputs[view])
+    offset = outputs.offset + view * outputs.strides[0]
+    mode: Any = "r" if outputs.mode == "r" else "r+"
+    found: Any = np.memmap(str(outputs.filename), np.float16, mode, offset, outputs.shape[1:])
+    return cast(NDArray[np.float16], found)
+
+
 def steps_of(split: Split, config: TrainConfig, processes: int = 1) -> int:
     """Steps an epoch; the last, smaller batch is left out: the next epoch's order differs."""
     return len(split) // _whole(split, config, processes)
@@ -127,6 +165,7 @@ def steps(
     split = data.split
     view = epoch % data.views if data.teacher is not None else epoch
     seen = View(split, data.spec, config.augment, config.mix, data.seed, view)
+    outputs = None if data.teacher is None else mapped_view(data.teacher, view)
     order = data.draw(epoch, 1).permutation(len(split))
     size = _whole(split, config, processes)
     for step in range(steps_of(split, config, processes)):
@@ -134,13 +173,15 @@ def steps(
         if processes > 1:
             picked = picked[rank::processes][: size // processes]
         teacher = None
-        if data.teacher is not None:
-            teacher = torch.from_numpy(np.asarray(data.teacher[view][picked], np.float32))
+        if outputs is not None:
+            teacher = torch.from_numpy(np.asarray(outputs[picked], np.float32))
         shares, others = None, None
         if seen.pairs is not None:
             shares = torch.from_numpy(seen.pairs.shares[picked])
             others = _labels(split, seen.pairs.partners[picked])
         labels = _labels(split, picked)
+        if labels is not None and others is not None:
+            labels = torch.where(others < 0, others, labels)  # a mixture with what has none has none
         yield Step(seen.inputs(picked), torch.from_numpy(picked), labels, others, shares, teacher)
 
 

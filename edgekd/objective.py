@@ -29,6 +29,9 @@ class Objective(nn.Module):
     are above 0, so that each loss pulls as hard as its weight says (the aim of Chen et al. 2018,
     arXiv 1711.02257, reached by dividing rather than by learning the weights).
 
+    Losses on labels see the samples that have one. Of the others each weighs `unlabelled_weight` beside a
+    labelled one; losses between samples, and a user's own, see all alike.
+
     Attributes:
         names: of the losses, for records: the kind, numbered where a kind stands twice.
         last: values of the losses at the last step, by name, before weights.
@@ -37,8 +40,15 @@ class Objective(nn.Module):
     norms: Tensor
     steps: Tensor
 
-    def __init__(self, terms: Sequence[LossConfig], weighting: str, shapes: Shapes | None) -> None:
+    def __init__(
+        self,
+        terms: Sequence[LossConfig],
+        weighting: str,
+        shapes: Shapes | None,
+        unlabelled_weight: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.unlabelled_weight = unlabelled_weight
         self.terms = tuple(terms)
         self.weighting = weighting
         self.names = _names([term.kind for term in self.terms])
@@ -84,6 +94,21 @@ class Objective(nn.Module):
         return total
 
     def _value(self, i: int, batch: Batch) -> Tensor:
+        kind = self.terms[i].kind
+        labelled = None if batch.labels is None else batch.labels >= 0
+        if labelled is None or labelled.all():
+            return self._on(i, batch)
+        if kind in losses.OF_LABELS:
+            return self._on(i, batch.take(labelled)) if labelled.any() else batch.student.sum() * 0
+        whole = kind in losses.BETWEEN_SAMPLES or ":" in kind
+        if whole or self.unlabelled_weight == 1 or not labelled.any():
+            return self._on(i, batch)
+        share = float(labelled.float().mean())
+        weight = self.unlabelled_weight * (1 - share)
+        with_labels, without = self._on(i, batch.take(labelled)), self._on(i, batch.take(~labelled))
+        return (share * with_labels + weight * without) / (share + weight)
+
+    def _on(self, i: int, batch: Batch) -> Tensor:
         state = self.states[str(i)] if str(i) in self.states else None
         return self.functions[i](batch, self.options[i], state)
 

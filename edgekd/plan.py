@@ -191,8 +191,15 @@ def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | Non
         return {"teacher": teacher} if needed == "layers" else {}
     mixed = {name: alpha for name, alpha in config.mix.model_dump().items() if alpha is not None}
     views = config.views if config.augment or mixed else 1
-    settings = {"augment": list(config.augment), "mix": config.mix.model_dump(), "views": views}
+    unlabelled = config.unlabelled_weight is not None
+    settings = {
+        "augment": list(config.augment),
+        "mix": config.mix.model_dump(),
+        "views": views,
+        "unlabelled": unlabelled,
+    }
     names = [*config.augment, *(f"{name}_{alpha:g}" for name, alpha in mixed.items())]
+    names += ["unlabelled"] if unlabelled else []
     label = f"{teacher}-outputs" + "".join(f"-{name}" for name in names) + f"-{views}"
     return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}
 

@@ -195,6 +195,15 @@ class DistillConfig(TrainConfig):
         default=1, description="augmented views a sample that the teacher sees and caches"
     )
 
+    unlabelled_weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="take the task's split `unlabelled` along: what its samples weigh beside labelled ones",
+    )
+    reestimate_batch_norm: Literal["train", "unlabelled"] | None = Field(
+        default=None,
+        description="split on which batch norms take their statistics anew afterwards, as it is deployed",
+    )
     seed: int | None = Field(
         default=None,
         ge=0,

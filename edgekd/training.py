@@ -319,3 +319,25 @@ def predict(
         raw = torch.from_numpy(np.array(inputs[start : start + EVAL_BATCH], order="C"))
         parts.append(module(normalise(raw, spec).to(device)).float().cpu().numpy())
     return np.concatenate(parts)
+
+
+@torch.no_grad()
+def reestimate(module: nn.Module, inputs: NDArray[Any], spec: InputSpec) -> int:
+    """Takes the statistics of all batch norms anew, as the mean over raw samples (N, *shape); how many.
+
+    For samples of another domain than those trained on: Li et al. 2016, arXiv 1603.04779.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches, each alike
+        norm.train()
+    for start in range(0, len(inputs) - len(inputs) % EVAL_BATCH or len(inputs), EVAL_BATCH):
+        raw = torch.from_numpy(np.array(inputs[start : start + EVAL_BATCH], order="C"))
+        module(normalise(raw, spec))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    module.eval()
+    return len(norms)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,3 +173,51 @@ def test_weights_that_are_all_0_are_refused(weights, when):
     losses = [{**term, "weight": weight} for term, weight in zip((CE, KD), weights, strict=True)]
     with pytest.raises(UsageError, match=f"weights of all losses are 0 {when}"):
         build(DistillConfig, {"epochs": 1, "losses": losses}, "recipe")
+
+
+def some_without_labels(kind_layers=None):
+    """Eight samples, of which 1, 4 and 6 have no label."""
+    whole = batch()
+    labels = whole.labels.clone()
+    labels[[1, 4, 6]] = -1
+    return replace(whole, labels=labels)
+
+
+def test_samples_without_labels_are_told_by_the_teacher_alone():
+    found = some_without_labels()
+    has = found.labels >= 0
+    logs = found.student.log_softmax(dim=1)
+    ce = -sum(logs[i, found.labels[i]].item() for i in range(8) if has[i]) / 5
+    mse = ((found.student - found.teacher) ** 2).mean(dim=1)
+    for weight in (1.0, 0.25, 3.0):
+        objective = Objective(terms(CE, MSE), "fixed", SHAPES, unlabelled_weight=weight)
+        weights = torch.where(has, 1.0, weight).double()
+        expected = ce + ((weights * mse).sum() / weights.sum()).item()
+        assert objective(found, []).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_step_without_any_label():
+    found = replace(batch(), labels=torch.full((8,), -1))
+    objective = Objective(terms(CE, MSE), "fixed", SHAPES, unlabelled_weight=0.5)
+    assert objective(found, []).item() == pytest.approx(alone(MSE))
+
+
+def test_losses_between_samples_see_all():
+    rkd = {"kind": "rkd_distance"}
+    objective = Objective(terms(rkd), "fixed", SHAPES, unlabelled_weight=0.5)
+    assert objective(some_without_labels(), []).item() == pytest.approx(alone(rkd))
+
+
+def test_taking_samples_of_a_batch_takes_their_layers_too():
+    whole = replace(
+        batch(),
+        student_layers={"a": torch.arange(16).reshape(8, 2)},
+        teacher_layers={"b": torch.arange(8)},
+        shares=torch.linspace(0, 1, 8),
+        progress=0.3,
+    )
+    taken = whole.take(torch.arange(8) % 4 == 1)
+    assert taken.student_layers["a"].tolist() == [[2, 3], [10, 11]]
+    assert taken.teacher_layers["b"].tolist() == [1, 5] and taken.index.tolist() == [1, 5]
+    assert torch.equal(taken.teacher, whole.teacher[[1, 5]]) and taken.progress == 0.3
+    assert taken.shares.tolist() == whole.shares[[1, 5]].tolist() and taken.other_labels is None

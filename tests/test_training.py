@@ -658,3 +658,21 @@ def test_each_epoch_is_told(tmp_path):
         watch=lambda what, epochs: told.append((what, [dict(e) for e in epochs])),
     )
     assert told == [("student", history[:n]) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("n", [300, 30, 512])
+def test_batch_norms_take_the_mean_and_variance_of_other_samples(n):
+    """Of the first layer they are those of its inputs, by hand; the last, smaller batch is left out."""
+    net = nn.Sequential(nn.BatchNorm2d(2, momentum=0.2), nn.Flatten(), nn.Linear(128, 5))
+    before = copy.deepcopy(net[2].state_dict())
+    raw = images(n)
+    assert training.reestimate(net, raw, SPEC) == 1
+    parts = [SPEC.preprocess(raw[i : i + 256]) for i in range(0, n, 256)]
+    parts = [p for p in parts if len(p) == 256] or parts
+    means = np.mean([p.mean(axis=(0, 2, 3)) for p in parts], axis=0)
+    variances = np.mean([p.transpose(1, 0, 2, 3).reshape(2, -1).var(axis=1, ddof=1) for p in parts], axis=0)
+    np.testing.assert_allclose(net[0].running_mean, means, atol=1e-5)
+    np.testing.assert_allclose(net[0].running_var, variances, rtol=1e-4)
+    assert net[0].momentum == 0.2 and not net[0].training
+    assert all(torch.equal(before[k], v) for k, v in net[2].state_dict().items())
+    assert training.reestimate(mlp(), rows(4), TABLE) == 0

@@ -44,6 +44,12 @@ LOSSES: Mapping[str, str] = {
 }
 
 
+# What samples without labels, or attacked ones, must not see: these speak of the true class.
+OF_LABELS = ("cross_entropy", "dkd")
+# These compare samples with each other: a batch is not taken apart for them.
+BETWEEN_SAMPLES = ("dist", "similarity", "crd", "rkd_distance", "rkd_angle")
+
+
 class LossFile(Protocol):
     """What a module in `LOSSES` offers; `state` is optional."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,7 @@ class Batch:
     Attributes:
         student: outputs (B, K).
         teacher: outputs (B, K), or None where no loss wants them.
-        labels: classes (B,), or None where the samples have none.
+        labels: classes (B,), -1 of a sample without one; None where none has any.
         index: (B,) places of the samples in the training split.
         student_layers: activations (B, ...) by module path, of the layers that losses name.
         teacher_layers: the same of the teacher.
@@ -40,6 +40,16 @@ class Batch:
     progress: float = 0.0
     other_labels: Tensor | None = None
     shares: Tensor | None = None
+
+    def take(self, chosen: Tensor) -> Batch:
+        """Only the samples where `chosen` (B,) is true."""
+        parts: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Mapping):
+                parts[name] = {path: layer[chosen] for path, layer in value.items()}
+            elif value is not None and name != "progress":
+                parts[name] = value[chosen]
+        return replace(self, **parts)
 
     def outputs(self) -> tuple[Tensor, Tensor]:
         """Student's and teacher's outputs, (B, K) and (B, K')."""

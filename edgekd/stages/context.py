@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import tasks
+from edgekd.batches import with_unlabelled
+from edgekd.errors import UsageError
 from edgekd.nodes import Node, Plan
 from edgekd.progress import Display
 from edgekd.store import Entry, Store
-from edgekd.types import Artifact, File, Task
+from edgekd.types import Artifact, File, Split, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,6 +64,27 @@ class Context:
         """Cached teacher logits (views, N, classes), memory-mapped."""
         path: Path = self.parent(node, "outputs").file("logits.npy")
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    def training_split(self, unlabelled: bool) -> Split:
+        """What is trained on: train, and behind it the samples without labels where they are wanted.
+
+        Raises:
+            UsageError: they are, and the task has none.
+        """
+        splits = self.task.splits
+        if not unlabelled:
+            return splits["train"]
+        if splits["train"].labels is None:
+            raise UsageError(
+                "unlabelled_weight is set, and train has no labels either",
+                hint="leave it out: without labels all samples weigh the same",
+            )
+        if "unlabelled" not in splits:
+            raise UsageError(
+                "unlabelled_weight is set, and the task has no split 'unlabelled'",
+                hint="give one (npz: the array unlabelled_x; image_folder: unlabelled), or leave it out",
+            )
+        return with_unlabelled(splits["train"], splits["unlabelled"])
 
     def object_of(self, role: str) -> nn.Module:
         """A copy of the module that was passed from Python for a role."""

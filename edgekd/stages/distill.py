@@ -13,12 +13,13 @@ from edgekd import losses
 from edgekd.activations import check_paths, shapes_of
 from edgekd.batches import TrainingSet
 from edgekd.config import DistillConfig
+from edgekd.errors import UsageError
 from edgekd.losses import Shapes
 from edgekd.nodes import Node
 from edgekd.objective import Objective
 from edgekd.stages import saved
 from edgekd.stages.context import Context
-from edgekd.training import fit
+from edgekd.training import fit, reestimate
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -49,18 +50,24 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         check_paths("teacher", teacher_layers, of_teacher)
     elif "outputs" in node.parents:
         outputs = context.teacher_outputs(node)
+    split = context.training_split(config.unlabelled_weight is not None)
+    if split.labels is None and (of_labels := [t.kind for t in config.losses if t.kind in losses.OF_LABELS]):
+        raise UsageError(
+            f"{node.label}: the loss {of_labels[0]!r} needs labels, and the split 'train' has none",
+            hint="use losses on the teacher's outputs alone (kd, dist, mse)",
+        )
     seed = context.seed if config.seed is None else config.seed
     shapes = Shapes(
         student=(task.num_classes,),
         teacher=(task.num_classes,),
         student_layers=of_student,
         teacher_layers=of_teacher,
-        num_samples=len(task.splits["train"]),
+        num_samples=len(split),
         seed=seed,
     )
     torch.manual_seed(seed)  # what the losses learn starts the same in every run
     data = TrainingSet(
-        task.splits["train"],
+        split,
         task.input_spec,
         outputs,
         1 if outputs is None else len(outputs),
@@ -71,13 +78,29 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         seed,
         task.splits["val"],
     )
-    return fit(
+    history = fit(
         module,
         data,
-        Objective(config.losses, config.weighting, shapes),
+        Objective(config.losses, config.weighting, shapes, config.unlabelled_weight or 1.0),
         config,
         what=node.label,
         display=context.display,
         checkpoint=context.store.partial(node.stage, node.key),
         watch=context.watch,
     )
+    if config.reestimate_batch_norm is not None:
+        _reestimate(module, config.reestimate_batch_norm, node, context)
+    return history
+
+
+def _reestimate(module: nn.Module, split_name: str, node: Node, context: Context) -> None:
+    if split_name not in context.task.splits:
+        raise UsageError(
+            f"reestimate_batch_norm = {split_name!r}: the task has no such split", hint="leave it out"
+        )
+    norms = reestimate(module, context.task.splits[split_name].inputs, context.task.input_spec)
+    if not norms:
+        raise UsageError(
+            f"{node.label}: reestimate_batch_norm is set, and there is no batch norm in the network",
+            hint="leave it out here; quantized networks have theirs folded into the weights",
+        )

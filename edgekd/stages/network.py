@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekd.batches import TrainingSet
 from edgekd.config import LabelTrainConfig, LossConfig
+from edgekd.errors import UsageError
 from edgekd.nodes import Node
 from edgekd.objective import Objective
 from edgekd.stages import saved
@@ -30,6 +31,11 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         train = LabelTrainConfig.model_validate(config["train"])
         labels = LossConfig.model_validate({"kind": "cross_entropy", "smoothing": train.label_smoothing})
         splits, spec = context.task.splits, context.task.input_spec
+        if splits["train"].labels is None:
+            raise UsageError(
+                f"{node.label}: cannot be trained, the split 'train' has no labels",
+                hint="give a teacher that is trained already",
+            )
         data = TrainingSet(splits["train"], spec, None, 1, context.seed, val=splits["val"])
         history = fit(
             module,

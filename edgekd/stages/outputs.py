@@ -19,7 +19,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     path = context.store.partial(node.stage, node.key) / "logits.npy"
     cache.build(
         of_node(node.parents["teacher"], context),
-        task.splits["train"],
+        context.training_split(node.config["unlabelled"]),
         task.input_spec,
         node.config["augment"],
         MixConfig.model_validate(node.config["mix"]),

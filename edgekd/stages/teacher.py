@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from edgekd.config import FunctionConfig
 from edgekd.errors import UsageError
@@ -29,7 +30,11 @@ def of_node(label: str, context: Context) -> Teacher:
         return ensemble.combine(members, node.config["combine"], entry.result["weights"])
     if node.stage == "file":
         return of_source(entry.folder, entry.result, context)
-    module = saved.load(entry, context)
+    return of_module(saved.load(entry, context))
+
+
+def of_module(module: nn.Module) -> Teacher:
+    """A network as a teacher."""
 
     @torch.no_grad()
     def network(x: NDArray[np.float32]) -> NDArray[np.float32]:

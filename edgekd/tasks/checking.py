@@ -102,11 +102,9 @@ def _check_arrays(task: Task, split: Split) -> None:
 
 def _check_labels(task: Task, split: Split) -> None:
     if split.labels is None:
-        if split.name == "unlabelled":
+        if split.name in ("train", "unlabelled"):
             return
-        raise DataError(
-            f"split {split.name!r} has no labels", hint="samples without labels go to the split 'unlabelled'"
-        )
+        raise DataError(f"split {split.name!r} has no labels", hint="it is what networks are judged on")
     if split.labels.shape != (len(split),) or split.labels.dtype != np.int64:
         raise DataError(
             f"split {split.name!r}: labels are {split.labels.dtype} {split.labels.shape},"

@@ -46,6 +46,9 @@ class Options(Strict):
         strict=False,
         description="train images with a file number from..to, both included, are val",
     )
+    unlabelled: str | None = Field(
+        default=None, description="folder or zip of images of no known class, in whatever folders"
+    )
     size: tuple[Positive, Positive] | None = Field(
         default=None, strict=False, description="height, width to resize to; left out: images must agree"
     )
@@ -76,7 +79,7 @@ class Images:
 
 def sources(options: Options) -> tuple[Path, ...]:
     """The folders and zip files."""
-    given = (("train", options.train), ("val", options.val), ("test", options.test))
+    given = [(name, getattr(options, name)) for name in ("train", "val", "test", "unlabelled")]
     return tuple(existing(value, key) for key, value in given if value is not None)
 
 
@@ -101,9 +104,13 @@ def read(options: Options, seed: int) -> Task:
         other = load_images(existing(value, name), options, images)
         other_ids = np.array([f"{name}/{n}" for n in other.names], np.str_)
         splits[name] = take(name, np.arange(len(other_ids)), other_ids, other.pixels, other.labels)
+    if options.unlabelled is not None:
+        names, pixels = _decoded(existing(options.unlabelled, "unlabelled"), options, images, depth=None)
+        other_ids = np.array([f"unlabelled/{n}" for n in names], np.str_)
+        splits["unlabelled"] = take("unlabelled", np.arange(len(names)), other_ids, pixels, None)
     spec = input_spec(splits["train"].inputs, 255.0, (0.0, 255.0), options.train)
     name = existing(options.train, "train").stem
-    ordered = [splits[split] for split in ("train", "val", "test")]
+    ordered = [splits[split] for split in ("train", "val", "test", "unlabelled") if split in splits]
     return classification(name, ordered, spec, images.classes)
 
 
@@ -137,9 +144,25 @@ def load_images(path: Path, options: Options, like: Images | None = None) -> Ima
     Raises:
         DataError: no images, one that cannot be read, sizes or classes that do not agree.
     """
+    names, pixels = _decoded(path, options, like)
+    found = tuple(sorted({name.split("/")[0] for name in names}))
+    classes = found if like is None else like.classes
+    strange = sorted(set(found) ^ set(classes))
+    if strange:
+        raise DataError(f"{path}: class {strange[0]!r} is not both here and in train")
+    if len(classes) < 2:
+        raise DataError(f"{path}: only one class, {classes[0]!r}", hint="expected one folder a class")
+    labels = np.array([classes.index(name.split("/")[0]) for name in names], np.int64)
+    return Images(np.array(names, np.str_), pixels, labels, classes)
+
+
+def _decoded(
+    path: Path, options: Options, like: Images | None, depth: int | None = 2
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """Names and pixels (N, C, H, W) of all images, which lie `depth` deep: <class>/<image> is 2."""
     names, decoded = [], []
     size = options.size or (None if like is None else like.pixels.shape[2:])
-    for name, data in _zipped(path) if path.is_file() else _loose(path):
+    for name, data in _zipped(path, depth) if path.is_file() else _loose(path, depth):
         image = _decode(f"{path}: {name}", data, options)
         if size is not None and image.shape[1:] != tuple(size):
             raise DataError(
@@ -152,15 +175,7 @@ def load_images(path: Path, options: Options, like: Images | None = None) -> Ima
         decoded.append(image)
     if not names:
         raise DataError(f"{path}: no images", hint=f"expected <class>/<image> with {', '.join(SUFFIXES)}")
-    found = tuple(sorted({name.split("/")[0] for name in names}))
-    classes = found if like is None else like.classes
-    strange = sorted(set(found) ^ set(classes))
-    if strange:
-        raise DataError(f"{path}: class {strange[0]!r} is not both here and in train")
-    if len(classes) < 2:
-        raise DataError(f"{path}: only one class, {classes[0]!r}", hint="expected one folder a class")
-    labels = np.array([classes.index(name.split("/")[0]) for name in names], np.int64)
-    return Images(np.array(names, np.str_), np.stack(decoded), labels, classes)
+    return names, np.stack(decoded)
 
 
 def _decode(where: str, data: bytes, options: Options) -> NDArray[np.uint8]:
@@ -186,19 +201,19 @@ def _wanted(parts: tuple[str, ...]) -> bool:
     return not hidden and parts[-1].lower().endswith(SUFFIXES)
 
 
-def _loose(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _loose(folder: Path, depth: int | None) -> Iterator[tuple[str, bytes]]:
     found = (p.relative_to(folder).parts for p in folder.rglob("*") if p.is_file())
     for parts in sorted(p for p in found if _wanted(p)):
-        _check_depth(folder, parts)
+        _check_depth(folder, parts, depth)
         yield "/".join(parts), folder.joinpath(*parts).read_bytes()
 
 
-def _check_depth(where: Path, parts: tuple[str, ...]) -> None:
-    if len(parts) != 2:
+def _check_depth(where: Path, parts: tuple[str, ...], depth: int | None) -> None:
+    if depth is not None and len(parts) != depth:
         raise DataError(f"{where}: {'/'.join(parts)} is not of the form <class>/<image>")
 
 
-def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
+def _zipped(path: Path, depth: int | None) -> Iterator[tuple[str, bytes]]:
     """Images of a zip, which may come from anywhere: nothing in it is taken on trust."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -210,10 +225,11 @@ def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
                 raise DataError(f"{path}: unpacks to more than {_LARGEST_TOTAL_BYTES} bytes")
             wanted = sorted(parts for parts in entries if _wanted(parts))
             # Zips often hold one folder around it all.
-            wrapped = bool(wanted) and all(len(p) == 3 and p[0] == wanted[0][0] for p in wanted)
+            first = wanted[0][0] if wanted else ""
+            wrapped = depth is not None and all(len(p) == depth + 1 and p[0] == first for p in wanted)
             for parts in wanted:
                 inner = parts[1:] if wrapped else parts
-                _check_depth(path, inner)
+                _check_depth(path, inner, depth)
                 yield "/".join(inner), archive.read(entries[parts])
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
         raise DataError(f"{path}: not a readable zip file: {error}") from None

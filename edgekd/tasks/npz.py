@@ -1,4 +1,4 @@
-"""Arrays in a .npz file: train_x, train_y, val_x, val_y, test_x, test_y and, if there, unlabelled_x."""
+"""Arrays in a .npz file: train_x, val_x, val_y, test_x, test_y and, if there, train_y and unlabelled_x."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from edgekd.tasks.common import classification, existing, input_spec, numbered
 from edgekd.types import Split, Task
 
 VERSION = 1
-KEYS = ("train_x", "train_y", "val_x", "val_y", "test_x", "test_y")
+KEYS = ("train_x", "val_x", "val_y", "test_x", "test_y")
+OPTIONAL = ("train_y", "unlabelled_x")
 
 
 class Options(Strict):
@@ -54,14 +55,15 @@ def read(options: Options, seed: int) -> Task:
         if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
             raise DataError(f"{path}: {name}_y is {y.dtype} {y.shape}, expected whole numbers ({len(x)},)")
         splits.append(Split(name, numbered(name, len(x)), x, None if y is None else y.astype(np.int64)))
-    train = splits[0]
-    assert train.labels is not None  # train_y is among KEYS
+    train, val = splits[:2]
+    assert val.labels is not None  # val_y is among KEYS
+    known = val.labels if train.labels is None else train.labels
     spec = (
         input_spec(train.inputs, 255.0, (0.0, 255.0), str(path))
         if train.inputs.dtype == np.uint8
         else input_spec(train.inputs, 1.0, where=str(path))
     )
-    names = options.class_names or tuple(str(c) for c in range(max(2, int(train.labels.max()) + 1)))
+    names = options.class_names or tuple(str(c) for c in range(max(2, int(known.max()) + 1)))
     return classification(path.stem, splits, spec, names)
 
 
@@ -74,6 +76,6 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             for key in KEYS:
                 if key not in file.files:
                     raise DataError(f"{path}: array {key!r} is missing", hint=f"needed: {', '.join(KEYS)}")
-            return {k: file[k] for k in (*KEYS, "unlabelled_x") if k in file.files}
+            return {k: file[k] for k in (*KEYS, *OPTIONAL) if k in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable .npz file: {error}") from None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.batches import View
+from edgekd.batches import View, mapped_view
 from edgekd.config import MixConfig
 from edgekd.errors import TrainingError
 from edgekd.progress import Display
@@ -51,9 +52,13 @@ def build(
         out = reserved_memmap(path, np.float16, (views, len(split), num_classes))
     starts = [(v, s) for v in range(views) for s in range(0, len(split), EVAL_BATCH)]
     total, starts, drawn_for = len(starts), starts[done:], None
+    into: Any = None
     for view, start in display.track(starts, "teacher outputs", len(starts)):
         if view != drawn_for:
             seen, drawn_for = View(split, spec, names, mix, seed, view), view
+            if into is not None:
+                into.flush()
+            into = mapped_view(out, view)
         stop = min(start + EVAL_BATCH, len(split))
         x = seen.inputs(np.arange(start, stop))
         with np.errstate(over="ignore"):  # what is too large for fp16 is refused below
@@ -64,9 +69,8 @@ def build(
                 f"teacher: output for sample {bad!r} is not a finite fp16 number",
                 hint="the teacher diverged, or its logits are beyond 65504",
             )
-        out[view, start:stop] = logits
+        into[start:stop] = logits
         done += 1
         if done % BATCHES_A_SYNC == 0 or done == total:
-            out.flush()  # type: ignore[attr-defined]  # both ways to open it give a memmap
+            into.flush()
             write_atomic(count, str(done))
-    del out  # writes it out

@@ -158,8 +158,12 @@ class TestRefused:
             check(with_split(clean, "test", labels=np.array([0, label])))
 
     def test_no_labels(self, clean):
-        with pytest.raises(DataError, match=r"split 'test' has no labels.*'unlabelled'"):
-            check(with_split(clean, "test", labels=None))
+        for name in ("val", "test"):
+            with pytest.raises(
+                DataError, match=f"split '{name}' has no labels .it is what networks are judged"
+            ):
+                check(with_split(clean, name, labels=None))
+        assert check(with_split(clean, "train", labels=None)).splits["train"].labels is None
 
     @pytest.mark.parametrize("labels", [np.array([0.0, 1.0]), np.array([0, 1, 0])])
     def test_labels_of_another_type_or_length(self, clean, labels):

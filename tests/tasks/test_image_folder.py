@@ -289,3 +289,20 @@ class TestCifar10:
         assert val.labels[at] == 4
         # Widely used for CIFAR-10: (.4914, .4822, .4465).
         assert task.input_spec.mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.02)
+
+
+@pytest.mark.parametrize("pack", ["folder", "zip"])
+def test_images_of_no_known_class_lie_in_whatever_folders(tmp_path, pack):
+    files = {"a.png": png((7, 7, 7)), "deep/er/b.png": png((8, 8, 8)), "cat/c.png": png((9, 9, 9))}
+    path = to_folder(tmp_path / "more", files) if pack == "folder" else to_zip(tmp_path / "more.zip", files)
+    task = read(to_folder(tmp_path / "animals", tree()), unlabelled=path, **THIRDS)
+    split = task.splits["unlabelled"]
+    assert split.labels is None
+    assert dict(zip(split.ids.tolist(), split.inputs[:, 0, 0, 0].tolist(), strict=True)) == {
+        "unlabelled/a.png": 7,
+        "unlabelled/deep/er/b.png": 8,
+        "unlabelled/cat/c.png": 9,
+    }
+    wrong = to_folder(tmp_path / "wrong", {"a.png": png((7, 7, 7), size=(5, 5))})
+    with pytest.raises(DataError, match="a.png is 5x5"):
+        read(tmp_path / "animals", unlabelled=wrong, **THIRDS)

@@ -57,6 +57,13 @@ def test_features_and_unlabelled(tmp_path):
     assert task.class_names == ("0", "1", "2")
 
 
+def test_train_without_labels(tmp_path):
+    content = {k: v for k, v in arrays().items() if k != "train_y"}
+    task = read(tmp_path, content)
+    assert task.splits["train"].labels is None
+    assert task.num_classes == content["val_y"].max() + 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

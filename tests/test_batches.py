@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from nets import SPEC, TABLE, images, split, train_config
+from numpy.lib.format import open_memmap
+
+from edgekd.batches import TrainingSet, mapped_view, steps, with_unlabelled
+from edgekd.config import MixConfig
+from edgekd.types import Split
+
+
+def both(n=12, more=9):
+    raw = images(n + more)
+    first = split(raw[:n])
+    return raw, with_unlabelled(first, Split("unlabelled", np.arange(more).astype(str), raw[n:], None))
+
+
+def test_samples_without_labels_stand_behind_the_others():
+    raw, found = both()
+    assert len(found) == 21
+    np.testing.assert_array_equal(found.labels[:12], split(raw[:12]).labels)
+    assert (found.labels[12:] == -1).all()
+    for picked in ([0, 11, 12, 20], [13], [3, 2]):
+        np.testing.assert_array_equal(found.inputs[np.array(picked)], raw[picked])
+
+
+def test_an_epoch_goes_through_all_of_them():
+    raw, found = both()
+    data = TrainingSet(found, SPEC, None, 1, 0)
+    seen = list(steps(data, train_config(batch_size=7), 0))
+    assert sorted(np.concatenate([s.picked for s in seen])) == list(range(21))
+    for step in seen:
+        np.testing.assert_allclose(step.inputs, SPEC.preprocess(raw[step.picked.numpy()]), atol=1e-6)
+
+
+def test_a_mixture_with_one_that_has_no_label_has_none():
+    _, found = both()
+    data = TrainingSet(found, SPEC, None, 1, 0)
+    config = train_config(batch_size=21, mix=MixConfig(mixup=1.0))
+    (step,) = steps(data, config, 0)
+    own, others = step.picked.numpy() >= 12, step.other_labels.numpy() < 0
+    assert own.any() and others.any() and not (own | others).all()
+    np.testing.assert_array_equal(step.labels.numpy() < 0, own | others)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_one_view_of_a_file_is_a_mapping_of_its_own(tmp_path, mode):
+    values = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float16)
+    open_memmap(tmp_path / "a.npy", "w+", np.float16, values.shape)[:] = values
+    whole = np.load(tmp_path / "a.npy", mmap_mode=mode)
+    for view in range(3):
+        found = mapped_view(whole, view)
+        np.testing.assert_array_equal(found, values[view])
+        assert found.base is not whole.base and not np.shares_memory(found, whole)
+        assert found.flags.writeable == (mode == "r+")
+    np.testing.assert_array_equal(mapped_view(values, 1), values[1])
+
+
+def test_processes_share_each_step():
+    data = TrainingSet(split(np.zeros((50, 6), np.float32)), TABLE, None, 1, 0)
+    whole = list(steps(data, train_config(batch_size=16), 2))
+    parts = [list(steps(data, train_config(batch_size=8), 2, rank, 2)) for rank in (0, 1)]
+    assert len(whole) == len(parts[0]) == len(parts[1]) == 3
+    for step, first, second in zip(whole, *parts, strict=True):
+        assert len(first.picked) == len(second.picked) == 8
+        assert set(torch.cat((first.picked, second.picked)).tolist()) == set(step.picked.tolist())
