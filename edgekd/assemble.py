@@ -216,6 +216,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         params=entry.result["params"],
         macs=entry.result["macs"],
         metrics=(_metric(made, found, None),),
+        robust_accuracy=entry.result.get("robust_accuracy"),
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from edgekd.errors import UsageError, nearest
 from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
 from edgekd.settings import (
+    AdversarialConfig,
     DistillConfig,
     FunctionConfig,
     GateConfig,
@@ -48,6 +49,7 @@ from edgekd.target_settings import (
 __all__ = [
     "FOLDERS",
     "SCHEMAS",
+    "AdversarialConfig",
     "BudgetConfig",
     "CalibrationPolicy",
     "DistillConfig",

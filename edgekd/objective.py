@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -95,6 +96,8 @@ class Objective(nn.Module):
 
     def _value(self, i: int, batch: Batch) -> Tensor:
         kind = self.terms[i].kind
+        if batch.clean is not None and kind in losses.OF_LABELS and batch.teacher is not None:
+            batch = replace(batch, student=batch.clean)
         labelled = None if batch.labels is None else batch.labels >= 0
         if labelled is None or labelled.all():
             return self._on(i, batch)

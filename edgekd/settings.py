@@ -48,6 +48,17 @@ class MixConfig(Strict):
         return self.mixup is not None or self.cutmix is not None
 
 
+class AdversarialConfig(Strict):
+    """Attacks by PGD to train against.
+
+    With a teacher, losses on its outputs see the attacked sample and those on labels the clean one (ARD:
+    Goldblum et al. 2019, arXiv 1905.09747); without one, all see the attacked.
+    """
+
+    epsilon: float = Field(gt=0, le=1, description="largest change of a value, as a share of the raw range")
+    steps: Positive = Field(default=7, description="of the attack in training; robust accuracy takes 20")
+
+
 class TrainConfig(Strict):
     """One training run."""
 
@@ -77,6 +88,9 @@ class TrainConfig(Strict):
         default=(), strict=False, description="random shift by up to 2 pixels in 28, mirror"
     )
     mix: MixConfig = Field(default=MixConfig(), description="mixup, cutmix or both")
+    adversarial: AdversarialConfig | None = Field(
+        default=None, description="train on attacked samples, and report the accuracy on such"
+    )
     patience: Positive | None = Field(
         default=None,
         description="stop after so many epochs without a better accuracy on val, and keep the best weights",

@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgekd import checkpoints, processes
 from edgekd.activations import Activations
+from edgekd.adversarial import attack, wrong_about
 from edgekd.batches import Step, TrainingSet, normalise, steps, steps_of
 from edgekd.config import TrainConfig
 from edgekd.errors import TrainingError
@@ -209,20 +210,19 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         step = replace(step, **{k: self.fabric.to_device(v) for k, v in vars(step).items() if v is not None})
-        student = self.wrapped(step.inputs).float()
+        # Filled in below: what the student says and, where it runs along, the teacher.
         batch = Batch(
-            student,
+            step.inputs,
             step.teacher,
             step.labels,
             step.picked,
-            {path: layer.float() for path, layer in self._layers.last().items()},
             progress=progress,
             other_labels=step.other_labels,
             shares=step.shares,
         )
         if self._teacher is not None:
             batch = self._teacher.looks_at(step.inputs, batch)
-        value: Tensor = self.minimised(batch, self.parameters)
+        value: Tensor = self.minimised(self._answered(step.inputs, batch), self.parameters)
         found = value.item()
         if self.fabric.world_size > 1:
             # All stop together, or those that go on would wait for the others for ever.
@@ -238,6 +238,17 @@ class _Training:
         if self.average is not None:
             self.average.update_parameters(self.module)
         return found
+
+    def _answered(self, x: Tensor, batch: Batch) -> Batch:
+        """The batch with what the student says: of the samples, or of attacked ones beside the clean."""
+        config, n = self.config.adversarial, len(x)
+        if config is not None:
+            attacked = attack(self.module, x, wrong_about(batch), config, self.data.spec)
+            x = torch.cat((x, attacked))  # in one pass: processes that train together expect one
+        outputs = self.wrapped(x).float()
+        clean = None if config is None else outputs[:n]
+        layers = {path: layer.float()[-n:] for path, layer in self._layers.last().items()}
+        return replace(batch, student=outputs[-n:], student_layers=layers, clean=clean)
 
     def _watched(self, epoch: int) -> float:
         """Accuracy on val, percent; the weights are kept where none was better before."""

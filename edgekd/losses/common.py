@@ -29,6 +29,7 @@ class Batch:
         progress: share of the training that is done, from 0 to 1.
         other_labels: (B,) of the samples that are mixed in, or None where nothing is.
         shares: (B,) of `labels` in the mixture, the rest being the others'.
+        clean: outputs (B, K) of the student on samples as they are, where `student` saw attacked ones.
     """
 
     student: Tensor
@@ -40,6 +41,7 @@ class Batch:
     progress: float = 0.0
     other_labels: Tensor | None = None
     shares: Tensor | None = None
+    clean: Tensor | None = None
 
     def take(self, chosen: Tensor) -> Batch:
         """Only the samples where `chosen` (B,) is true."""

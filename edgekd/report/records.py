@@ -114,6 +114,12 @@ class StageRecord(Record):
     params: Count | None
     macs: Count | None
     metrics: tuple[MetricValue, ...]
+    robust_accuracy: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="percent, on attacked test samples; null where nothing was attacked",
+    )
     seconds: float = Field(ge=0)
     predictions: PredictionsFile | None
 

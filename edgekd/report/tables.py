@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekd.report import words
-from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Ratio, Report
+from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Ratio, Report, StageRecord
 
 KIND_WORDS = {
     "measured": "on the target itself",
@@ -302,17 +302,22 @@ def _data_table(report: Report) -> Table:
 
 
 def _stage_table(report: Report) -> Table:
-    rows = tuple(
-        (
+    attacked = any(s.robust_accuracy is not None for s in report.stages)
+
+    def row(s: StageRecord) -> tuple[str, ...]:
+        cells = (
             s.id,
             s.name,
             words.ABSENT if s.params is None else f"{s.params:,}",
             words.ABSENT if s.macs is None else f"{s.macs:,}",
             words.number(s.seconds, 1),
         )
-        for s in report.stages
-    )
-    return Table("Stages", ("Id", "Stage", "Parameters", "MACs", "Time, s"), rows, (2, 3, 4))
+        return (*cells, words.number(s.robust_accuracy, 2)) if attacked else cells
+
+    names: tuple[str, ...] = ("Id", "Stage", "Parameters", "MACs", "Time, s")
+    names += ("Accuracy under attack, %",) if attacked else ()
+    rows = tuple(row(s) for s in report.stages)
+    return Table("Stages", names, rows, tuple(range(2, len(names))))
 
 
 def _timing_table(report: Report) -> Table:

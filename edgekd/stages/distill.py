@@ -34,7 +34,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     history = learn(module, distill, node, context)
     architecture = {"model": config["model"], "role": config["role"]}
     result = saved.save(folder, module, context, architecture)
-    return {**result, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}
+    robust = saved.robust_accuracy(module, distill, context)
+    return {**result, **robust, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}
 
 
 def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context) -> list[dict[str, float]]:

@@ -24,7 +24,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the network; returns its size, cost and how training went."""
     config = dict(node.config)
     module = saved.fresh(config, context)
-    history = []
+    history, robust = [], {}
     if config.get("checkpoint"):
         load_checkpoint(module, Path(config["checkpoint"]))
     if config["train"] is not None:
@@ -47,6 +47,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             checkpoint=context.store.partial(node.stage, node.key),
             watch=context.watch,
         )
+        robust = saved.robust_accuracy(module, train, context)
     architecture: dict[str, Any] = {key: config[key] for key in ("model", "role", "outputs") if key in config}
     result = saved.save(folder, module, context, architecture)
     val = context.task.splits["val"]
@@ -56,4 +57,5 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         refuse_guessing(config["role"], predicted, val.labels)
     if config["role"] != "student":
         refuse_probabilities(config["role"], np.load(folder / saved.TEST_SCORES), config["outputs"])
-    return {**result, "history": history, "val_accuracy": float((predicted == val.labels).mean() * 100)}
+    accuracy = float((predicted == val.labels).mean() * 100)
+    return {**result, **robust, "history": history, "val_accuracy": accuracy}

@@ -34,6 +34,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     result = saved.save(folder, module, context, architecture)
     return {
         **result,
+        **saved.robust_accuracy(module, config, context),
         "history": trained,
         "val_accuracy_before_recovery": before,
         "val_accuracy": saved.accuracy_on(module, "val", context),

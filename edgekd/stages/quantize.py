@@ -22,14 +22,16 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     source = context.parent(node, "network")
     net = qat.prepare(saved.load(source, context), calibration_inputs(node, context), context.plan.policy)
     calibrated = saved.accuracy_on(net, "val", context)
-    history = []
+    history, robust = [], {}
     if config.method == "qat":
         history = learn(net, config, node, context)
+        robust = saved.robust_accuracy(net, config, context)
     architecture = {**saved.architecture_of(source), "quantizers": qat.describe(net)}
     saved.save(folder, net, context, architecture)
     return {
         "params": source.result["params"],
         "macs": source.result["macs"],
+        **robust,
         "history": history,
         "val_accuracy_calibrated": calibrated,
         "val_accuracy": saved.accuracy_on(net, "val", context),

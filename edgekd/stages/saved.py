@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgekd import models
-from edgekd.config import ModelConfig
+from edgekd.adversarial import robust_predictions
+from edgekd.config import ModelConfig, TrainConfig
 from edgekd.errors import UsageError
 from edgekd.prune import structured
 from edgekd.quantize import qat
@@ -121,6 +122,15 @@ def load(entry: Entry, context: Context) -> nn.Module:
 def test_scores(entry: Entry) -> NDArray[np.float32]:
     """Scores (N, classes) of an entry's network on the test split."""
     return np.load(entry.file(TEST_SCORES), allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def robust_accuracy(module: nn.Module, config: TrainConfig, context: Context) -> dict[str, Any]:
+    """Accuracy in percent on attacked test samples, where the training was against attacks; else nothing."""
+    if config.adversarial is None:
+        return {}
+    test, spec = context.task.splits["test"], context.task.input_spec
+    scores = robust_predictions(module, test, spec, config.adversarial, context.seed, context.display)
+    return {"robust_accuracy": float((scores.argmax(axis=1) == test.labels).mean() * 100)}
 
 
 def accuracy_on(module: nn.Module, split_name: str, context: Context) -> float:

@@ -62,3 +62,11 @@ def test_another_seed_is_another_student_of_the_same_teacher(copied):
     first, second = (distilled(copied, terms, seed=seed) for seed in (1, 2))
     assert first["history"] != second["history"]
     assert teachers == (sorted(copied.store.glob("network-*")), sorted(copied.store.glob("outputs-*")))
+
+
+def test_a_student_distilled_against_attacks(copied):
+    terms = [{"kind": "cross_entropy", "weight": 0.3}, {"kind": "kd", "temperature": 2.0}]
+    plain = distilled(copied, terms)
+    entry = distilled(copied, terms, adversarial={"epsilon": 0.1, "steps": 2})
+    assert "robust_accuracy" not in plain
+    assert 5 < entry["robust_accuracy"] < entry["val_accuracy"]

@@ -54,6 +54,7 @@ def stage(id_, parent, name, targets, params, macs, drop, n, seconds):
         "params": params,
         "macs": macs,
         "metrics": [metric(TEACHER - (drop or 0), drop, n)],
+        "robust_accuracy": None,
         "seconds": seconds,
         "predictions": predictions(id_),
     }

@@ -304,5 +304,5 @@ def test_images_of_no_known_class_lie_in_whatever_folders(tmp_path, pack):
         "unlabelled/cat/c.png": 9,
     }
     wrong = to_folder(tmp_path / "wrong", {"a.png": png((7, 7, 7), size=(5, 5))})
-    with pytest.raises(DataError, match="a.png is 5x5"):
+    with pytest.raises(DataError, match=r"a\.png is 5x5"):
         read(tmp_path / "animals", unlabelled=wrong, **THIRDS)

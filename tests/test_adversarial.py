@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import torch
+from nets import SPEC, TABLE, images, quiet, split, tiny_resnet, train_config
+from sklearn.datasets import load_digits
+from torch import nn
+
+from edgekd.adversarial import attack, robust_predictions, wrong_about
+from edgekd.batches import TrainingSet, normalise
+from edgekd.config import AdversarialConfig, LossConfig
+from edgekd.losses import Batch
+from edgekd.objective import Objective
+from edgekd.training import fit
+from edgekd.types import InputSpec, Split
+
+WIDE = InputSpec("row", (6,), "NC", "float32", (-100.0, 100.0), 2.0, (1.0,) * 6, (0.5,) * 6)
+
+
+def labels_of(n):
+    return torch.arange(n) % 5
+
+
+def wrong(labels):
+    return lambda outputs: nn.functional.cross_entropy(outputs, labels, reduction="sum")
+
+
+def test_of_a_linear_network_the_worst_sample_is_known():
+    """Two logits: the margin falls by epsilon times the sum of |w|, and each value moves to an end."""
+    torch.manual_seed(0)
+    net = nn.Linear(6, 2).double()
+    x = torch.randn(9, 6, dtype=torch.float64)
+    labels = torch.arange(9) % 2
+    config = AdversarialConfig(epsilon=0.001, steps=5)
+    found = attack(net, x, wrong(labels), config, WIDE)
+    radius = 0.001 * 200 / 2.0 / 0.5  # a share of the raw range, as the inputs are prepared
+    away = (net.weight[1] - net.weight[0]).detach()  # towards class 1
+    direction = torch.where((labels == 1)[:, None], -away.sign(), away.sign())
+    torch.testing.assert_close(found, x + radius * direction)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.3, 1.0])
+def test_values_stay_within_epsilon_and_within_the_raw_range(epsilon):
+    net, raw = tiny_resnet(), images(12)
+    x = normalise(torch.from_numpy(raw), SPEC)
+    found = attack(net, x, wrong(labels_of(12)), AdversarialConfig(epsilon=epsilon), SPEC)
+    along = (1, -1, 1, 1)
+    back = (
+        found * torch.tensor(SPEC.std).reshape(along) + torch.tensor(SPEC.mean).reshape(along)
+    ) * SPEC.scale
+    low, high = SPEC.raw_range
+    assert back.min() >= low - 1e-3 and back.max() <= high + 1e-3
+    moved = (back - torch.from_numpy(raw).float()).abs()
+    assert moved.max() <= epsilon * (high - low) + 1e-3 and moved.max() > 0.5 * epsilon * (high - low)
+    with torch.no_grad():
+        net.eval()
+        assert wrong(labels_of(12))(net(found)) > wrong(labels_of(12))(net(x))
+
+
+def test_the_network_is_left_as_it_was():
+    net = tiny_resnet().train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    x = normalise(torch.from_numpy(images(4)), SPEC)
+    attack(net, x, wrong(labels_of(4)), AdversarialConfig(epsilon=0.1), SPEC)
+    assert net.training and all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+def test_students_are_driven_from_the_teacher_and_others_from_the_labels():
+    teacher, student = torch.randn(4, 5).double(), torch.randn(4, 5).double()
+    p, q = teacher.softmax(1), student.softmax(1)
+    batch = Batch(student, teacher, None, torch.arange(4))
+    assert wrong_about(batch)(student).item() == pytest.approx((p * (p / q).log()).sum().item())
+    labels = torch.tensor([1, -1, 0, 2])
+    found = wrong_about(Batch(student, None, labels, torch.arange(4)))(student).item()
+    assert found == pytest.approx(-sum(q[i, labels[i]].log().item() for i in (0, 2, 3)))
+
+
+def test_losses_on_labels_see_the_clean_sample_and_others_the_attacked():
+    student, clean, teacher = (torch.randn(6, 5) for _ in range(3))
+    labels = labels_of(6)
+    batch = Batch(student, teacher, labels, torch.arange(6), clean=clean)
+    both = Objective([LossConfig(kind="cross_entropy"), LossConfig(kind="huber")], "fixed", None)
+    expected = nn.functional.cross_entropy(clean, labels) + nn.functional.huber_loss(student, teacher)
+    assert both(batch, []).item() == pytest.approx(expected.item(), rel=1e-6)
+    alone = Objective([LossConfig(kind="cross_entropy")], "fixed", None)
+    found = alone(Batch(student, None, labels, torch.arange(6), clean=clean), [])
+    assert found.item() == pytest.approx(nn.functional.cross_entropy(student, labels).item())
+
+
+def test_training_against_attacks_makes_them_harder(tmp_path):
+    digits = load_digits()
+    x, y = digits.data.astype(np.float32), digits.target.astype(np.int64)
+    spec = InputSpec("row", (64,), "NC", "float32", (0.0, 16.0), 16.0, (0.3,) * 64, (0.4,) * 64)
+    parts = [Split(n, np.arange(len(y[s])).astype(str), x[s], y[s]) for n, s in (
+        ("train", slice(0, 1200)), ("test", slice(1200, 1600)))]  # fmt: skip
+    config = AdversarialConfig(epsilon=0.1, steps=4)
+    robust, clean = {}, {}
+    for name, chosen in (("plain", None), ("hardened", config)):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        (tmp_path / name).mkdir()
+        fit(
+            net,
+            TrainingSet(parts[0], spec, None, 1, 0),
+            Objective([LossConfig(kind="cross_entropy")], "fixed", None),
+            train_config(epochs=8, batch_size=64, lr=0.05, weight_decay=0.0, adversarial=chosen),
+            what="s",
+            display=quiet(),
+            checkpoint=tmp_path / name,
+        )
+        scores = robust_predictions(net, parts[1], spec, config, 0, quiet())
+        robust[name] = (scores.argmax(axis=1) == parts[1].labels).mean()
+        with torch.no_grad():
+            found = net(torch.from_numpy(spec.preprocess(parts[1].inputs))).argmax(dim=1).numpy()
+        clean[name] = (found == parts[1].labels).mean()
+    assert min(clean.values()) > 0.85
+    assert robust["hardened"] > robust["plain"] + 0.1
+    assert robust["plain"] < clean["plain"] - 0.2
+
+
+def test_a_killed_run_is_attacked_again_in_the_same_way(tmp_path):
+    """The random starts are drawn from the epoch's own seed."""
+    nets, rows = [], np.random.default_rng(0).normal(size=(35, 6)).astype(np.float32)
+    for name in ("a", "b"):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 5))
+        (tmp_path / name).mkdir()
+        torch.manual_seed(len(nets))
+        fit(
+            net,
+            TrainingSet(split(rows), TABLE, None, 1, 3),
+            Objective([LossConfig(kind="cross_entropy")], "fixed", None),
+            train_config(adversarial=AdversarialConfig(epsilon=0.1)),
+            what="s",
+            display=quiet(),
+            checkpoint=tmp_path / name,
+        )
+        nets.append(net)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
