@@ -32,13 +32,13 @@ from edgekd.types import InputSpec, Split
 
 RATE_LIMIT, MEMORY_LIMIT = 0.90, 1.05
 SPEC = InputSpec("image", (3, 32, 32), "NCHW", "uint8", (0, 255), 255.0, (0.5,) * 3, (0.25,) * 3)
-ROWS = InputSpec("row", (64,), "NCHW", "float32", (-9, 9), 1.0, (0.0,) * 64, (1.0,) * 64)
+ROWS = InputSpec("row", (64,), "NC", "float32", (-9, 9), 1.0, (0.0,) * 64, (1.0,) * 64)
 CLASSES, SAMPLES = 200, 20_000
 
 
 def split_of(spec: InputSpec, n: int, classes: int) -> Split:
     rng = np.random.default_rng(0)
-    raw = rng.integers(0, 9, (n, *spec.shape)).astype(spec.dtype)
+    raw = rng.integers(0, 9, (n, *spec.shape)).astype(spec.raw_dtype)
     return Split("train", np.arange(n).astype(str), raw, rng.integers(0, classes, n).astype(np.int64))
 
 
