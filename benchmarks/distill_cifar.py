@@ -31,10 +31,8 @@ EPOCHS = 30
 SEEDS = (1, 2, 3, 4, 5)
 CE: dict[str, Any] = {"kind": "cross_entropy"}
 KD: dict[str, Any] = {"kind": "kd", "temperature": 4.0}
-# Ends of the stages of student and teacher, which are of one width and size.
-HINTS = [
-    {"kind": "hint", "student_layer": f"blocks.{i - 1}", "teacher_layer": f"layer{i}"} for i in (1, 2, 3)
-]
+# The end of the last stage of both, which is of one width and size.
+HINT = {"kind": "hint", "student_layer": "blocks.2", "teacher_layer": "layer3"}
 TRAINING = {
     "batch_size": 128,
     "warmup_epochs": 0.5,
@@ -52,7 +50,7 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "kd": [{**CE, "weight": 0.1}, {**KD, "weight": 0.9}],
     "dkd": [{**CE, "weight": 1.0}, {"kind": "dkd", "weight": 0.25, "beta": 2.0}],
     "dist": [{**CE, "weight": 1.0}, {"kind": "dist", "weight": 0.5}],
-    "hint_kd": [{**CE, "weight": 0.1}, {**KD, "weight": 0.9}, {**HINTS[2], "weight": 0.5}],
+    "hint_kd": [{**CE, "weight": 0.1}, {**KD, "weight": 0.9}, {**HINT, "weight": 0.5}],
     "kd_dist": [{**CE, "weight": 0.1}, {**KD, "weight": 0.9}, {"kind": "dist", "weight": 0.25}],
 }
 
@@ -72,7 +70,8 @@ def recipe(teacher: dict[str, Any], method: str = "kd", seed: int = 0) -> dict[s
         },
         "teacher": {"model": {"kind": "cifar_nets:resnet56"}, **teacher},
         "student": {"model": {"kind": "resnet", "blocks": [1, 1, 1], "width": 16}},
-        "distill": {**TRAINING, "epochs": EPOCHS, "seed": seed, "views": 4, "losses": METHODS[method]},
+        # A view for each epoch: all methods see the same pixels, those with a cached teacher too.
+        "distill": {**TRAINING, "epochs": EPOCHS, "seed": seed, "views": EPOCHS, "losses": METHODS[method]},
         "quantize": {"method": "ptq"},
         "gate": {"max_drop_pp": 3.0},
     }
@@ -82,9 +81,10 @@ def stages_until(label: str, recipe: dict[str, Any]) -> Any:
     """The context of a run up to a stage."""
     from edgekd.config import load_calibration
     from edgekd.devices.local import host_info
-    from edgekd.pipeline import resolve, run_stages
+    from edgekd.pipeline import resolve
     from edgekd.plan import make_plan
     from edgekd.progress import Display, chatter_to
+    from edgekd.running import run_stages
     from edgekd.stages.context import Context
     from edgekd.store import Store
 
@@ -134,13 +134,33 @@ def run_one(method: str, seed: int) -> None:
         "seconds": student.seconds,
         "teacher_sha256": sha256_file(path),
         "losses": METHODS[method],
+        "training": {**TRAINING, "views": EPOCHS},
     }
     (RUNS / f"{method}-{seed}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def done() -> dict[tuple[str, int], dict[str, Any]]:
-    records = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
-    return {(r["method"], r["seed"]): r for r in records}
+    """Runs that have ended, all of the methods as they stand here and of one teacher.
+
+    Raises:
+        SystemExit: a run is of something else; it names the file.
+    """
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for path in sorted(RUNS.glob("*.json")):
+        run = json.loads(path.read_text())
+        wanted = {
+            "epochs": EPOCHS,
+            "losses": METHODS.get(run["method"]),
+            "training": {**TRAINING, "views": EPOCHS},
+            "teacher_sha256": next(iter(found.values()), run)["teacher_sha256"],
+        }
+        for key, value in wanted.items():
+            if run[key] != value:
+                sys.exit(
+                    f"{path}: {key} = {run[key]!r}, here it is {value!r}; delete the file or mend METHODS"
+                )
+        found[run["method"], run["seed"]] = run
+    return found
 
 
 def best_of(found: dict[tuple[str, int], dict[str, Any]]) -> str | None:

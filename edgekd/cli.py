@@ -238,12 +238,14 @@ def store_gc(
 
 def main() -> None:
     """Entry point: turns errors that a user can mend into one line and an exit code."""
+    from edgekd import processes
     from edgekd.errors import EdgeKDError
 
     try:
         app()
     except EdgeKDError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        if processes.rank() == 0:  # of several that train together the first says it
+            typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.secho("interrupted; the same command goes on from here", err=True)

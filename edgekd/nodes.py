@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgekd import processes
 from edgekd.config import CalibrationPolicy, Recipe, Target
 from edgekd.store import hash_of
 
@@ -35,13 +36,13 @@ class Stage:
 STAGES = {
     "data": Stage("edgekd.stages.data", 1, ("numpy", "pillow", "scikit-learn"), 2),
     "calibration": Stage("edgekd.stages.calibration", 1, ("numpy",), 1),
-    "network": Stage("edgekd.stages.network", 2, _TORCH, 5),
+    "network": Stage("edgekd.stages.network", 3, (*_TORCH, "keras", "transformers"), 5),
     "file": Stage("edgekd.stages.file", 1, ("onnxruntime", "ai-edge-litert", "tensorflow"), 5),
     "ensemble": Stage("edgekd.stages.ensemble", 1, _TORCH, 5),
-    "outputs": Stage("edgekd.stages.outputs", 1, _TORCH, 5),
-    "distill": Stage("edgekd.stages.distill", 2, _TORCH, 30),
-    "prune": Stage("edgekd.stages.prune", 2, (*_TORCH, "torch-pruning"), 20),
-    "quantize": Stage("edgekd.stages.quantize", 2, (*_TORCH, "nncf"), 30),
+    "outputs": Stage("edgekd.stages.outputs", 2, _TORCH, 5),
+    "distill": Stage("edgekd.stages.distill", 3, _TORCH, 30),
+    "prune": Stage("edgekd.stages.prune", 3, (*_TORCH, "torch-pruning"), 20),
+    "quantize": Stage("edgekd.stages.quantize", 3, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 2, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
@@ -119,8 +120,11 @@ class Builder:
         """Adds a node (or another target to one that is there) and returns its label."""
         real = {role: parent for role, parent in parents.items() if parent is not None}
         spec = STAGES[stage]
+        trained = Node(label, stage, config, real, "").trainings
         key = hash_of(
             {
+                # A step has this many times the batch size.
+                **({"processes": processes.count()} if trained and processes.count() > 1 else {}),
                 "stage": stage,
                 "version": spec.version,
                 "config": config,

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from edgekd import losses
+from edgekd import losses, processes
 from edgekd.config import LossConfig
 from edgekd.errors import UsageError
 from edgekd.fields import value_at
@@ -136,11 +135,8 @@ class Objective(nn.Module):
                 f"loss {self.names[i]!r} does not depend on any weight of the student that is trained",
                 hint='name a later layer, or choose another weighting than "gradient_norm"',
             )
-        if dist.is_available() and dist.is_initialized():
-            # Of the whole step, of which this process has seen a part.
-            for gradient in gradients:
-                dist.all_reduce(gradient)
-                gradient /= dist.get_world_size()
+        for gradient in gradients:
+            processes.average(gradient)  # of the whole step, of which this process has seen a part
         return float(torch.stack([gradient.norm() for gradient in gradients]).norm())
 
 

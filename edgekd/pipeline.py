@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,15 +84,16 @@ def compress(
     folder = workdir or default_workdir(chosen.name, chosen.smoke)
     kept = Store(store or Store.default_root())
     fingerprints = {role: _fingerprint(role, value) for role, value in objects.items()}
-    host = host_info()
+    processes.join()
+    host = processes.tell(host_info())
     plan = make_plan(chosen, profiles, policy, kept, host, fingerprints)
     if processes.rank() > 0:
         with kept.in_use(), chatter_to(folder / f"run-{processes.rank()}.log"):
             run_stages(Context(plan, kept, QUIET, objects), until)
         return None
-    with lock_workdir(folder), kept.in_use():
+    with lock_workdir(folder), kept.in_use(), ExitStack() as stack:
         with chatter_to(folder / "run.log") as screen:
-            tracker = Tracker(folder, chosen.model_dump(mode="json"), log_to)
+            tracker = stack.enter_context(Tracker(folder, chosen.model_dump(mode="json"), log_to))
             with Display(screen) if show else QUIET as display:
                 context = Context(plan, kept, display, objects, watch=tracker.epochs)
                 run_stages(context, until)
@@ -100,7 +102,7 @@ def compress(
         write_atomic(folder / RUN_FILE, json.dumps(_run_record(plan, host, kept), indent=1, sort_keys=True))
         report = assemble(context, folder, host, chosen.gate)
         write(report, folder)
-    tracker.verdict(report)
+        tracker.verdict(report)
     return report
 
 

@@ -73,6 +73,9 @@ def _model_config(
     role: str, config: ModelConfig, checkpoint: str | None, store: Store, fingerprint: str | None
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"model": config.model_dump(), "role": role}
+    if (option := models.SOURCES.get(config.kind)) is not None and option in config.options:
+        source = _source(f"{role}.model.{option}", str(config.options[option]), store)
+        found["model"][option], found["source_sha256"] = source["path"], source["sha256"]
     if config.kind == "object":
         found["object"] = fingerprint
     else:
@@ -116,25 +119,28 @@ def _one_teacher(
         hashes = [store.hash_file(path) for path in sources_of(name, "teacher")]
         said |= {"function": config.function.model_dump(), "source": [*hashes, *files]}
         return builder.add(label, "file", said, {"data": data})
-    model, sources = config.model, []
+    model = config.model
     if config.file is not None:
         file = _source("teacher.file", config.file, store)
         kind = teachers.kind_of(Path(file["path"]))
         if kind not in teachers.NETWORKS:
             return builder.add(label, "file", {**said, **file}, {"data": data})
-        option = "file" if kind == "keras" else "folder"
-        model = ModelConfig.model_validate({"kind": kind, option: file["path"]})
-        sources = [file["sha256"]]
+        model = ModelConfig.model_validate({"kind": kind, models.SOURCES[kind]: file["path"]})
     assert model is not None  # the recipe was checked
     found = _model_config(label, model, config.checkpoint, store, objects.get(label))
     found["train"] = config.train.model_dump() if config.train else None
-    return builder.add(label, "network", {**found, **said, "sources": sources}, {"data": data})
+    return builder.add(label, "network", {**found, **said}, {"data": data})
 
 
 def _source(key: str, value: str, store: Store) -> dict[str, Any]:
     path = tasks.expand_path(value, key)
     if not path.exists():
         raise UsageError(f"{key} = {value!r}: no such file")
+    if links := [p for p in path.rglob("*") if p.is_symlink() and p.is_dir()]:
+        raise UsageError(
+            f"{key} = {value!r}: {links[0].name!r} in it is a link to a folder",
+            hint="copy the folder: what it holds could change unseen",
+        )
     return {"path": str(path), "sha256": store.hash_file(path)}
 
 
@@ -198,7 +204,7 @@ def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | Non
         "views": views,
         "unlabelled": unlabelled,
     }
-    names = [*config.augment, *(f"{name}_{alpha:g}" for name, alpha in mixed.items())]
+    names = [*config.augment, *(f"{name}_{alpha!r}" for name, alpha in mixed.items())]
     names += ["unlabelled"] if unlabelled else []
     label = f"{teacher}-outputs" + "".join(f"-{name}" for name in names) + f"-{views}"
     return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}

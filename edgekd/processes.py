@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Others wait while the first does what takes no training: a teacher's outputs may take hours.
 PATIENCE = timedelta(days=7)
@@ -32,12 +34,39 @@ def join() -> None:
         dist.init_process_group(timeout=PATIENCE)
 
 
-def tell(value: T) -> T:
-    """What the first process says, to all: each calls it, and gets the first one's value."""
+def tell(value: Any) -> Any:
+    """What the first process says (JSON-able), to all: each calls it, and gets the first one's value."""
     if count() == 1:
         return value
+    import torch
     import torch.distributed as dist
 
-    said = [value]
-    dist.broadcast_object_list(said, src=0)
-    return said[0]
+    # torch's own way to send an object is pickle.
+    said = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    size = torch.tensor(len(said))
+    dist.broadcast(size, src=0)
+    heard = said if rank() == 0 else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(heard, src=0)
+    return json.loads(heard.numpy().tobytes())
+
+
+def average(tensor: Tensor) -> None:
+    """Puts the mean over all processes in place of a tensor; alone, it leaves it as it is."""
+    if count() == 1:
+        return
+    import torch.distributed as dist
+
+    dist.all_reduce(tensor)
+    tensor /= count()
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The tensors (B, ...) of all processes one after the other, without a gradient."""
+    if count() == 1:
+        return tensor.detach()
+    import torch
+    import torch.distributed as dist
+
+    parts = [torch.empty_like(tensor) for _ in range(count())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)

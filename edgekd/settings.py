@@ -6,6 +6,7 @@ default, an unknown key or a wrong type is an error.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -108,6 +109,9 @@ class LabelTrainConfig(TrainConfig):
     """Training on labels alone."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for the cross-entropy")
+    seed: int | None = Field(
+        default=None, ge=0, description="of order and initial weights; left out: the recipe's"
+    )
 
 
 class FunctionConfig(Plugin):
@@ -154,6 +158,12 @@ class TeacherConfig(Strict):
             raise ValueError("give exactly one of teacher.model, file, function and members")
         if len(self.members) == 1:
             raise ValueError("teacher.members are two or more; one alone stands under [teacher] itself")
+        if any(member.members for member in self.members):
+            raise ValueError("teacher.members have no members of their own")
+        if any(a == b for a, b in itertools.combinations(self.members, 2)):
+            raise ValueError("two teacher.members are the same; train.seed makes them differ")
+        if any(m.model is not None and m.model.kind == "object" for m in self.members):
+            raise ValueError("teacher.members cannot be objects from Python: give files or functions")
         if not self.members and (self.combine, self.weights) != ("probabilities", "equal"):
             raise ValueError("teacher.combine and teacher.weights go with teacher.members")
         if self.members and self.outputs != "logits":
@@ -239,6 +249,12 @@ class AssistantConfig(Strict):
 
     model: ModelConfig = Field(description="its network; the student's own kind makes it born-again")
     distill: DistillConfig = Field(description="how it is taught")
+
+    @model_validator(mode="after")
+    def _no_object(self) -> AssistantConfig:
+        if self.model.kind == "object":
+            raise ValueError("an assistant cannot be an object from Python: name its function")
+        return self
 
 
 class PruneConfig(DistillConfig):

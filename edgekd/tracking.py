@@ -7,8 +7,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
 
 from edgekd.errors import TrackingError, UsageError
@@ -29,7 +30,10 @@ class _Sink(Protocol):
         """Writes those epochs of a stage that it does not have yet."""
 
     def verdict(self, report: Report) -> None:
-        """Writes how the run ended."""
+        """Writes how the run was judged."""
+
+    def close(self, failed: bool) -> None:
+        """The run is over."""
 
 
 class Tracker:
@@ -64,9 +68,22 @@ class Tracker:
             sink.epochs(label, history)
 
     def verdict(self, report: Report) -> None:
-        """How the run ended."""
+        """How the run was judged."""
         for sink in self._sinks:
             sink.verdict(report)
+
+    def __enter__(self) -> Tracker:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Says that the run is over, and whether by an error."""
+        for sink in self._sinks:
+            # A server that fails too must not hide what the run failed of.
+            with suppress(TrackingError) if error is not None else nullcontext():
+                sink.close(error is not None)
 
 
 def _figures(report: Report) -> dict[str, float]:
@@ -110,8 +127,11 @@ class _TensorBoard:
         writer.add_text("verdict", report.verdict.status)
         for name, value in _figures(report).items():
             writer.add_scalar(name, value)
-        for made in (writer, *(w for w, _ in self._writers.values())):
-            made.close()
+        writer.close()
+
+    def close(self, failed: bool) -> None:
+        for writer, _ in self._writers.values():
+            writer.close()
 
 
 class _MLflow:
@@ -148,7 +168,10 @@ class _MLflow:
         self._log(_figures(report), 0)
         with _told_clearly(self._uri):
             self._client.set_tag(self._run, "verdict", report.verdict.status)
-            self._client.set_terminated(self._run)
+
+    def close(self, failed: bool) -> None:
+        with _told_clearly(self._uri):
+            self._client.set_terminated(self._run, "FAILED" if failed else "FINISHED")
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         now = int(time.time() * 1000)

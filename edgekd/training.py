@@ -108,7 +108,8 @@ def fit(
                 training.epoch(ticks)
             except _Diverged as error:
                 training.step_back(error)
-            watch(what, training.progress.history)
+            else:
+                watch(what, training.progress.history)
     next(ticks, None)  # lets the display finish
     training.finish()
     return training.progress.history
@@ -147,9 +148,6 @@ class _Training:
             both["average"] = self.average = AveragedModel(module, multi_avg_fn=mean, use_buffers=True)
         self.both = nn.ModuleDict(both)
         self.wrapped, self.optimizer = self.fabric.setup(module, optimizer)
-        self.minimised: Any = objective
-        if any(True for _ in objective.parameters()):
-            self.minimised = self.fabric.setup_module(objective)
         self.both.to(self.fabric.device)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.clipped = [*self.parameters, *objective.parameters()]
@@ -197,6 +195,8 @@ class _Training:
                 parts[name] += part / self.steps
             next(ticks, None)
         record = {"epoch": epoch + 1, "loss": total / self.steps, "lr": rate, **parts}
+        if not self._in_all(all(bool(x.isfinite().all()) for x in self.both.state_dict().values())):
+            raise _Diverged(float("nan"), self.steps - 1)  # by the last step, which no loss has shown
         if self.fabric.world_size > 1:
             mean = self.fabric.all_reduce(torch.tensor([total / self.steps, *parts.values()]))
             record |= dict(zip(["loss", *parts], mean.tolist(), strict=True))  # type: ignore[union-attr]
@@ -222,22 +222,27 @@ class _Training:
         )
         if self._teacher is not None:
             batch = self._teacher.looks_at(step.inputs, batch)
-        value: Tensor = self.minimised(self._answered(step.inputs, batch), self.parameters)
+        value: Tensor = self.objective(self._answered(step.inputs, batch), self.parameters)
         found = value.item()
-        if self.fabric.world_size > 1:
-            # All stop together, or those that go on would wait for the others for ever.
-            finite = self.fabric.all_reduce(torch.tensor(float(np.isfinite(found))), reduce_op="min")
-            found = found if finite else float("nan")
-        if not np.isfinite(found):
-            return found
+        if not self._in_all(bool(np.isfinite(found))):
+            return found if not np.isfinite(found) else float("nan")
         self.optimizer.zero_grad()
         self.fabric.backward(value)
+        for learned in self.objective.parameters():  # not wrapped: Fabric cannot cast a batch
+            if learned.grad is not None:
+                processes.average(learned.grad)
         if self.config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.clipped, self.config.grad_clip)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.module)
         return found
+
+    def _in_all(self, fine: bool) -> bool:
+        """Whether all processes say so: they stop together, or some would wait for the others for ever."""
+        if self.fabric.world_size == 1:
+            return fine
+        return bool(self.fabric.all_reduce(torch.tensor(float(fine)), reduce_op="min"))
 
     def _answered(self, x: Tensor, batch: Batch) -> Batch:
         """The batch with what the student says: of the samples, or of attacked ones beside the clean."""
@@ -257,7 +262,7 @@ class _Training:
         scores = predict(chosen, self.data.val.inputs, self.data.spec, self.fabric.device)
         accuracy = float((scores.argmax(axis=1) == self.data.val.labels).mean() * 100)
         # Batch norms of several processes differ by a little: one decides for all.
-        accuracy = self.fabric.broadcast(accuracy)
+        accuracy = float(processes.tell(accuracy))
         if self.progress.best is None or accuracy > self.progress.best:
             if self.fabric.is_global_zero:
                 checkpoints.save_tensors(chosen.state_dict(), self.checkpoint / checkpoints.BEST)

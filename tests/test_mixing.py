@@ -44,15 +44,33 @@ def test_shares_are_beta(alpha):
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.001
 
 
-def test_areas_are_beta_where_the_box_is_not_cut_off():
-    """A box of a large image that lies inside has the area that was drawn, but for rounding."""
-    pairs = mixing.draw(MixConfig(cutmix=1.0), 4000, (1, 1000, 1000), 1, 2)
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_areas_are_beta(alpha):
+    """The side of a box of share 1 - a is sqrt(1 - a): where the border cuts nothing off, a is Beta.
+
+    A box lies inside with a probability that hangs on its size, so each is taken as often as it is rare.
+    """
+    pairs = mixing.draw(MixConfig(cutmix=alpha), 40_000, (1, 1000, 1000), 1, 2)
     top, bottom, left, right = pairs.boxes.T
-    inside = (top > 0) & (bottom < 1000) & (left > 0) & (right < 1000)
-    assert inside.sum() > 500
-    sides = np.abs((bottom - top) - (right - left))[inside]
-    assert sides.max() <= 1  # as wide as it is high, as the image is
-    assert pairs.shares.min() >= 0 and pairs.shares.max() <= 1
+    assert (
+        np.abs((bottom - top) - (right - left))[
+            (top > 0) & (bottom < 1000) & (left > 0) & (right < 1000)
+        ].max()
+        <= 1
+    )
+    side = (bottom - top) / 1000
+    inside = (top > 0) & (bottom < 1000) & (side < 0.7)
+    edges = np.linspace(1 - 0.65**2, 1 - 0.1**2, 8)
+    kept = 1 - side[inside] ** 2
+    found = np.histogram(kept, edges, weights=1 / (1 - side[inside]))[0] / 40_000
+    expected = np.diff(stats.beta(alpha, alpha).cdf(edges))
+    np.testing.assert_allclose(found, expected, atol=0.012)
+
+
+def test_of_both_each_sample_draws_one():
+    pairs = mixing.draw(MixConfig(mixup=0.3, cutmix=1.0), 4000, (1, 8, 8), 1, 2)
+    assert stats.binomtest(int(pairs.pasted.sum()), 4000, 0.5).pvalue > 0.001
+    assert stats.kstest(pairs.shares[~pairs.pasted], stats.beta(0.3, 0.3).cdf).pvalue > 0.001
 
 
 def test_each_view_has_pairs_of_its_own_and_each_sample_is_a_partner_once():

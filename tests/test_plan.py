@@ -223,8 +223,9 @@ def test_several_teachers_and_those_between_are_stages_of_their_own(make):
     (prune,) = [n for n in plan.nodes if n.stage == "prune"]
     assert plan.node(prune.parents["outputs"]).parents["teacher"] == "teacher"
     hint = [{"kind": "hint", "student_layer": "a", "teacher_layer": "b"}]
+    other = {**member, "train": {"epochs": 1, "seed": 1}}
     with pytest.raises(UsageError, match="names layers of the teacher, which is no network"):
-        make(teacher={"members": [member, member]}, distill={**distill, "losses": hint})
+        make(teacher={"members": [member, other]}, distill={**distill, "losses": hint})
 
 
 @pytest.mark.parametrize(
@@ -233,10 +234,53 @@ def test_several_teachers_and_those_between_are_stages_of_their_own(make):
         ({"members": [{"file": "a.onnx"}]}, "two or more"),
         ({"file": "a.onnx", "function": {"kind": "a:b"}}, "exactly one of"),
         ({"file": "a.onnx", "weights": "confidence"}, "go with teacher.members"),
-        ({"members": [{"file": "a.onnx"}] * 2, "outputs": "probabilities"}, "said of each"),
+        ({"members": [{"file": "a.onnx"}, {"file": "a.onnx"}]}, "two teacher.members are the same"),
+        (
+            {"members": [{"members": [{"file": "a.onnx"}, {"file": "b.onnx"}]}, {"file": "c.onnx"}]},
+            "of their own",
+        ),
+        ({"members": [{"model": {"kind": "object"}}, {"file": "c.onnx"}]}, "cannot be objects"),
+        ({"members": [{"file": "a.onnx"}, {"file": "b.onnx"}], "outputs": "probabilities"}, "said of each"),
         ({"function": {"kind": "nowhere"}}, "package.module:function"),
     ],
 )
 def test_teachers_that_make_no_sense_are_refused(make, teacher, message):
     with pytest.raises(ValueError, match=message):
         make(teacher=teacher)
+
+
+@pytest.mark.parametrize(("kind", "option"), [("keras", "file"), ("hugging_face", "folder")])
+def test_a_network_read_from_a_file_is_known_by_its_content(make, tmp_path, kind, option):
+    path = tmp_path / "net.keras" if kind == "keras" else tmp_path / "net"
+    content = path if kind == "keras" else path / "config.json"
+    content.parent.mkdir(exist_ok=True)
+    content.write_bytes(b"1")
+    said = {"file": str(path)}, {"model": {"kind": kind, option: str(path)}}
+    first = [make(teacher=teacher) for teacher in said]
+    content.write_bytes(b"2")
+    for before, teacher in zip(first, said, strict=True):
+        assert {"network", "outputs", "distill"} <= changed(before, make(teacher=teacher))
+
+
+def test_a_folder_with_links_to_folders_is_refused(make, tmp_path):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/config.json").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "net/variables").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="'variables' in it is a link to a folder"):
+        make(teacher={"file": str(tmp_path / "net")})
+
+
+def test_trainings_of_several_processes_are_others(make, monkeypatch):
+    """A step of two has twice the samples."""
+    alone = make()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert {"network", "distill", "prune", "quantize"} <= changed(alone, make())
+    assert not changed(alone, make()) & {"data", "calibration"}
+
+
+def test_strengths_that_differ_little_are_told_apart(make):
+    plan = make(distill__mix={"mixup": 0.12345671}, prune__mix={"mixup": 0.12345672})
+    assert len([n for n in plan.nodes if n.stage == "outputs"]) == 3
+    with pytest.raises(ValueError, match="finite number"):
+        make(distill__mix={"mixup": float("inf")})

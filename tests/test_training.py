@@ -612,7 +612,22 @@ def test_after_a_nan_the_last_good_epoch_goes_on_with_half_the_rate(tmp_path):
 
 def test_a_nan_in_the_first_epoch_starts_again(tmp_path):
     found, expected, data = mlp(), mlp(), table()
-    run(found, data, train_config(on_nan="halve_lr"), tmp_path / "a", bad_once_at(2))
+    told = []
+    objective = Objective([LossConfig(kind="cross_entropy")], "fixed", None)
+    bad = bad_once_at(2)
+    objective.functions = [lambda batch, *_: bad(batch.student, batch.labels, None)]
+    (tmp_path / "a").mkdir()
+    fit(
+        found,
+        data,
+        objective,
+        train_config(on_nan="halve_lr"),
+        what="student",
+        display=quiet(),
+        checkpoint=tmp_path / "a",
+        watch=lambda what, epochs: told.append(len(epochs)),
+    )
+    assert told == [1, 2, 3]  # of an epoch that came to nothing nobody is told
     run(expected, data, train_config(lr=train_config().lr / 2), tmp_path / "b")
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
 
@@ -676,3 +691,38 @@ def test_batch_norms_take_the_mean_and_variance_of_other_samples(n):
     assert net[0].momentum == 0.2 and not net[0].training
     assert all(torch.equal(before[k], v) for k, v in net[2].state_dict().items())
     assert training.reestimate(mlp(), rows(4), TABLE) == 0
+
+
+@pytest.mark.parametrize("last", [4, 12], ids=["of an epoch", "of all"])
+def test_a_gradient_that_is_no_number_in_the_last_step_is_no_good_epoch(tmp_path, last):
+    calls = 0
+
+    def loss(logits, labels, _):
+        nonlocal calls
+        calls += 1
+        value = cross_entropy(logits, labels)
+        return (
+            value + (logits.sum() * 0).sqrt() if calls == last else value
+        )  # 0, with the slope 0 times infinity
+
+    with pytest.raises(TrainingError, match=rf"the loss is nan at epoch {last // 4}, step 4"):
+        run(mlp(), table(), train_config(), tmp_path / "stops", loss)
+    calls, found = 0, mlp()
+    history = run(found, table(), train_config(on_nan="halve_lr"), tmp_path / "halves", loss)
+    assert len(history) == 3 and all(p.isfinite().all() for p in found.parameters())
+
+
+@pytest.mark.parametrize(
+    "terms", [{"kind": "mse", "projection": True}, {"kind": "crd", "width": 4, "negatives": 6}]
+)
+def test_losses_that_learn_do_so_in_bf16_too(tmp_path, terms):
+    teacher = np.random.default_rng(1).normal(size=(1, 35, 5)).astype(np.float16)
+    torch.manual_seed(2)
+    objective = Objective(
+        [LossConfig.model_validate(terms)], "uncertainty", Shapes((5,), (5,), {}, {}, 35, 0)
+    )
+    before = [p.detach().clone() for p in objective.parameters()]
+    config = train_config(precision="bf16-mixed", lr=0.01)
+    fit(mlp(), table(teacher=teacher), objective, config, what="s", display=quiet(), checkpoint=tmp_path)
+    after = list(objective.parameters())
+    assert len(before) >= 2 and not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from edgekd import processes
 from edgekd.losses.common import Batch, LayerOptions, Shapes, at_least, rows
 
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ def loss(batch: Batch, options: Options, state: Any = None) -> Tensor:
     value = value + contrast(
         teacher, state.student_memory[picked], state.student_scale, total, options.temperature
     )
+    index = processes.gathered(batch.index)
     for memory, seen in ((state.student_memory, student), (state.teacher_memory, teacher)):
-        moved = options.momentum * memory[batch.index] + (1 - options.momentum) * seen.detach()
-        memory[batch.index] = F.normalize(moved, dim=1)
+        moved = options.momentum * memory[index] + (1 - options.momentum) * processes.gathered(seen)
+        memory[index] = F.normalize(moved, dim=1)
     return value
 
 

@@ -20,6 +20,9 @@ MODELS = {
     "hugging_face": "edgekd.models.hugging_face",
 }
 
+# Kinds that read a file or folder, and the option that names it: its content belongs to a result's key.
+SOURCES = {"keras": "file", "hugging_face": "folder"}
+
 
 def build(config: ModelConfig, task: Task, seed: int) -> nn.Module:
     """A fresh network for `task`: float32, in eval mode, initialised from `seed`.

@@ -46,10 +46,21 @@ def build(input_shape: tuple[int, ...], num_classes: int, folder: str) -> nn.Mod
             hint="a classifier of transformers is needed, such as ViTForImageClassification",
         )
     try:
-        body = getattr(transformers, known[0]).from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        body, info = getattr(transformers, known[0]).from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype="float32",
+            output_loading_info=True,
         )
     except Exception as error:  # transformers raises whatever it stumbled on
         said = " ".join(str(error).split())[:300]
         raise UsageError(f"{folder}: does not load: {type(error).__name__}: {said}") from error
+    absent = [*info["missing_keys"], *info["mismatched_keys"]]
+    if absent:
+        raise UsageError(
+            f"{folder}: has no weights for {absent[0]!r} ({len(absent)} such): they would be drawn at random",
+            hint="save the whole classifier with save_pretrained",
+        )
     return HuggingFaceNet(body)

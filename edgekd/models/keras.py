@@ -23,7 +23,7 @@ class KerasNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn, then the model."""
-        out: Tensor = self.body(x.permute(0, 2, 3, 1) if self.turned else x)
+        out: Tensor = self.body(x.permute(0, 2, 3, 1) if self.turned else x, training=self.training)
         return out
 
 
@@ -35,6 +35,8 @@ def build(input_shape: tuple[int, ...], num_classes: int, file: str) -> nn.Modul
     Raises:
         UsageError: Keras is missing or on another backend, or the file does not load or fit.
     """
+    if not file.endswith(".keras"):
+        raise UsageError(f"{file}: not a .keras file", hint="save it as one: model.save('teacher.keras')")
     keras = _keras()
     try:
         body = keras.models.load_model(Path(file), compile=False, safe_mode=True)

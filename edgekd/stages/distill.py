@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from edgekd.nodes import Node
 from edgekd.objective import Objective
 from edgekd.stages import saved
 from edgekd.stages.context import Context
+from edgekd.stages.guessing import refuse_probabilities
 from edgekd.training import fit, reestimate
 
 
@@ -32,8 +34,10 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
 
         load_checkpoint(module, Path(config["checkpoint"]))
     history = learn(module, distill, node, context)
-    architecture = {"model": config["model"], "role": config["role"]}
+    architecture = {key: config[key] for key in saved.BUILT_FROM if key in config}
     result = saved.save(folder, module, context, architecture)
+    if config["role"] != "student":  # an assistant, whose outputs the next one learns
+        refuse_probabilities(config["role"], np.load(folder / saved.TEST_SCORES), "logits")
     robust = saved.robust_accuracy(module, distill, context)
     return {**result, **robust, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}
 

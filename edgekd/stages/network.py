@@ -23,12 +23,13 @@ from edgekd.training import fit, predict
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the network; returns its size, cost and how training went."""
     config = dict(node.config)
-    module = saved.fresh(config, context)
+    train = None if config["train"] is None else LabelTrainConfig.model_validate(config["train"])
+    seed = None if train is None else train.seed
+    module = saved.fresh(config, context, seed)
     history, robust = [], {}
     if config.get("checkpoint"):
-        load_checkpoint(module, Path(config["checkpoint"]))
-    if config["train"] is not None:
-        train = LabelTrainConfig.model_validate(config["train"])
+        load_checkpoint(saved.inner(module), Path(config["checkpoint"]))
+    if train is not None:
         labels = LossConfig.model_validate({"kind": "cross_entropy", "smoothing": train.label_smoothing})
         splits, spec = context.task.splits, context.task.input_spec
         if splits["train"].labels is None:
@@ -36,7 +37,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
                 f"{node.label}: cannot be trained, the split 'train' has no labels",
                 hint="give a teacher that is trained already",
             )
-        data = TrainingSet(splits["train"], spec, None, 1, context.seed, val=splits["val"])
+        data = TrainingSet(splits["train"], spec, None, 1, context.seed, order_seed=seed, val=splits["val"])
         history = fit(
             module,
             data,
@@ -48,7 +49,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             watch=context.watch,
         )
         robust = saved.robust_accuracy(module, train, context)
-    architecture: dict[str, Any] = {key: config[key] for key in ("model", "role", "outputs") if key in config}
+    architecture: dict[str, Any] = {key: config[key] for key in saved.BUILT_FROM if key in config}
     result = saved.save(folder, module, context, architecture)
     val = context.task.splits["val"]
     assert val.labels is not None  # a task without them was refused

@@ -31,6 +31,8 @@ from edgekd.types import Task
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"
 TEST_SCORES = "test_scores.npy"
+# What of a stage's settings a network is built from.
+BUILT_FROM = ("model", "role", "outputs", "source_sha256")
 
 
 def example_input(task: Task) -> Tensor:
@@ -50,12 +52,18 @@ class LogOfProbabilities(nn.Module):
         return self.body(x).clamp_min(TINY).log()  # type: ignore[no-any-return]
 
 
+def inner(module: nn.Module) -> nn.Module:
+    """The network itself, whose names a checkpoint has."""
+    return module.body if isinstance(module, LogOfProbabilities) else module
+
+
 def fresh(config: dict[str, Any], context: Context, seed: int | None = None) -> nn.Module:
     """The network that a config names, its outputs checked against the task's classes.
 
     `seed` draws its initial weights; the recipe's if left out.
     """
     choice = ModelConfig.model_validate(config["model"])
+    _refuse_changed(choice, config, context)
     if choice.kind == "object":
         module = context.object_of(config["role"])
     else:
@@ -64,6 +72,18 @@ def fresh(config: dict[str, Any], context: Context, seed: int | None = None) -> 
         module = LogOfProbabilities(module)
     _check_outputs(module.eval(), config["role"], context.task)
     return module
+
+
+def _refuse_changed(choice: ModelConfig, config: dict[str, Any], context: Context) -> None:
+    """A network that is read from a user's file again must still be the one that was planned with."""
+    option = models.SOURCES.get(choice.kind)
+    if option is None:
+        return
+    path = Path(choice.options[option])
+    if not path.exists() or context.store.hash_file(path) != config["source_sha256"]:
+        raise UsageError(
+            f"{path}: gone, or another one than when the run was planned", hint="put it back, or run again"
+        )
 
 
 def _check_outputs(module: nn.Module, role: str, task: Task) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekd.config import FunctionConfig
-from edgekd.errors import UsageError
+from edgekd.errors import ExportError, UsageError
+from edgekd.quantize.schemes import fold_batch_norm
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
@@ -29,16 +30,26 @@ def of_node(label: str, context: Context) -> Teacher:
         members = [of_node(parent, context) for role, parent in node.parents.items() if role != "data"]
         return ensemble.combine(members, node.config["combine"], entry.result["weights"])
     if node.stage == "file":
+        for name in entry.files:
+            entry.file(name)  # verified
         return of_source(entry.folder, entry.result, context)
     return of_module(saved.load(entry, context))
 
 
 def of_module(module: nn.Module) -> Teacher:
-    """A network as a teacher."""
+    """A network as a teacher, which only answers: batch norms are folded away where that can be done."""
+    try:
+        module = fold_batch_norm(module)
+    except ExportError:  # its forward cannot be traced: it answers the same, and slower
+        module.eval()
 
     @torch.no_grad()
     def network(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return module(torch.from_numpy(x)).numpy()  # type: ignore[no-any-return]
+        fed = torch.from_numpy(x)
+        if fed.dim() == 4:
+            fed = fed.contiguous(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        return module(fed).numpy()  # type: ignore[no-any-return]
 
     return network
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from runs import TINY
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import edgekd
@@ -164,6 +164,13 @@ def test_a_hugging_face_folder(copied, tmp_path):
         optimizer.step()
     net.save_pretrained(tmp_path / "vit")
     found = taught(copied, {"file": str(tmp_path / "vit")})
+    weights = load_file(tmp_path / "vit/model.safetensors")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/config.json").write_bytes((tmp_path / "vit/config.json").read_bytes())
+    kept = {k: v for k, v in weights.items() if not k.startswith("classifier")}
+    save_file(kept, tmp_path / "torn/model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match=r"has no weights for 'classifier.*drawn at random"):
+        taught(copied, {"file": str(tmp_path / "torn")})
     assert result(found["network"][0])["params"] == sum(p.numel() for p in net.parameters())
     assert result(found["network"][0])["val_accuracy"] > 60
     assert result(found["distill"][0])["val_accuracy"] > 30
@@ -186,6 +193,19 @@ def test_several_at_once(copied):
     assert result(whole)["weights"] == pytest.approx(w)
     parts = [np.exp(s) / np.exp(s).sum(axis=1, keepdims=True) for s in (scores(first), scores(second))]
     np.testing.assert_allclose(np.exp(scores(whole)), w[0] * parts[0] + w[1] * parts[1], atol=1e-5)
+    # What the student learns from is the same mean, on the training samples, by networks built here.
+    (cached,) = [np.load(f / "logits.npy")[0] for f in found["outputs"]]
+    raw, said = np.load(next(copied.store.glob("data-*")) / "train.inputs.npy"), []
+    spec = json.loads((next(copied.store.glob("data-*")) / "task.json").read_text())["input_spec"]
+    x = torch.from_numpy(
+        ((raw / spec["scale"] - spec["mean"][0]) / spec["std"][0]).reshape(len(raw), -1)
+    ).float()
+    for folder in (first, second):
+        state, y = load_file(folder / "model.safetensors"), x
+        for name in [n for n in ("body.0", "body.2") if f"{n}.weight" in state]:
+            y = torch.relu(y @ state[f"{name}.weight"].T + state[f"{name}.bias"])
+        said.append((y @ state["head.weight"].T + state["head.bias"]).softmax(dim=1).numpy())
+    np.testing.assert_allclose(np.exp(cached.astype(np.float32)), w[0] * said[0] + w[1] * said[1], atol=5e-3)
     assert result(found["distill"][0])["val_accuracy"] > 40
 
 
@@ -217,3 +237,38 @@ def test_the_report_of_several_teachers_and_one_between(copied, tmp_path):
     assert "no network" in report.teacher.not_exported
     steps = (tmp_path / "report.md").read_text()
     assert steps.index("Assistant-1") < steps.index("Student, distilled")
+
+
+SOFT = """
+import numpy as np, torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+digits = load_digits()
+model = LogisticRegression(C=0.01, max_iter=500).fit(digits.data[:400], digits.target[:400])
+
+def proba(x):
+    flat = x.reshape(len(x), -1)
+    raw = 16 * (flat - flat.min(axis=1, keepdims=True)) / np.ptp(flat, axis=1, keepdims=True)
+    return model.predict_proba(raw)
+
+def softly(shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes), torch.nn.Softmax(dim=1))
+"""
+
+
+def test_probabilities_are_announced_or_refused(copied, tmp_path, monkeypatch):
+    (tmp_path / "softly_said.py").write_text(SOFT)
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = {"function": {"kind": "softly_said:proba"}}
+    with pytest.raises(UsageError, match="teacher: gives probabilities, not logits"):
+        taught(copied, teacher)
+    found = taught(copied, teacher | {"outputs": "probabilities"})
+    (cached,) = [np.load(f / "logits.npy")[0].astype(np.float32) for f in found["outputs"]]
+    np.testing.assert_allclose(np.exp(cached).sum(axis=1), 1, atol=5e-3)
+    assert cached.max() <= 0 and result(found["distill"][0])["val_accuracy"] > 30
+    kd = {"epochs": 1, "batch_size": 16}
+    with pytest.raises(UsageError, match="assistant-1: gives probabilities"):
+        taught(
+            copied, NETWORK, assistants=[{"model": {"kind": "softly_said:softly"}, "distill": kd}], distill=kd
+        )

@@ -227,8 +227,7 @@ def test_accuracy_under_attack_has_a_column_where_something_was_attacked(make):
     report = parse(make("PASS"))
     assert "under attack" not in markdown(report)
     stages = [s.model_copy(update={"robust_accuracy": 41.256}) for s in report.stages[:1]]
-    rows = table_after(
-        markdown(report.model_copy(update={"stages": (*stages, *report.stages[1:])})), "<summary>Stages</summary>"
-    )
+    attacked = report.model_copy(update={"stages": (*stages, *report.stages[1:])})
+    rows = table_after(markdown(attacked), "<summary>Stages</summary>")
     assert rows[0][-1] == "Accuracy under attack, %" and len(rows[0]) == len(rows[1])
     assert [row[-1] for row in rows[2:4]] == ["41.26", words.ABSENT]
