@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import tasks
-from edgekd.batches import with_unlabelled
 from edgekd.errors import UsageError
 from edgekd.nodes import Node, Plan
 from edgekd.progress import Display
@@ -71,6 +70,8 @@ class Context:
         Raises:
             UsageError: they are, and the task has none.
         """
+        from edgekd.batches import with_unlabelled
+
         splits = self.task.splits
         if not unlabelled:
             return splits["train"]

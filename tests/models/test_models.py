@@ -116,7 +116,11 @@ def test_options_reach_the_network(tiny_task):
         ("mobilenet", {"blocks": [1, 0]}, "must be at least 1"),
         ("mlp", {"hidden": []}, "one width or more"),
         ("mlp", {"hidden": "wide"}, "model 'mlp'"),
-        ("gbm", {}, r"unknown model kind 'gbm' \(known: mlp, resnet, mobilenet, or package"),
+        (
+            "gbm",
+            {},
+            r"unknown model kind 'gbm' \(known: mlp, resnet, mobilenet, keras, hugging_face, or package",
+        ),
         ("nowhere.at_all:net", {}, r"there is no module 'nowhere'"),
         ("edgekd.models.mlp:nett", {}, r"edgekd.models.mlp has no function 'nett'"),
     ],
@@ -128,9 +132,10 @@ def test_what_does_not_work_is_said(tiny_task, kind, options, message):
 
 @pytest.mark.parametrize("kind", list(models.MODELS))
 def test_networks_are_checked_before_torch_is_there(kind):
+    needed = {option: "somewhere" for option in [models.SOURCES.get(kind)] if option}
     code = (
         "import sys; from edgekd import models; from edgekd.config import ModelConfig\n"
-        f"models.check(ModelConfig(kind={kind!r}))\n"
+        f"models.check(ModelConfig.model_validate(dict(kind={kind!r}, **{needed!r})))\n"
         f"try: models.check(ModelConfig.model_validate(dict(kind={kind!r}, no_such=1)))\n"
         "except models.UsageError: print('torch' in sys.modules)"
     )
