@@ -152,7 +152,8 @@ def _not_exported(made: Assembly) -> str | None:
     """Why the teacher has no float file in some format, or None."""
     kept = {t.artifact.format for t in made.plan.targets if not made.plan.emissions[t.name].teacher_float}
     if kept and made.plan.recipe.teacher is not None:
-        return f"a teacher that is no network is not written as {', '.join(sorted(kept))}"
+        what = "looks at another modality" if made.plan.recipe.teacher.modality else "is no network"
+        return f"a teacher that {what} is not written as {', '.join(sorted(kept))}"
     labels = dict.fromkeys(e.teacher_float for e in made.plan.emissions.values() if e.teacher_float)
     reasons = [made.context.entries[label].result.get("absent") for label in labels]
     return "; ".join(reason for reason in reasons if reason is not None) or None

@@ -31,6 +31,7 @@ class TrainingSet:
         teacher_layers: the same in the live teacher.
         order_seed: of the order of samples and of what else is drawn; `seed` if left out.
         val: samples on which training that stops early is watched.
+        others: what the teacher looks at in place of the student's inputs, as (split, spec), or None.
     """
 
     split: Split
@@ -43,6 +44,7 @@ class TrainingSet:
     teacher_layers: tuple[str, ...] = ()
     order_seed: int | None = None
     val: Split | None = None
+    others: tuple[Split, InputSpec] | None = None
 
     def draw(self, *entropy: int) -> np.random.Generator:
         """A generator of its own for each epoch and purpose."""
@@ -60,6 +62,7 @@ class Step:
         other_labels: (B,) of the samples that are mixed in, or None.
         shares: (B,) of `labels`, the rest being the others'; None where nothing is mixed.
         teacher: cached outputs (B, K), or None.
+        teacher_inputs: (B, ...) of a teacher that runs along and looks at another modality, or None.
     """
 
     inputs: Tensor
@@ -68,6 +71,7 @@ class Step:
     other_labels: Tensor | None
     shares: Tensor | None
     teacher: Tensor | None
+    teacher_inputs: Tensor | None = None
 
 
 class _Rows:
@@ -90,7 +94,11 @@ def with_unlabelled(labelled: Split, unlabelled: Split) -> Split:
     assert labelled.labels is not None
     inputs: Any = _Rows(labelled.inputs, unlabelled.inputs)
     labels = np.concatenate((labelled.labels, np.full(len(unlabelled), -1, np.int64)))
-    return Split(labelled.name, np.concatenate((labelled.ids, unlabelled.ids)), inputs, labels)
+    ids = np.concatenate((labelled.ids, unlabelled.ids))
+    modalities: dict[str, Any] = {
+        name: _Rows(other, unlabelled.modalities[name]) for name, other in labelled.modalities.items()
+    }
+    return Split(labelled.name, ids, inputs, labels, modalities)
 
 
 class View:
@@ -163,9 +171,13 @@ def steps(
         processes: as many as train together.
     """
     split = data.split
-    view = epoch % data.views if data.teacher is not None else epoch
+    told = epoch % data.views if data.teacher is not None else epoch
+    # A teacher that looks at something else is not shown what is done to the student's inputs.
+    view = epoch if data.others is not None and not config.mix else told
+    live = data.live is not None and data.others is not None
+    other = View(*data.others, (), config.mix, data.seed, view) if live and data.others else None
     seen = View(split, data.spec, config.augment, config.mix, data.seed, view)
-    outputs = None if data.teacher is None else mapped_view(data.teacher, view)
+    outputs = None if data.teacher is None else mapped_view(data.teacher, told)
     order = data.draw(epoch, 1).permutation(len(split))
     size = _whole(split, config, processes)
     for step in range(steps_of(split, config, processes)):
@@ -182,7 +194,15 @@ def steps(
         labels = _labels(split, picked)
         if labels is not None and others is not None:
             labels = torch.where(others < 0, others, labels)  # a mixture with what has none has none
-        yield Step(seen.inputs(picked), torch.from_numpy(picked), labels, others, shares, teacher)
+        yield Step(
+            seen.inputs(picked),
+            torch.from_numpy(picked),
+            labels,
+            others,
+            shares,
+            teacher,
+            None if other is None else other.inputs(picked),
+        )
 
 
 def _labels(split: Split, picked: NDArray[np.int64]) -> Tensor | None:

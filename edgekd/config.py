@@ -19,13 +19,8 @@ from pydantic.fields import FieldInfo
 from edgekd.errors import UsageError, nearest
 from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
 from edgekd.settings import (
-    AdversarialConfig,
-    DistillConfig,
     FunctionConfig,
     GateConfig,
-    LabelTrainConfig,
-    LossConfig,
-    MixConfig,
     ModelConfig,
     PruneConfig,
     QuantizeConfig,
@@ -33,7 +28,6 @@ from edgekd.settings import (
     StudentConfig,
     TaskConfig,
     TeacherConfig,
-    TrainConfig,
 )
 from edgekd.target_settings import (
     BudgetConfig,
@@ -44,6 +38,14 @@ from edgekd.target_settings import (
     ProtocolConfig,
     RuntimeConfig,
     Target,
+)
+from edgekd.training_settings import (
+    AdversarialConfig,
+    DistillConfig,
+    LabelTrainConfig,
+    LossConfig,
+    MixConfig,
+    TrainConfig,
 )
 
 __all__ = [

@@ -34,7 +34,7 @@ class Stage:
 
 
 STAGES = {
-    "data": Stage("edgekd.stages.data", 1, ("numpy", "pillow", "scikit-learn"), 2),
+    "data": Stage("edgekd.stages.data", 2, ("numpy", "pillow", "scikit-learn"), 2),
     "calibration": Stage("edgekd.stages.calibration", 1, ("numpy",), 1),
     "network": Stage("edgekd.stages.network", 3, (*_TORCH, "keras", "transformers"), 5),
     "file": Stage("edgekd.stages.file", 1, ("onnxruntime", "ai-edge-litert", "tensorflow"), 5),

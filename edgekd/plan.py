@@ -106,12 +106,19 @@ def _one_teacher(
 ) -> str:
     if config.members:
         members = {
-            f"member{i}": _one_teacher(builder, member, store, data, objects, f"{label}-{i}")
+            f"member{i}": _one_teacher(
+                builder,
+                member.model_copy(update={"modality": config.modality}),
+                store,
+                data,
+                objects,
+                f"{label}-{i}",
+            )
             for i, member in enumerate(config.members, start=1)
         }
-        weighed = {"combine": config.combine, "weights": config.weights}
+        weighed = {"combine": config.combine, "weights": config.weights, "modality": config.modality}
         return builder.add(label, "ensemble", weighed, {"data": data, **members})
-    said: dict[str, Any] = {"role": label, "outputs": config.outputs}
+    said: dict[str, Any] = {"role": label, "outputs": config.outputs, "modality": config.modality}
     if config.function is not None:
         name = config.function.kind
         check_call(name, "teacher", config.function.options, given=1)
@@ -196,15 +203,23 @@ def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | Non
             )
         return {"teacher": teacher} if needed == "layers" else {}
     mixed = {name: alpha for name, alpha in config.mix.model_dump().items() if alpha is not None}
-    views = config.views if config.augment or mixed else 1
+    assert teacher is not None  # who else would give outputs
+    elsewhere = builder.nodes[teacher].config.get("modality") is not None
+    if elsewhere and config.mix.cutmix is not None:
+        raise UsageError(
+            "mix.cutmix pastes parts of the student's images, and the teacher looks at another modality",
+            hint="use mixup, which blends both alike",
+        )
+    augment = [] if elsewhere else list(config.augment)
+    views = config.views if augment or mixed else 1
     unlabelled = config.unlabelled_weight is not None
     settings = {
-        "augment": list(config.augment),
+        "augment": augment,
         "mix": config.mix.model_dump(),
         "views": views,
         "unlabelled": unlabelled,
     }
-    names = [*config.augment, *(f"{name}_{alpha!r}" for name, alpha in mixed.items())]
+    names = [*augment, *(f"{name}_{alpha!r}" for name, alpha in mixed.items())]
     names += ["unlabelled"] if unlabelled else []
     label = f"{teacher}-outputs" + "".join(f"-{name}" for name in names) + f"-{views}"
     return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}
@@ -266,6 +281,8 @@ def _emit(
 def _can_be_emitted(builder: Builder, teacher: str, emission: EmissionConfig) -> bool:
     """A network may be written in any format; a teacher that is a file is measured in its own."""
     node = builder.nodes[teacher]
+    if node.config.get("modality") is not None:
+        return False  # timed beside the student it would be fed something else
     own = node.stage == "file" and str(node.config.get("path")).endswith(".onnx")
     return node.stage not in OUTPUTS_ONLY or (own and emission.format == "onnx")
 

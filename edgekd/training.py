@@ -221,7 +221,8 @@ class _Training:
             shares=step.shares,
         )
         if self._teacher is not None:
-            batch = self._teacher.looks_at(step.inputs, batch)
+            other = step.teacher_inputs
+            batch = self._teacher.looks_at(step.inputs if other is None else other, batch)
         value: Tensor = self.objective(self._answered(step.inputs, batch), self.parameters)
         found = value.item()
         if not self._in_all(bool(np.isfinite(found))):

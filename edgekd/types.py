@@ -8,7 +8,7 @@ of the tool (measure, report, gate) stays light.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -71,12 +71,17 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a task, raw: `inputs` (N, *shape), `labels` (N,) int64 or None, `ids` (N,) str."""
+    """One split of a task, raw: `inputs` (N, *shape), `labels` (N,) int64 or None, `ids` (N,) str.
+
+    `modalities` has further inputs of the same samples by name, each (N, *its own shape): what a teacher may
+    look at in place of `inputs`.
+    """
 
     name: str
     ids: NDArray[np.str_]
     inputs: NDArray[Any]
     labels: NDArray[np.int64] | None
+    modalities: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,6 +97,15 @@ class Task:
     input_spec: InputSpec
     class_names: tuple[str, ...]
     notes: Mapping[str, Any] = field(default_factory=dict)  # duplicates counted, samples dropped
+    modalities: Mapping[str, InputSpec] = field(default_factory=dict)  # of each split's, by name
+
+    def seen_as(self, modality: str) -> Task:
+        """The same task where `inputs` are those of a modality."""
+        splits = {
+            name: replace(split, inputs=split.modalities[modality], modalities={})
+            for name, split in self.splits.items()
+        }
+        return replace(self, splits=splits, input_spec=self.modalities[modality], modalities={})
 
     @property
     def num_classes(self) -> int:

@@ -64,3 +64,23 @@ def test_processes_share_each_step():
     for step, first, second in zip(whole, *parts, strict=True):
         assert len(first.picked) == len(second.picked) == 8
         assert set(torch.cat((first.picked, second.picked)).tolist()) == set(step.picked.tolist())
+
+
+def test_what_a_teacher_elsewhere_has_said_goes_with_every_view_of_the_student():
+    raw = images(12)
+    rows = np.random.default_rng(1).normal(size=(12, 6)).astype(np.float32)
+    first = split(raw)
+    said = np.random.default_rng(2).normal(size=(1, 12, 5)).astype(np.float16)
+    config = train_config(batch_size=12, augment=("crop", "flip"))
+    data = TrainingSet(first, SPEC, said, 1, 0, others=(split(rows), TABLE))
+    seen = [next(steps(data, config, epoch)) for epoch in range(3)]
+    for step in seen:
+        np.testing.assert_array_equal(step.teacher, said[0].astype(np.float32))
+    assert not torch.equal(seen[0].inputs, seen[1].inputs)
+    live = TrainingSet(first, SPEC, None, 1, 0, live=torch.nn.Identity(), others=(split(rows), TABLE))
+    np.testing.assert_array_equal(next(steps(live, config, 1)).teacher_inputs, rows)
+    mixed = next(steps(live, train_config(batch_size=12, mix=MixConfig(mixup=1.0)), 0))
+    shares = mixed.shares[:, None].numpy()
+    partners = [int(np.argmin(np.abs(rows - other).sum(axis=1))) for other in
+                (mixed.teacher_inputs.numpy() - shares * rows) / (1 - shares)]  # fmt: skip
+    np.testing.assert_array_equal(first.labels[partners], mixed.other_labels)

@@ -284,3 +284,13 @@ def test_strengths_that_differ_little_are_told_apart(make):
     assert len([n for n in plan.nodes if n.stage == "outputs"]) == 3
     with pytest.raises(ValueError, match="finite number"):
         make(distill__mix={"mixup": float("inf")})
+
+
+def test_a_teacher_elsewhere_has_no_views_and_no_pasted_parts(make):
+    teacher = {"model": {"kind": "mlp"}, "train": {"epochs": 1}, "modality": "text"}
+    plan = make(teacher=teacher)
+    (outputs,) = [n for n in plan.nodes if n.stage == "outputs" and n.label.endswith("-1")]
+    assert outputs.config["augment"] == [] and outputs.config["views"] == 1
+    assert all(e.teacher_float is None for e in plan.emissions.values())
+    with pytest.raises(UsageError, match="the teacher looks at another modality .use mixup"):
+        make(teacher=teacher, distill__mix={"cutmix": 1.0})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,23 @@ class Context:
         for name in entry.files:
             entry.file(name)
         return tasks.load(entry.folder)
+
+    def seen_as(self, modality: str | None) -> Context:
+        """The same run for a teacher that looks at a modality of the task; itself for None.
+
+        Raises:
+            UsageError: the task has no such modality.
+        """
+        if modality is None:
+            return self
+        if modality not in self.task.modalities:
+            known = ", ".join(self.task.modalities) or "none"
+            raise UsageError(
+                f"teacher.modality = {modality!r}: the task has no such modality", hint=f"it has: {known}"
+            )
+        seen = replace(self)
+        seen.__dict__["task"] = self.task.seen_as(modality)
+        return seen
 
     def parent(self, node: Node, role: str) -> Entry:
         """The result of one of a node's parents."""

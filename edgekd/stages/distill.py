@@ -49,13 +49,16 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
     of_student = shapes_of(module, example)
     check_paths("student", student_layers, of_student)
     outputs, live, of_teacher = None, None, {}
+    taught_by = _taught_by(node, context)
+    looks_at = context.seen_as(taught_by)
     if "teacher" in node.parents:
-        live = saved.load(context.parent(node, "teacher"), context)
-        of_teacher = shapes_of(live, example)
+        live = saved.load(context.parent(node, "teacher"), looks_at)
+        of_teacher = shapes_of(live, saved.example_input(looks_at.task))
         check_paths("teacher", teacher_layers, of_teacher)
     elif "outputs" in node.parents:
         outputs = context.teacher_outputs(node)
-    split = context.training_split(config.unlabelled_weight is not None)
+    unlabelled = config.unlabelled_weight is not None
+    split = context.training_split(unlabelled)
     if split.labels is None and (of_labels := [t.kind for t in config.losses if t.kind in losses.OF_LABELS]):
         raise UsageError(
             f"{node.label}: the loss {of_labels[0]!r} needs labels, and the split 'train' has none",
@@ -82,6 +85,7 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         teacher_layers,
         seed,
         task.splits["val"],
+        None if taught_by is None else (looks_at.training_split(unlabelled), looks_at.task.input_spec),
     )
     history = fit(
         module,
@@ -96,6 +100,14 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
     if config.reestimate_batch_norm is not None:
         _reestimate(module, config.reestimate_batch_norm, node, context)
     return history
+
+
+def _taught_by(node: Node, context: Context) -> str | None:
+    """The modality that the teacher of a stage looks at; None: the student's own inputs, or no teacher."""
+    label = node.parents.get("teacher")
+    if label is None and "outputs" in node.parents:
+        label = context.plan.node(node.parents["outputs"]).parents["teacher"]
+    return None if label is None else context.plan.node(label).config.get("modality")
 
 
 def _reestimate(module: nn.Module, split_name: str, node: Node, context: Context) -> None:

@@ -14,6 +14,7 @@ from edgekd.teachers import ensemble
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Keeps the outputs on test; returns the weights, None where each sample has its own."""
+    context = context.seen_as(node.config["modality"])
     labels = [parent for role, parent in node.parents.items() if role != "data"]
     entries = [context.entries[label] for label in labels]
     weights: list[float] | None = [1 / len(labels)] * len(labels)

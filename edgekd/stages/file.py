@@ -18,6 +18,7 @@ ONNX = "model.onnx"
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Keeps a copy and the outputs on test; returns its size where it is a file."""
     config = node.config
+    context = context.seen_as(config.get("modality"))
     result = {"params": None, "macs": None, "function": config.get("function"), "outputs": config["outputs"]}
     if "path" in config:
         source = Path(config["path"])

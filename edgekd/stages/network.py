@@ -23,6 +23,7 @@ from edgekd.training import fit, predict
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the network; returns its size, cost and how training went."""
     config = dict(node.config)
+    context = context.seen_as(config.get("modality"))
     train = None if config["train"] is None else LabelTrainConfig.model_validate(config["train"])
     seed = None if train is None else train.seed
     module = saved.fresh(config, context, seed)

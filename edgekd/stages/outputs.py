@@ -15,6 +15,7 @@ from edgekd.teachers import cache
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes logits.npy (views, N, classes) in fp16."""
+    context = context.seen_as(context.plan.node(node.parents["teacher"]).config.get("modality"))
     task = context.task
     path = context.store.partial(node.stage, node.key) / "logits.npy"
     cache.build(

@@ -24,7 +24,10 @@ BATCH = 256
 
 
 def of_node(label: str, context: Context) -> Teacher:
-    """The teacher that a stage left, on inputs (B, *shape); its outputs are logits."""
+    """The teacher that a stage left, on inputs (B, *shape); its outputs are logits.
+
+    `context` shows the modality that it looks at.
+    """
     node, entry = context.plan.node(label), context.entries[label]
     if node.stage == "ensemble":
         members = [of_node(parent, context) for role, parent in node.parents.items() if role != "data"]

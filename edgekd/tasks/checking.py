@@ -53,10 +53,22 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
                 f"task {task.name!r} has a split {name!r} (called {split.name!r})",
                 hint=f"splits are {', '.join(PRIORITY)}",
             )
+        if set(split.modalities) != set(task.modalities):
+            raise DataError(
+                f"split {name!r} of task {task.name!r} has the modalities {sorted(split.modalities)}, "
+                f"the task says {sorted(task.modalities)}",
+                hint="every split has each of them",
+            )
         _check_arrays(task, split)
         _check_labels(task, split)
         _check_values(split)
         _check_ids(split)
+    for modality in task.modalities:
+        seen = task.seen_as(modality)
+        _check_head(seen)
+        for split in seen.splits.values():
+            _check_arrays(seen, split)
+            _check_values(split)
     task = _without_overlap(task, on_overlap)
     duplicates = {n: len(s) - len(set(sample_hashes(s.inputs))) for n, s in task.splits.items()}
     return replace(task, notes={**task.notes, "duplicates": duplicates})
@@ -189,7 +201,8 @@ def _overlap_error(split: Split, shared: list[tuple[str, str] | None]) -> DataEr
 def subset(split: Split, index: NDArray[Any]) -> Split:
     """The samples of a split at `index`, in that order."""
     labels = None if split.labels is None else split.labels[index]
-    return Split(split.name, split.ids[index], split.inputs[index], labels)
+    modalities = {name: inputs[index] for name, inputs in split.modalities.items()}
+    return Split(split.name, split.ids[index], split.inputs[index], labels, modalities)
 
 
 def keep_first(task: Task, limit: int, seed: int) -> Task:
@@ -231,3 +244,6 @@ def _parts(split: Split) -> Iterator[bytes | memoryview]:
             continue
         yield f"{array.dtype.str} {array.shape}".encode()
         yield np.ascontiguousarray(array).tobytes()
+    for name, inputs in sorted(split.modalities.items()):
+        yield f"{name} {inputs.dtype.str} {inputs.shape}".encode()
+        yield np.ascontiguousarray(inputs).tobytes()

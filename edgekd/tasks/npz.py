@@ -1,9 +1,14 @@
-"""Arrays in a .npz file: train_x, val_x, val_y, test_x, test_y and, if there, train_y and unlabelled_x."""
+"""Arrays in a .npz file: train_x, val_x, val_y, test_x, test_y and, if there, train_y and unlabelled_x.
+
+train_x.NAME, val_x.NAME and so on are further inputs of the same samples: a modality that a teacher may see.
+"""
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +19,12 @@ from pydantic import Field
 from edgekd.config import Strict
 from edgekd.errors import DataError
 from edgekd.tasks.common import classification, existing, input_spec, numbered
-from edgekd.types import Split, Task
+from edgekd.types import InputSpec, Split, Task
 
-VERSION = 1
+VERSION = 2
 KEYS = ("train_x", "val_x", "val_y", "test_x", "test_y")
 OPTIONAL = ("train_y", "unlabelled_x")
+_MODALITY = re.compile(r"(train|val|test|unlabelled)_x\.[a-z0-9_]+")
 
 
 class Options(Strict):
@@ -45,26 +51,40 @@ def read(options: Options, seed: int) -> Task:
         if f"{name}_x" not in arrays:
             continue
         x, y = arrays[f"{name}_x"], arrays.get(f"{name}_y")
-        if x.ndim not in (2, 4) or x.dtype not in (np.uint8, np.float32):
-            raise DataError(
-                f"{path}: {name}_x is {x.dtype} {x.shape}",
-                hint="give uint8 or float32 in 2 dimensions (tables) or 4 (images, with a channel axis)",
-            )
-        if x.ndim == 4 and options.layout == "NHWC":
-            x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        x = _inputs(f"{path}: {name}_x", x, options)
+        others = {
+            key.partition(".")[2]: _inputs(f"{path}: {key}", array, options)
+            for key, array in arrays.items()
+            if key.startswith(f"{name}_x.")
+        }
         if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
             raise DataError(f"{path}: {name}_y is {y.dtype} {y.shape}, expected whole numbers ({len(x)},)")
-        splits.append(Split(name, numbered(name, len(x)), x, None if y is None else y.astype(np.int64)))
+        labels = None if y is None else y.astype(np.int64)
+        splits.append(Split(name, numbered(name, len(x)), x, labels, others))
     train, val = splits[:2]
     assert val.labels is not None  # val_y is among KEYS
     known = val.labels if train.labels is None else train.labels
-    spec = (
-        input_spec(train.inputs, 255.0, (0.0, 255.0), str(path))
-        if train.inputs.dtype == np.uint8
-        else input_spec(train.inputs, 1.0, where=str(path))
-    )
+    spec = _spec(train.inputs, path)
+    modalities = {name: _spec(inputs, path) for name, inputs in train.modalities.items()}
     names = options.class_names or tuple(str(c) for c in range(max(2, int(known.max()) + 1)))
-    return classification(path.stem, splits, spec, names)
+    return replace(classification(path.stem, splits, spec, names), modalities=modalities)
+
+
+def _inputs(where: str, x: NDArray[Any], options: Options) -> NDArray[Any]:
+    if x.ndim not in (2, 4) or x.dtype not in (np.uint8, np.float32):
+        raise DataError(
+            f"{where} is {x.dtype} {x.shape}",
+            hint="give uint8 or float32 in 2 dimensions (tables) or 4 (images, with a channel axis)",
+        )
+    if x.ndim == 4 and options.layout == "NHWC":
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    return x
+
+
+def _spec(inputs: NDArray[Any], path: Path) -> InputSpec:
+    if inputs.dtype == np.uint8:
+        return input_spec(inputs, 255.0, (0.0, 255.0), str(path))
+    return input_spec(inputs, 1.0, where=str(path))
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -76,6 +96,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             for key in KEYS:
                 if key not in file.files:
                     raise DataError(f"{path}: array {key!r} is missing", hint=f"needed: {', '.join(KEYS)}")
-            return {k: file[k] for k in (*KEYS, *OPTIONAL) if k in file.files}
+            named = [key for key in file.files if _MODALITY.fullmatch(key)]
+            return {k: file[k] for k in (*KEYS, *OPTIONAL, *named) if k in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable .npz file: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from edgekd.errors import DataError, StoreError
 from edgekd.types import InputSpec, Metric, Split, Task
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(task: Task, folder: Path) -> None:
@@ -41,12 +42,16 @@ def save(task: Task, folder: Path) -> None:
         "class_names": list(task.class_names),
         "notes": notes,
         "splits": [{"name": s.name, "labelled": s.labels is not None} for s in task.splits.values()],
+        "modalities": {name: asdict(spec) for name, spec in task.modalities.items()},
     }
     for name, split in task.splits.items():
         np.save(folder / f"{name}.ids.npy", np.asarray(split.ids), allow_pickle=False)
         np.save(folder / f"{name}.inputs.npy", np.ascontiguousarray(split.inputs), allow_pickle=False)
         if split.labels is not None:
             np.save(folder / f"{name}.labels.npy", np.asarray(split.labels), allow_pickle=False)
+        for modality, inputs in split.modalities.items():
+            path = folder / f"{name}.inputs-{modality}.npy"
+            np.save(path, np.ascontiguousarray(inputs), allow_pickle=False)
     (folder / "task.json").write_text(json.dumps(head, indent=1, allow_nan=False), encoding="utf-8")
 
 
@@ -62,11 +67,15 @@ def load(folder: Path) -> Task:
             raise ValueError(f"format {head['format']}, this version reads {FORMAT}")
         return Task(
             name=head["name"],
-            splits={s["name"]: _load_split(folder, s["name"], s["labelled"]) for s in head["splits"]},
+            splits={
+                s["name"]: _load_split(folder, s["name"], s["labelled"], head["modalities"])
+                for s in head["splits"]
+            },
             metrics=tuple(Metric(**metric) for metric in head["metrics"]),
             input_spec=_input_spec(head["input_spec"]),
             class_names=tuple(head["class_names"]),
             notes=head["notes"],
+            modalities={name: _input_spec(spec) for name, spec in head["modalities"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise StoreError(
@@ -74,12 +83,13 @@ def load(folder: Path) -> Task:
         ) from None
 
 
-def _load_split(folder: Path, name: str, labelled: bool) -> Split:
+def _load_split(folder: Path, name: str, labelled: bool, modalities: Iterable[str]) -> Split:
     ids, inputs = _array(folder / f"{name}.ids.npy"), _array(folder / f"{name}.inputs.npy")
     labels = _array(folder / f"{name}.labels.npy") if labelled else None
-    if len(ids) != len(inputs) or (labels is not None and len(labels) != len(ids)):
+    others = {modality: _array(folder / f"{name}.inputs-{modality}.npy") for modality in modalities}
+    if any(len(array) != len(ids) for array in (inputs, labels, *others.values()) if array is not None):
         raise ValueError(f"the arrays of split {name!r} differ in length")
-    return Split(name, ids, inputs, labels)
+    return Split(name, ids, inputs, labels, others)
 
 
 def _array(path: Path) -> NDArray[Any]:

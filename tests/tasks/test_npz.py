@@ -57,6 +57,31 @@ def test_features_and_unlabelled(tmp_path):
     assert task.class_names == ("0", "1", "2")
 
 
+def test_further_inputs_of_the_same_samples(tmp_path):
+    content = arrays()
+    for name in ("train", "val", "test"):
+        n = len(content[f"{name}_x"])
+        content[f"{name}_x.words"] = np.arange(n * 5, dtype=np.float32).reshape(n, 5)
+    task = read(tmp_path, content)
+    assert task.modalities["words"].shape == (5,) and task.modalities["words"].layout == "NC"
+    seen = task.seen_as("words")
+    np.testing.assert_array_equal(seen.splits["val"].inputs, content["val_x.words"])
+    assert seen.splits["val"].ids.tolist() == task.splits["val"].ids.tolist() and not seen.modalities
+    tasks.save(task, tmp_path / "stored")
+    again = tasks.load(tmp_path / "stored")
+    assert again.modalities == task.modalities
+    for name, split in task.splits.items():
+        np.testing.assert_array_equal(again.splits[name].modalities["words"], split.modalities["words"])
+        assert tasks.split_sha256(again.splits[name]) == tasks.split_sha256(split)
+    content["test_x.words"][0, 0] += 1
+    other = read(tmp_path, content)
+    assert tasks.split_sha256(other.splits["test"]) != tasks.split_sha256(task.splits["test"])
+    assert tasks.split_sha256(other.splits["val"]) == tasks.split_sha256(task.splits["val"])
+    few = tasks.keep_first(task, 2, 0).splits["train"]
+    places = [task.splits["train"].ids.tolist().index(i) for i in few.ids]
+    np.testing.assert_array_equal(few.modalities["words"], content["train_x.words"][places])
+
+
 def test_train_without_labels(tmp_path):
     content = {k: v for k, v in arrays().items() if k != "train_y"}
     task = read(tmp_path, content)
