@@ -226,6 +226,7 @@ class _Training:
         value: Tensor = self.objective(self._answered(step.inputs, batch), self.parameters)
         found = value.item()
         if not self._in_all(bool(np.isfinite(found))):
+            self._blame_the_teacher(batch)
             return found if not np.isfinite(found) else float("nan")
         self.optimizer.zero_grad()
         self.fabric.backward(value)
@@ -238,6 +239,21 @@ class _Training:
         if self.average is not None:
             self.average.update_parameters(self.module)
         return found
+
+    def _blame_the_teacher(self, batch: Batch) -> None:
+        """Of a loss that is no number, says so where the teacher is the cause: a lower rate mends nothing.
+
+        Raises:
+            TrainingError: the teacher's outputs are not finite; names a sample.
+        """
+        if batch.teacher is None or bool(batch.teacher.isfinite().all()):
+            return
+        row = int((~batch.teacher.isfinite()).any(dim=1).nonzero()[0])
+        sample = str(self.data.split.ids[int(batch.index[row])])
+        raise TrainingError(
+            f"{self.what}: the teacher gives {batch.teacher[row].tolist()[:3]} ... for sample {sample!r}",
+            hint="look at that sample, and at the teacher's weights",
+        )
 
     def _in_all(self, fine: bool) -> bool:
         """Whether all processes say so: they stop together, or some would wait for the others for ever."""

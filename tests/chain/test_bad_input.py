@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from model_files import linear_onnx
 from runs import TINY
+from safetensors.numpy import save_file
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from edgekd.cli import main
 
@@ -293,3 +296,38 @@ def test_a_record_of_a_run_that_is_damaged(inside):
     for text in ("", "{}", '{"nodes": 3}', "[]"):
         (inside.folder / "w/run.json").write_text(text)
         refused(inside("report", "w"), "run.json", "damaged")
+
+
+NAN = """
+import torch
+from torch import nn
+
+class Breaks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+    def forward(self, x):
+        out = self.head(x.flatten(1))
+        return torch.where(out.argmax(dim=1, keepdim=True) == 3, float("nan"), out)
+
+def teacher(shape, classes):
+    return Breaks()
+"""
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_teacher_that_gives_nan(inside, live):
+    """It knows the task but for one class: that it breaks there shows on the training samples."""
+    (inside.folder / "breaks.py").write_text(NAN)
+    text = TINY[: TINY.index("[teacher.model]")] + TINY[TINY.index("[student.model]") :]
+    hint = 'losses = [{ kind = "kd" }, { kind = "hint", student_layer = "head", teacher_layer = "head" }]\n'
+    text = text.replace("[distill]\n", "[distill]\n" + (hint if live else ""))
+    digits = load_digits()
+    x = (digits.data - digits.data.mean()) / digits.data.std()
+    fitted = LogisticRegression(C=0.01, max_iter=300).fit(x[:600], digits.target[:600])
+    state = {"head.weight": fitted.coef_.copy("C"), "head.bias": fitted.intercept_}
+    save_file({k: v.astype(np.float32) for k, v in state.items()}, inside.folder / "t.safetensors")
+    text += '[teacher]\ncheckpoint = "t.safetensors"\n[teacher.model]\nkind = "breaks:teacher"\n'
+    cached = ("teacher: output for sample", "not a finite fp16 number")
+    refused(inside("run", inside.write(text)), *(("the teacher gives [nan",) if live else cached), code=4)
+    nothing_half_written(inside, "distill")

@@ -67,3 +67,16 @@ def test_two_runs_in_one_workdir_refuse_each_other(edgekd):
         process.wait()
     assert second.returncode == 2 and "in use by another run" in second.stderr
     assert busy.returncode == 2 and str(process.pid) in busy.stderr
+
+
+def test_a_cache_with_a_flipped_bit_is_named(finished, tmp_path):
+    """What the teacher has said is verified each time that a stage reads it."""
+    copied = finished.copy(tmp_path)
+    (path,) = copied.store.glob("outputs-*/logits.npy")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    done = copied("run", copied.write(TINY.replace("keep = 0.7", "keep = 0.6")), "--until", "prune")
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2 and len(lines) == 1, done.stderr
+    assert "logits.npy: damaged or missing (delete " in lines[0]
