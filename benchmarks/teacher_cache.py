@@ -60,7 +60,7 @@ def built(teacher: torch.nn.Module, split: Split) -> float:
             ("crop", "flip"),
             MixConfig(),
             views=1,
-            num_classes=10,
+            num_outputs=10,
             seed=0,
             path=Path(folder) / "logits.npy",
             display=QUIET,

@@ -218,6 +218,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         macs=entry.result["macs"],
         metrics=(_metric(made, found, None),),
         robust_accuracy=entry.result.get("robust_accuracy"),
+        head_accuracy=entry.result.get("head_accuracy", {}),
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )
@@ -309,6 +310,7 @@ def _artifact(
         required=target.name in made.plan.recipe.required_targets,
         role="target",
         metrics=(_metric(made, found, made.policy.max_drop_pp),),
+        head_accuracy=entries[emission.evaluate].result.get("head_accuracy", {}),
         agreement=comparison.agreement,
         negative_flip_rate=comparison.negative_flip_rate,
         speedup_over_teacher=timings_of.ratio(teacher, own, made.policy.alpha, made.context.seed),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +32,7 @@ class TrainingSet:
         order_seed: of the order of samples and of what else is drawn; `seed` if left out.
         val: samples on which training that stops early is watched.
         others: what the teacher looks at in place of the student's inputs, as (split, spec), or None.
+        num_classes: of the first outputs, which are judged; None: all outputs are.
     """
 
     split: Split
@@ -45,6 +46,7 @@ class TrainingSet:
     order_seed: int | None = None
     val: Split | None = None
     others: tuple[Split, InputSpec] | None = None
+    num_classes: int | None = None
 
     def draw(self, *entropy: int) -> np.random.Generator:
         """A generator of its own for each epoch and purpose."""
@@ -63,6 +65,7 @@ class Step:
         shares: (B,) of `labels`, the rest being the others'; None where nothing is mixed.
         teacher: cached outputs (B, K), or None.
         teacher_inputs: (B, ...) of a teacher that runs along and looks at another modality, or None.
+        head_labels: (B,) of the task's further heads, by name.
     """
 
     inputs: Tensor
@@ -72,6 +75,7 @@ class Step:
     shares: Tensor | None
     teacher: Tensor | None
     teacher_inputs: Tensor | None = None
+    head_labels: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class _Rows:
@@ -98,7 +102,9 @@ def with_unlabelled(labelled: Split, unlabelled: Split) -> Split:
     modalities: dict[str, Any] = {
         name: _Rows(other, unlabelled.modalities[name]) for name, other in labelled.modalities.items()
     }
-    return Split(labelled.name, ids, inputs, labels, modalities)
+    none = np.full(len(unlabelled), -1, np.int64)
+    heads = {head: np.concatenate((found, none)) for head, found in labelled.head_labels.items()}
+    return Split(labelled.name, ids, inputs, labels, modalities, heads)
 
 
 class View:
@@ -202,6 +208,7 @@ def steps(
             shares,
             teacher,
             None if other is None else other.inputs(picked),
+            {head: torch.from_numpy(found[picked]) for head, found in split.head_labels.items()},
         )
 
 

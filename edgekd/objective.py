@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgekd import losses, processes
 from edgekd.config import LossConfig
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, nearest
 from edgekd.fields import value_at
 from edgekd.losses.common import Batch, Shapes
 
@@ -33,7 +33,8 @@ class Objective(nn.Module):
     labelled one; losses between samples, and a user's own, see all alike.
 
     Attributes:
-        names: of the losses, for records: the kind, numbered where a kind stands twice.
+        names: of the losses, for records: the kind, with its head, numbered where one stands twice.
+        columns: where the outputs of each head stand; None where the task has one alone.
         last: values of the losses at the last step, by name, before weights.
     """
 
@@ -46,18 +47,30 @@ class Objective(nn.Module):
         weighting: str,
         shapes: Shapes | None,
         unlabelled_weight: float = 1.0,
+        columns: Mapping[str, slice] | None = None,
     ) -> None:
         super().__init__()
+        self.columns = columns if columns is not None and len(columns) > 1 else None
+        if unknown := [t.head for t in terms if t.head is not None and t.head not in (columns or {})]:
+            known = [head for head in columns or {} if head]
+            raise UsageError(
+                f"a loss names the head {unknown[0]!r}, which the task has not",
+                hint=nearest(unknown[0], known, f"it has: {', '.join(known) or 'one head only'}"),
+            )
         self.unlabelled_weight = unlabelled_weight
         self.terms = tuple(terms)
         self.weighting = weighting
-        self.names = _names([term.kind for term in self.terms])
+        self.names = _names([f"{t.kind}.{t.head}" if t.head else t.kind for t in self.terms])
         self.options = [losses.check(term) for term in terms]
         loaded = [losses.load(term) for term in terms]
         self.functions = [function for function, _ in loaded]
         self.states = nn.ModuleDict()
         for i, (options, (_, make)) in enumerate(zip(self.options, loaded, strict=True)):
-            state = make(options, shapes) if make is not None else None
+            own = shapes
+            if shapes is not None and self.columns is not None:
+                cut = self.columns[self.terms[i].head or ""]
+                own = replace(shapes, student=(cut.stop - cut.start,), teacher=(cut.stop - cut.start,))
+            state = make(options, own) if make is not None else None
             if state is not None:
                 self.states[str(i)] = state
         if weighting == "uncertainty":
@@ -94,7 +107,9 @@ class Objective(nn.Module):
         return total
 
     def _value(self, i: int, batch: Batch) -> Tensor:
-        kind = self.terms[i].kind
+        kind, head = self.terms[i].kind, self.terms[i].head or ""
+        if self.columns is not None:
+            batch = batch.of_head(head, self.columns[head])
         if batch.clean is not None and kind in losses.OF_LABELS and batch.teacher is not None:
             batch = replace(batch, student=batch.clean)
         labelled = None if batch.labels is None else batch.labels >= 0

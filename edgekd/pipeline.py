@@ -191,7 +191,8 @@ def _fingerprint(role: str, value: Any) -> str:
 
         for name in sorted(value.splits):
             digest.update(tasks.split_sha256(value.splits[name]).encode())
-        digest.update(repr((value.name, value.class_names, value.metrics, value.input_spec)).encode())
+        said = (value.name, value.class_names, value.metrics, value.input_spec)
+        digest.update(repr((*said, dict(value.modalities), dict(value.heads))).encode())
     else:
         for kind in sorted({type(module) for module in value.modules()}, key=str):
             digest.update(f"{kind.__module__}.{kind.__qualname__} {_source_of(kind)}".encode())

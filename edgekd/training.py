@@ -209,7 +209,8 @@ class _Training:
         """One step down; the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        step = replace(step, **{k: self.fabric.to_device(v) for k, v in vars(step).items() if v is not None})
+        moved = {k: self.fabric.to_device(v) for k, v in vars(step).items() if v is not None}
+        step = replace(step, **moved)
         # Filled in below: what the student says and, where it runs along, the teacher.
         batch = Batch(
             step.inputs,
@@ -219,6 +220,7 @@ class _Training:
             progress=progress,
             other_labels=step.other_labels,
             shares=step.shares,
+            head_labels=step.head_labels,
         )
         if self._teacher is not None:
             other = step.teacher_inputs
@@ -277,7 +279,8 @@ class _Training:
         assert self.data.val is not None and self.data.val.labels is not None
         chosen = self.module if self.average is None else self.average.module
         scores = predict(chosen, self.data.val.inputs, self.data.spec, self.fabric.device)
-        accuracy = float((scores.argmax(axis=1) == self.data.val.labels).mean() * 100)
+        answers = scores[:, : self.data.num_classes].argmax(axis=1)
+        accuracy = float((answers == self.data.val.labels).mean() * 100)
         # Batch norms of several processes differ by a little: one decides for all.
         accuracy = float(processes.tell(accuracy))
         if self.progress.best is None or accuracy > self.progress.best:

@@ -91,6 +91,9 @@ class LossConfig(Plugin):
     """One term of the loss. Further keys are its own (see `edgekd schema KIND`)."""
 
     weight: Scheduled = Field(default=1.0, description="a number, or start, end and shape of its schedule")
+    head: str | None = Field(
+        default=None, description="of a task with several: whose outputs and labels; left out: what is judged"
+    )
 
 
 class DistillConfig(TrainConfig):

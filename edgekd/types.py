@@ -74,7 +74,7 @@ class Split:
     """One split of a task, raw: `inputs` (N, *shape), `labels` (N,) int64 or None, `ids` (N,) str.
 
     `modalities` has further inputs of the same samples by name, each (N, *its own shape): what a teacher may
-    look at in place of `inputs`.
+    look at in place of `inputs`. `head_labels` has the labels (N,) int64 of the task's further heads.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Split:
     inputs: NDArray[Any]
     labels: NDArray[np.int64] | None
     modalities: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    head_labels: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,7 +90,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """Data, metric and preprocessing of one problem. Splits: train, val, test, (unlabelled)."""
+    """Data, metric and preprocessing of one problem. Splits: train, val, test, (unlabelled).
+
+    A network may answer further questions about a sample: `heads` has the class names of each, and
+    its logits stand behind those of `class_names`, in this order, in one output. What is judged is the first.
+    """
 
     name: str
     splits: Mapping[str, Split]
@@ -107,10 +112,26 @@ class Task:
         }
         return replace(self, splits=splits, input_spec=self.modalities[modality], modalities={})
 
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
     @property
     def num_classes(self) -> int:
-        """Number of classes, thus of model outputs."""
+        """Number of classes that are judged: of the first outputs of a model."""
         return len(self.class_names)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of outputs of a model: of all heads together."""
+        return self.num_classes + sum(len(names) for names in self.heads.values())
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """Where the outputs of each head stand; those that are judged have the name ""."""
+        found, at = {"": slice(0, self.num_classes)}, self.num_classes
+        for head, names in self.heads.items():
+            found[head] = slice(at, at + len(names))
+            at += len(names)
+        return found
 
 
 @dataclass(frozen=True)
@@ -136,6 +157,7 @@ class Artifact:
     scheme: str
     input_spec: InputSpec
     class_names: tuple[str, ...]
+    num_outputs: int | None = None  # where a file gives more than one a class: of all heads
 
     @property
     def path(self) -> Path:

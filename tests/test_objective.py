@@ -221,3 +221,28 @@ def test_taking_samples_of_a_batch_takes_their_layers_too():
     assert taken.teacher_layers["b"].tolist() == [1, 5] and taken.index.tolist() == [1, 5]
     assert torch.equal(taken.teacher, whole.teacher[[1, 5]]) and taken.progress == 0.3
     assert taken.shares.tolist() == whole.shares[[1, 5]].tolist() and taken.other_labels is None
+
+
+def test_losses_of_heads_see_their_own_outputs_and_labels():
+    """Three outputs are judged, two belong to the head: by hand, each on its part."""
+    draw = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(8, 5, generator=draw, dtype=torch.float64) for _ in range(2))
+    odd = torch.arange(8) % 2
+    whole = Batch(student, teacher, torch.arange(8) % 3, torch.arange(8), head_labels={"odd": odd})
+    columns = {"": slice(0, 3), "odd": slice(3, 5)}
+    said = terms(CE, {**CE, "head": "odd", "weight": 2.0}, {**KD, "head": "odd"})
+    both = Objective(said, "fixed", SHAPES, columns=columns)
+    first = Batch(student[:, :3], teacher[:, :3], whole.labels, whole.index)
+    second = Batch(student[:, 3:], teacher[:, 3:], odd, whole.index)
+    expected = (
+        Objective(terms(CE), "fixed", SHAPES)(first, []).item()
+        + 2 * Objective(terms(CE), "fixed", SHAPES)(second, []).item()
+        + Objective(terms(KD), "fixed", SHAPES)(second, []).item()
+    )
+    assert both(whole, []).item() == pytest.approx(expected)
+    assert both.names == ("cross_entropy", "cross_entropy.odd", "kd.odd")
+    learned = terms({"kind": "mse", "projection": True, "head": "odd"})
+    assert [tuple(p.shape) for p in Objective(learned, "fixed", SHAPES, columns=columns).parameters()][0] == (
+        2,
+        2,
+    )

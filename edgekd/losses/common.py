@@ -30,6 +30,7 @@ class Batch:
         other_labels: (B,) of the samples that are mixed in, or None where nothing is.
         shares: (B,) of `labels` in the mixture, the rest being the others'.
         clean: outputs (B, K) of the student on samples as they are, where `student` saw attacked ones.
+        head_labels: (B,) of the task's further heads, by name.
     """
 
     student: Tensor
@@ -42,6 +43,17 @@ class Batch:
     other_labels: Tensor | None = None
     shares: Tensor | None = None
     clean: Tensor | None = None
+    head_labels: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def of_head(self, head: str, columns: slice) -> Batch:
+        """What one head gives and is told: its outputs, and its labels as `labels`."""
+        return replace(
+            self,
+            student=self.student[:, columns],
+            teacher=None if self.teacher is None else self.teacher[:, columns],
+            clean=None if self.clean is None else self.clean[:, columns],
+            labels=self.head_labels.get(head) if head else self.labels,
+        )
 
     def take(self, chosen: Tensor) -> Batch:
         """Only the samples where `chosen` (B,) is true."""

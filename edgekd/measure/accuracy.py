@@ -12,7 +12,7 @@ from edgekd.devices.local import run_agent
 from edgekd.errors import DataError, MeasurementError
 from edgekd.layouts import Layout, to_layout
 from edgekd.store import reserved_memmap
-from edgekd.types import Artifact, InputSpec, Predictions, Split
+from edgekd.types import Artifact, InputSpec, Predictions, Split, Task
 
 _CHUNK = 1024
 
@@ -61,10 +61,20 @@ def predict(
         batch_size=batch_size,
         time_limit_s=time_limit_s,
     )
-    wanted = (len(split), len(artifact.class_names))
+    wanted = (len(split), artifact.num_outputs or len(artifact.class_names))
     if scores.shape != wanted:
         raise MeasurementError(f"{artifact.id}: gave scores of shape {scores.shape}, not {wanted}")
     return Predictions(split.ids, split.labels, scores)
+
+
+def head_accuracy(scores: NDArray[np.float32], task: Task) -> dict[str, float]:
+    """Accuracy in percent of each further head, from outputs (N, all heads) on the test split."""
+    labels = task.splits["test"].head_labels
+    return {
+        head: float((scores[:, columns].argmax(axis=1) == labels[head]).mean() * 100)
+        for head, columns in task.columns.items()
+        if head
+    }
 
 
 class _Inputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,19 @@ def output_range(reference: NDArray[Any]) -> float:
     return float(reference.max() - reference.min())
 
 
-def parity(reference: NDArray[Any], outputs: Mapping[int, NDArray[Any]], scheme: str) -> Parity:
+def parity(
+    reference: NDArray[Any],
+    outputs: Mapping[int, NDArray[Any]],
+    scheme: str,
+    columns: Sequence[slice] = (slice(None),),
+) -> Parity:
     """How far a file's outputs are from the reference's.
 
     Args:
         reference: outputs (N, classes) of the model that was exported.
         outputs: batch size -> the file's outputs (N, classes) on the same inputs.
         scheme: the file's scheme; int8 ones get their error in quantization steps too.
+        columns: of each head of a task with several: each has a class of its own.
 
     Raises:
         ParityError: outputs are of another shape, or hold NaN or infinity.
@@ -43,7 +49,6 @@ def parity(reference: NDArray[Any], outputs: Mapping[int, NDArray[Any]], scheme:
     if not outputs or expected.size == 0:
         raise ParityError("parity needs outputs of at least one sample at one batch size")
     step = output_range(expected) / _STEPS
-    best = expected.max(axis=1)
     # On an 8-bit grid two classes within one step of each other may come out either way round:
     # which of them wins is rounding. Anywhere else, and for float files, the class must be the same.
     slack = step if _is_int8(scheme) else 0.0
@@ -56,8 +61,10 @@ def parity(reference: NDArray[Any], outputs: Mapping[int, NDArray[Any]], scheme:
         if not np.isfinite(values).all():
             raise ParityError(f"at batch size {size} the file gives NaN or infinity")
         errors.append(np.abs(np.asarray(values, np.float64) - expected))
-        chosen = np.take_along_axis(expected, values.argmax(axis=1)[:, None], axis=1)[:, 0]
-        agreements.append(float(np.mean(chosen >= best - slack)))
+        for head in columns:
+            own = expected[:, head]
+            chosen = np.take_along_axis(own, values[:, head].argmax(axis=1)[:, None], axis=1)[:, 0]
+            agreements.append(float(np.mean(chosen >= own.max(axis=1) - slack)))
     # The worst batch size counts: an error that shows at one of them is an error.
     mean_abs = max(float(error.mean()) for error in errors)
     return Parity(

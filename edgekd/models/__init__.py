@@ -39,7 +39,7 @@ def build(config: ModelConfig, task: Task, seed: int) -> nn.Module:
     make = function_of(_function_name(config.kind), "model")
     torch.manual_seed(seed)
     try:
-        module = make(task.input_spec.shape, task.num_classes, **config.options)
+        module = make(task.input_spec.shape, task.num_outputs, **config.options)
     except EdgeKDError:
         raise
     except Exception as error:  # a user's function may raise anything

@@ -6,6 +6,7 @@ Paths inside a report are relative to the folder that holds it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -120,6 +121,9 @@ class StageRecord(Record):
         le=100,
         description="percent, on attacked test samples; null where nothing was attacked",
     )
+    head_accuracy: Mapping[str, float] = Field(
+        default_factory=dict, description="percent, on test, of the heads that are not judged"
+    )
     seconds: float = Field(ge=0)
     predictions: PredictionsFile | None
 
@@ -191,6 +195,9 @@ class ArtifactRecord(Record):
     files: tuple[FileRecord, ...] = Field(min_length=1)
     size_bytes: Count
     metrics: tuple[MetricValue, ...]
+    head_accuracy: Mapping[str, float] = Field(
+        default_factory=dict, description="percent, on test, of the heads that are not judged"
+    )
     agreement: Share | None = Field(description="share of samples with the teacher's answer")
     negative_flip_rate: Share | None = Field(description="teacher right, file wrong")
     parity: ParityRecord | None

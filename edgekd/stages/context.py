@@ -115,4 +115,6 @@ def artifact_of(entry: Entry, label: str, task: Task) -> Artifact:
     """The file that an export stage wrote, as a value."""
     files = tuple(File(entry.file(f["name"]), f["sha256"], f["size_bytes"]) for f in entry.result["files"])
     result = entry.result
-    return Artifact(label, files, result["format"], result["scheme"], task.input_spec, task.class_names)
+    return Artifact(
+        label, files, result["format"], result["scheme"], task.input_spec, task.class_names, task.num_outputs
+    )

@@ -64,10 +64,11 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
             f"{node.label}: the loss {of_labels[0]!r} needs labels, and the split 'train' has none",
             hint="use losses on the teacher's outputs alone (kd, dist, mse)",
         )
+    saved.refuse_with_heads(config, node.label, task)
     seed = context.seed if config.seed is None else config.seed
     shapes = Shapes(
-        student=(task.num_classes,),
-        teacher=(task.num_classes,),
+        student=(task.num_outputs,),
+        teacher=(task.num_outputs,),
         student_layers=of_student,
         teacher_layers=of_teacher,
         num_samples=len(split),
@@ -86,11 +87,12 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         seed,
         task.splits["val"],
         None if taught_by is None else (looks_at.training_split(unlabelled), looks_at.task.input_spec),
+        task.num_classes,
     )
     history = fit(
         module,
         data,
-        Objective(config.losses, config.weighting, shapes, config.unlabelled_weight or 1.0),
+        Objective(config.losses, config.weighting, shapes, config.unlabelled_weight or 1.0, task.columns),
         config,
         what=node.label,
         display=context.display,

@@ -24,7 +24,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     elif node.config["weights"] == "confidence":
         weights = None
     members = [of_node(label, context) for label in labels]
-    teacher = ensemble.combine(members, node.config["combine"], weights)
+    columns = tuple(context.task.columns.values())
+    teacher = ensemble.combine(members, node.config["combine"], weights, columns)
     params = [entry.result["params"] for entry in entries]
     return {
         "params": None if None in params else sum(params),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekd.measure.accuracy import predict
+from edgekd.measure.accuracy import head_accuracy, predict
 from edgekd.nodes import Node
 from edgekd.stages.context import Context, artifact_of
 from edgekd.stages.export import layout_of
@@ -29,5 +30,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         layout=layout_of(artifact.format),
         delegate=node.config["delegate"],
     )
+    heads = head_accuracy(found.scores, context.task)
+    found = replace(found, scores=found.scores[:, : context.task.num_classes])
     np.save(folder / "test_scores.npy", found.scores)
-    return {"accuracy": float(found.correct.mean() * 100)}
+    return {"accuracy": float(found.correct.mean() * 100), "head_accuracy": heads}

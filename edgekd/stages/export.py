@@ -131,6 +131,7 @@ def _metadata(node: Node, context: Context, spec: Mapping[str, Any]) -> dict[str
     return {
         "edgekd.input": json.dumps(spec),
         "edgekd.class_names": json.dumps(list(context.task.class_names)),
+        **({"edgekd.heads": json.dumps(context.task.heads)} if context.task.heads else {}),
         "edgekd.scheme": node.config["scheme"],
         "edgekd.lineage": json.dumps(lineage[::-1]),
     }
@@ -150,7 +151,8 @@ def _prove(module: nn.Module, path: Path, config: Mapping[str, Any], task: Task)
     # The same samples twice: in large batches, and in batches of another size, where the file takes any.
     fixed = session.inputs[0].shape[0]
     sizes = (len(fed), SECOND_BATCH) if fixed is None else (fixed,)
-    found = parity_of(reference, {size: _in_batches(session, fed, size) for size in sizes}, config["scheme"])
+    outputs = {size: _in_batches(session, fed, size) for size in sizes}
+    found = parity_of(reference, outputs, config["scheme"], tuple(task.columns.values()))
     check_parity(
         found,
         config["scheme"],

@@ -31,18 +31,30 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.get("checkpoint"):
         load_checkpoint(saved.inner(module), Path(config["checkpoint"]))
     if train is not None:
-        labels = LossConfig.model_validate({"kind": "cross_entropy", "smoothing": train.label_smoothing})
+        said = {"kind": "cross_entropy", "smoothing": train.label_smoothing}
+        heads = [None, *context.task.heads]
+        labels = [LossConfig.model_validate({**said, "head": head}) for head in heads]
+        saved.refuse_with_heads(train, node.label, context.task)
         splits, spec = context.task.splits, context.task.input_spec
         if splits["train"].labels is None:
             raise UsageError(
                 f"{node.label}: cannot be trained, the split 'train' has no labels",
                 hint="give a teacher that is trained already",
             )
-        data = TrainingSet(splits["train"], spec, None, 1, context.seed, order_seed=seed, val=splits["val"])
+        data = TrainingSet(
+            splits["train"],
+            spec,
+            None,
+            1,
+            context.seed,
+            order_seed=seed,
+            val=splits["val"],
+            num_classes=context.task.num_classes,
+        )
         history = fit(
             module,
             data,
-            Objective((labels,), "fixed", None),
+            Objective(labels, "fixed", None, columns=context.task.columns),
             train,
             what=node.label,
             display=context.display,
@@ -54,7 +66,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     result = saved.save(folder, module, context, architecture)
     val = context.task.splits["val"]
     assert val.labels is not None  # a task without them was refused
-    predicted = predict(module, val.inputs, context.task.input_spec).argmax(axis=1)
+    scores = predict(module, val.inputs, context.task.input_spec)[:, : context.task.num_classes]
+    predicted = scores.argmax(axis=1)
     if config["train"] is None:
         refuse_guessing(config["role"], predicted, val.labels)
     if config["role"] != "student":

@@ -25,7 +25,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         node.config["augment"],
         MixConfig.model_validate(node.config["mix"]),
         views=node.config["views"],
-        num_classes=task.num_classes,
+        num_outputs=task.num_outputs,
         seed=context.seed,
         path=path,
         display=context.display,

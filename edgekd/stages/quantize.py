@@ -27,8 +27,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         history = learn(net, config, node, context)
         robust = saved.robust_accuracy(net, config, context)
     architecture = {**saved.architecture_of(source), "quantizers": qat.describe(net)}
-    saved.save(folder, net, context, architecture)
+    heads = saved.save(folder, net, context, architecture)
     return {
+        **heads,
         "params": source.result["params"],
         "macs": source.result["macs"],
         **robust,

@@ -20,6 +20,7 @@ from edgekd import models
 from edgekd.adversarial import robust_predictions
 from edgekd.config import ModelConfig, TrainConfig
 from edgekd.errors import UsageError
+from edgekd.measure.accuracy import head_accuracy
 from edgekd.prune import structured
 from edgekd.quantize import qat
 from edgekd.stages.context import Context
@@ -97,10 +98,10 @@ def _check_outputs(module: nn.Module, role: str, task: Task) -> None:
             hint="the network does not fit the task's samples",
         ) from error
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-    if shape != (1, task.num_classes):
+    if shape != (1, task.num_outputs):
         raise UsageError(
-            f"{role}: gives outputs of shape {shape}, the task has {task.num_classes} classes",
-            hint=f"{role}.model must end in {task.num_classes} logits",
+            f"{role}: gives outputs of shape {shape}, the task has {task.num_outputs} classes",
+            hint=f"{role}.model must end in {task.num_outputs} logits",
         )
 
 
@@ -112,13 +113,13 @@ def save(folder: Path, module: nn.Module, context: Context, architecture: dict[s
     """
     save_file({k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}, folder / WEIGHTS)
     (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1, sort_keys=True))
-    np.save(
-        folder / TEST_SCORES, predict(module, context.task.splits["test"].inputs, context.task.input_spec)
-    )
+    scores = predict(module, context.task.splits["test"].inputs, context.task.input_spec)
+    np.save(folder / TEST_SCORES, scores[:, : context.task.num_classes])
+    heads = {"head_accuracy": head_accuracy(scores, context.task)}
     if "quantizers" in architecture:
-        return {}
+        return heads
     macs, params = structured.count(module, example_input(context.task))
-    return {"params": params, "macs": macs}
+    return {"params": params, "macs": macs, **heads}
 
 
 def architecture_of(entry: Entry) -> dict[str, Any]:
@@ -144,17 +145,32 @@ def test_scores(entry: Entry) -> NDArray[np.float32]:
     return np.load(entry.file(TEST_SCORES), allow_pickle=False)  # type: ignore[no-any-return]
 
 
+def refuse_with_heads(config: TrainConfig, label: str, task: Task) -> None:
+    """What is about one question only does not go with a task that asks several.
+
+    Raises:
+        UsageError: the training mixes or attacks samples, and the task has several heads.
+    """
+    for name, wanted in (("mix", bool(config.mix)), ("adversarial", config.adversarial is not None)):
+        if wanted and task.heads:
+            raise UsageError(
+                f"{label}: {name} does not go with a task of several heads", hint=f"leave {name} out"
+            )
+
+
 def robust_accuracy(module: nn.Module, config: TrainConfig, context: Context) -> dict[str, Any]:
     """Accuracy in percent on attacked test samples, where the training was against attacks; else nothing."""
     if config.adversarial is None:
         return {}
     test, spec = context.task.splits["test"], context.task.input_spec
     scores = robust_predictions(module, test, spec, config.adversarial, context.seed, context.display)
-    return {"robust_accuracy": float((scores.argmax(axis=1) == test.labels).mean() * 100)}
+    answers = scores[:, : context.task.num_classes].argmax(axis=1)
+    return {"robust_accuracy": float((answers == test.labels).mean() * 100)}
 
 
 def accuracy_on(module: nn.Module, split_name: str, context: Context) -> float:
     """Accuracy in percent on a split."""
     split = context.task.splits[split_name]
     scores = predict(module, split.inputs, context.task.input_spec)
-    return float((scores.argmax(axis=1) == split.labels).mean() * 100)
+    answers = scores[:, : context.task.num_classes].argmax(axis=1)
+    return float((answers == split.labels).mean() * 100)

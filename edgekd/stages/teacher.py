@@ -13,6 +13,7 @@ from torch import nn
 
 from edgekd.config import FunctionConfig
 from edgekd.errors import ExportError, UsageError
+from edgekd.measure.accuracy import head_accuracy
 from edgekd.quantize.schemes import fold_batch_norm
 from edgekd.stages import saved
 from edgekd.stages.context import Context
@@ -31,7 +32,8 @@ def of_node(label: str, context: Context) -> Teacher:
     node, entry = context.plan.node(label), context.entries[label]
     if node.stage == "ensemble":
         members = [of_node(parent, context) for role, parent in node.parents.items() if role != "data"]
-        return ensemble.combine(members, node.config["combine"], entry.result["weights"])
+        columns = tuple(context.task.columns.values())
+        return ensemble.combine(members, node.config["combine"], entry.result["weights"], columns)
     if node.stage == "file":
         for name in entry.files:
             entry.file(name)  # verified
@@ -77,17 +79,19 @@ def prove(
             logits are due or the other way round, or knows nothing of the task.
     """
     found, on_val = (_outputs_on(name, teacher, context) for name in ("test", "val"))
-    if found.shape[1] != context.task.num_classes:
-        raise UsageError(
-            f"{shown}: gives {found.shape[1]} outputs, the task has {context.task.num_classes} classes"
-        )
+    task = context.task
+    if found.shape[1] != task.num_outputs:
+        raise UsageError(f"{shown}: gives {found.shape[1]} outputs, the task has {task.num_outputs} classes")
+    heads = head_accuracy(found, task)
+    found, on_val = found[:, : task.num_classes], on_val[:, : task.num_classes]
     if not shown.startswith("student"):
         refuse_probabilities(shown, found, outputs)
-    labels = context.task.splits["val"].labels
+    labels = task.splits["val"].labels
     assert labels is not None  # a task without them was refused
     refuse_guessing(shown, on_val.argmax(axis=1), labels)
     np.save(folder / saved.TEST_SCORES, found)
-    return {"val_accuracy": float((on_val.argmax(axis=1) == labels).mean() * 100)}
+    accuracy = float((on_val.argmax(axis=1) == labels).mean() * 100)
+    return {"val_accuracy": accuracy, "head_accuracy": heads}
 
 
 def _outputs_on(split_name: str, teacher: Teacher, context: Context) -> NDArray[np.float32]:

@@ -61,6 +61,7 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
             )
         _check_arrays(task, split)
         _check_labels(task, split)
+        _check_heads(task, split)
         _check_values(split)
         _check_ids(split)
     for modality in task.modalities:
@@ -129,6 +130,22 @@ def _check_labels(task: Task, split: Split) -> None:
             f"split {split.name!r}, sample {str(split.ids[at])!r}: label {split.labels[at]} is outside"
             f" 0..{task.num_classes - 1} ({len(wrong)} such labels)"
         )
+
+
+def _check_heads(task: Task, split: Split) -> None:
+    """Every head has labels wherever the samples have some."""
+    if split.labels is None and not split.head_labels:
+        return
+    if set(split.head_labels) != set(task.heads):
+        raise DataError(
+            f"split {split.name!r} has labels of the heads {sorted(split.head_labels)}, "
+            f"task {task.name!r} has {sorted(task.heads)}"
+        )
+    for head, names in task.heads.items():
+        if len(names) < 2:
+            raise DataError(f"head {head!r} of task {task.name!r} has {len(names)} classes, two are needed")
+        own = replace(split, name=f"{split.name} of head {head}", labels=split.head_labels[head])
+        _check_labels(replace(task, class_names=names), own)
 
 
 def _check_values(split: Split) -> None:
@@ -202,7 +219,8 @@ def subset(split: Split, index: NDArray[Any]) -> Split:
     """The samples of a split at `index`, in that order."""
     labels = None if split.labels is None else split.labels[index]
     modalities = {name: inputs[index] for name, inputs in split.modalities.items()}
-    return Split(split.name, split.ids[index], split.inputs[index], labels, modalities)
+    heads = {name: found[index] for name, found in split.head_labels.items()}
+    return Split(split.name, split.ids[index], split.inputs[index], labels, modalities, heads)
 
 
 def keep_first(task: Task, limit: int, seed: int) -> Task:
@@ -244,6 +262,6 @@ def _parts(split: Split) -> Iterator[bytes | memoryview]:
             continue
         yield f"{array.dtype.str} {array.shape}".encode()
         yield np.ascontiguousarray(array).tobytes()
-    for name, inputs in sorted(split.modalities.items()):
+    for name, inputs in sorted({**split.modalities, **split.head_labels}.items()):
         yield f"{name} {inputs.dtype.str} {inputs.shape}".encode()
         yield np.ascontiguousarray(inputs).tobytes()

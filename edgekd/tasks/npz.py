@@ -1,6 +1,7 @@
 """Arrays in a .npz file: train_x, val_x, val_y, test_x, test_y and, if there, train_y and unlabelled_x.
 
 train_x.NAME, val_x.NAME and so on are further inputs of the same samples: a modality that a teacher may see.
+train_y.NAME and so on are the labels of a further head.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from edgekd.types import InputSpec, Split, Task
 VERSION = 2
 KEYS = ("train_x", "val_x", "val_y", "test_x", "test_y")
 OPTIONAL = ("train_y", "unlabelled_x")
-_MODALITY = re.compile(r"(train|val|test|unlabelled)_x\.[a-z0-9_]+")
+_FURTHER = re.compile(r"(train|val|test|unlabelled)_[xy]\.[a-z0-9_]+")
 
 
 class Options(Strict):
@@ -57,17 +58,31 @@ def read(options: Options, seed: int) -> Task:
             for key, array in arrays.items()
             if key.startswith(f"{name}_x.")
         }
-        if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
-            raise DataError(f"{path}: {name}_y is {y.dtype} {y.shape}, expected whole numbers ({len(x)},)")
-        labels = None if y is None else y.astype(np.int64)
-        splits.append(Split(name, numbered(name, len(x)), x, labels, others))
+        labels = None if y is None else _labels(f"{path}: {name}_y", y, len(x))
+        heads = {
+            key.partition(".")[2]: _labels(f"{path}: {key}", array, len(x))
+            for key, array in arrays.items()
+            if key.startswith(f"{name}_y.")
+        }
+        splits.append(Split(name, numbered(name, len(x)), x, labels, others, heads))
     train, val = splits[:2]
     assert val.labels is not None  # val_y is among KEYS
     known = val.labels if train.labels is None else train.labels
     spec = _spec(train.inputs, path)
     modalities = {name: _spec(inputs, path) for name, inputs in train.modalities.items()}
-    names = options.class_names or tuple(str(c) for c in range(max(2, int(known.max()) + 1)))
-    return replace(classification(path.stem, splits, spec, names), modalities=modalities)
+    names = options.class_names or _names(known)
+    further = {head: _names(labels) for head, labels in val.head_labels.items()}
+    return replace(classification(path.stem, splits, spec, names), modalities=modalities, heads=further)
+
+
+def _names(labels: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(str(c) for c in range(max(2, int(labels.max()) + 1)))
+
+
+def _labels(where: str, y: NDArray[Any], count: int) -> NDArray[np.int64]:
+    if y.shape != (count,) or y.dtype.kind not in "iu":
+        raise DataError(f"{where} is {y.dtype} {y.shape}, expected whole numbers ({count},)")
+    return y.astype(np.int64)
 
 
 def _inputs(where: str, x: NDArray[Any], options: Options) -> NDArray[Any]:
@@ -96,7 +111,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             for key in KEYS:
                 if key not in file.files:
                     raise DataError(f"{path}: array {key!r} is missing", hint=f"needed: {', '.join(KEYS)}")
-            named = [key for key in file.files if _MODALITY.fullmatch(key)]
+            named = [key for key in file.files if _FURTHER.fullmatch(key)]
             return {k: file[k] for k in (*KEYS, *OPTIONAL, *named) if k in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable .npz file: {error}") from None

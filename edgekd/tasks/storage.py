@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,15 @@ def save(task: Task, folder: Path) -> None:
         "notes": notes,
         "splits": [{"name": s.name, "labelled": s.labels is not None} for s in task.splits.values()],
         "modalities": {name: asdict(spec) for name, spec in task.modalities.items()},
+        "heads": {name: list(classes) for name, classes in task.heads.items()},
     }
     for name, split in task.splits.items():
         np.save(folder / f"{name}.ids.npy", np.asarray(split.ids), allow_pickle=False)
         np.save(folder / f"{name}.inputs.npy", np.ascontiguousarray(split.inputs), allow_pickle=False)
         if split.labels is not None:
             np.save(folder / f"{name}.labels.npy", np.asarray(split.labels), allow_pickle=False)
+        for question, labels in split.head_labels.items():
+            np.save(folder / f"{name}.labels-{question}.npy", np.asarray(labels), allow_pickle=False)
         for modality, inputs in split.modalities.items():
             path = folder / f"{name}.inputs-{modality}.npy"
             np.save(path, np.ascontiguousarray(inputs), allow_pickle=False)
@@ -68,14 +71,14 @@ def load(folder: Path) -> Task:
         return Task(
             name=head["name"],
             splits={
-                s["name"]: _load_split(folder, s["name"], s["labelled"], head["modalities"])
-                for s in head["splits"]
+                s["name"]: _load_split(folder, s, head["modalities"], head["heads"]) for s in head["splits"]
             },
             metrics=tuple(Metric(**metric) for metric in head["metrics"]),
             input_spec=_input_spec(head["input_spec"]),
             class_names=tuple(head["class_names"]),
             notes=head["notes"],
             modalities={name: _input_spec(spec) for name, spec in head["modalities"].items()},
+            heads={name: tuple(classes) for name, classes in head["heads"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise StoreError(
@@ -83,13 +86,18 @@ def load(folder: Path) -> Task:
         ) from None
 
 
-def _load_split(folder: Path, name: str, labelled: bool, modalities: Iterable[str]) -> Split:
+def _load_split(
+    folder: Path, said: Mapping[str, Any], modalities: Iterable[str], heads: Iterable[str]
+) -> Split:
+    name, labelled = said["name"], said["labelled"]
     ids, inputs = _array(folder / f"{name}.ids.npy"), _array(folder / f"{name}.inputs.npy")
     labels = _array(folder / f"{name}.labels.npy") if labelled else None
     others = {modality: _array(folder / f"{name}.inputs-{modality}.npy") for modality in modalities}
-    if any(len(array) != len(ids) for array in (inputs, labels, *others.values()) if array is not None):
+    of_heads = {head: _array(folder / f"{name}.labels-{head}.npy") for head in heads if labelled}
+    arrays = (inputs, labels, *others.values(), *of_heads.values())
+    if any(len(array) != len(ids) for array in arrays if array is not None):
         raise ValueError(f"the arrays of split {name!r} differ in length")
-    return Split(name, ids, inputs, labels, others)
+    return Split(name, ids, inputs, labels, others, of_heads)
 
 
 def _array(path: Path) -> NDArray[Any]:

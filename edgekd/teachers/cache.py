@@ -29,7 +29,7 @@ def build(
     mix: MixConfig,
     *,
     views: int,
-    num_classes: int,
+    num_outputs: int,
     seed: int,
     path: Path,
     display: Display,
@@ -49,7 +49,7 @@ def build(
         out: NDArray[np.float16] = np.load(path, mmap_mode="r+", allow_pickle=False)
     else:
         count.unlink(missing_ok=True)  # of a file that is gone: it must not vouch for this one
-        out = reserved_memmap(path, np.float16, (views, len(split), num_classes))
+        out = reserved_memmap(path, np.float16, (views, len(split), num_outputs))
     starts = [(v, s) for v in range(views) for s in range(0, len(split), EVAL_BATCH)]
     total, starts, drawn_for = len(starts), starts[done:], None
     into: Any = None

@@ -15,7 +15,12 @@ from edgekd.teachers import Teacher
 TINY = 1e-12
 
 
-def combine(members: Sequence[Teacher], what: str, weights: Sequence[float] | None) -> Teacher:
+def combine(
+    members: Sequence[Teacher],
+    what: str,
+    weights: Sequence[float] | None,
+    columns: Sequence[slice] = (slice(None),),
+) -> Teacher:
     """The weighted mean of what the members say, as logits (B, K).
 
     Args:
@@ -25,6 +30,7 @@ def combine(members: Sequence[Teacher], what: str, weights: Sequence[float] | No
             see what all its logits have in common and a mean by sample would.
         weights: of the members, summing to 1; None: sample by sample 1 - H(p) / log K, with H the entropy
             of a member's probabilities p: a member that is sure of its answer counts for more.
+        columns: of each head of a task with several: each is a softmax of its own.
 
     Raises:
         UsageError: when asked: members give different numbers of outputs.
@@ -38,20 +44,25 @@ def combine(members: Sequence[Teacher], what: str, weights: Sequence[float] | No
                 hint="all need the task's classes, in its order",
             )
         logits = np.stack(found).astype(np.float64)  # (members, B, K)
-        logs = log_softmax(logits, axis=2)
-        if weights is None:
-            sure = 1 + (np.exp(logs) * logs).sum(axis=2) / np.log(logits.shape[2])
-            sure = np.maximum(sure, TINY)  # all at a loss: they count alike
-            shares = sure / sure.sum(axis=0)
-        else:
-            shares = np.tile(np.asarray(weights)[:, None], (1, logits.shape[1]))
-        if what == "logits":
-            mean = (shares[:, :, None] * (logits - logits.mean(axis=2, keepdims=True))).sum(axis=0)
-        else:
-            mean = logsumexp(logs, axis=0, b=shares[:, :, None])
-        return np.asarray(mean, np.float32)
+        parts = [_mean(logits[:, :, head], what, weights) for head in columns]
+        return np.asarray(np.concatenate(parts, axis=1), np.float32)
 
     return teacher
+
+
+def _mean(logits: NDArray[np.float64], what: str, weights: Sequence[float] | None) -> NDArray[np.float64]:
+    """Of one head: (members, B, K) to (B, K)."""
+    logs = log_softmax(logits, axis=2)
+    if weights is None:
+        sure = 1 + (np.exp(logs) * logs).sum(axis=2) / np.log(logits.shape[2])
+        sure = np.maximum(sure, TINY)  # all at a loss: they count alike
+        shares = sure / sure.sum(axis=0)
+    else:
+        shares = np.tile(np.asarray(weights)[:, None], (1, logits.shape[1]))
+    if what == "logits":
+        centred = logits - logits.mean(axis=2, keepdims=True)
+        return np.asarray((shares[:, :, None] * centred).sum(axis=0))
+    return np.asarray(logsumexp(logs, axis=0, b=shares[:, :, None]))
 
 
 def logits_of(teacher: Teacher) -> Teacher:

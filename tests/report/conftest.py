@@ -55,6 +55,7 @@ def stage(id_, parent, name, targets, params, macs, drop, n, seconds):
         "macs": macs,
         "metrics": [metric(TEACHER - (drop or 0), drop, n)],
         "robust_accuracy": None,
+        "head_accuracy": {},
         "seconds": seconds,
         "predictions": predictions(id_),
     }
@@ -74,6 +75,7 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "files": [{"path": name, "sha256": sha(name), "size_bytes": size}],
         "size_bytes": size,
         "metrics": [metric(TEACHER - drop, drop, n, margin)],
+        "head_accuracy": {},
         "agreement": 0.9712,
         "negative_flip_rate": 0.0167,
         "parity": {

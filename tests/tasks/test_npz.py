@@ -62,6 +62,7 @@ def test_further_inputs_of_the_same_samples(tmp_path):
     for name in ("train", "val", "test"):
         n = len(content[f"{name}_x"])
         content[f"{name}_x.words"] = np.arange(n * 5, dtype=np.float32).reshape(n, 5)
+        content[f"{name}_y.odd"] = np.arange(n) % 2
     task = read(tmp_path, content)
     assert task.modalities["words"].shape == (5,) and task.modalities["words"].layout == "NC"
     seen = task.seen_as("words")
@@ -70,8 +71,11 @@ def test_further_inputs_of_the_same_samples(tmp_path):
     tasks.save(task, tmp_path / "stored")
     again = tasks.load(tmp_path / "stored")
     assert again.modalities == task.modalities
+    assert again.heads == task.heads == {"odd": ("0", "1")} and task.num_outputs == task.num_classes + 2
+    assert again.columns == {"": slice(0, task.num_classes), "odd": slice(task.num_classes, task.num_outputs)}
     for name, split in task.splits.items():
         np.testing.assert_array_equal(again.splits[name].modalities["words"], split.modalities["words"])
+        np.testing.assert_array_equal(again.splits[name].head_labels["odd"], content[f"{name}_y.odd"])
         assert tasks.split_sha256(again.splits[name]) == tasks.split_sha256(split)
     content["test_x.words"][0, 0] += 1
     other = read(tmp_path, content)
@@ -80,6 +84,7 @@ def test_further_inputs_of_the_same_samples(tmp_path):
     few = tasks.keep_first(task, 2, 0).splits["train"]
     places = [task.splits["train"].ids.tolist().index(i) for i in few.ids]
     np.testing.assert_array_equal(few.modalities["words"], content["train_x.words"][places])
+    np.testing.assert_array_equal(few.head_labels["odd"], content["train_y.odd"][places])
 
 
 def test_train_without_labels(tmp_path):

@@ -24,7 +24,7 @@ def build(teacher, data, path, names=("crop", "flip"), views=1, seed=0, spec=SPE
         names,
         mix,
         views=views,
-        num_classes=5,
+        num_outputs=5,
         seed=seed,
         path=path,
         display=quiet(),
@@ -154,7 +154,7 @@ from edgekd.store import Store
 from edgekd.teachers import cache
 rows = nets.split(np.zeros((100, 6), np.float32))
 def make(folder):
-    cache.build(torch.nn.Linear(6, 5), rows, nets.TABLE, (), MixConfig(), views=3000, num_classes=5, seed=0,
+    cache.build(torch.nn.Linear(6, 5), rows, nets.TABLE, (), MixConfig(), views=3000, num_outputs=5, seed=0,
                 path=folder / "logits.npy", display=nets.quiet())
 try:
     Store(Path(sys.argv[1])).put("outputs", "a" * 64, make)

@@ -64,3 +64,13 @@ def test_probabilities_as_logits():
     found = ensemble.logits_of(says(probabilities))(X[:2])
     assert softmax(found[0]) == pytest.approx([0.25, 0.75])
     assert np.isfinite(found).all() and softmax(found[1])[0] < 1e-6
+
+
+@pytest.mark.parametrize("what", ["probabilities", "logits"])
+@pytest.mark.parametrize("weights", [[0.3, 0.7], None])
+def test_each_head_is_a_mean_of_its_own(what, weights):
+    columns = (slice(0, 2), slice(2, 4))
+    found = ensemble.combine([says(FIRST), says(SECOND)], what, weights, columns)(X)
+    for head in columns:
+        alone = ensemble.combine([says(FIRST[:, head]), says(SECOND[:, head])], what, weights)(X)
+        np.testing.assert_array_equal(found[:, head], alone)
