@@ -52,6 +52,8 @@ def attack(
     low, high = (prepared(end) for end in spec.raw_range)
     low, high = torch.minimum(low, high), torch.maximum(low, high)
     radius = config.epsilon * (high - low)
+    # A sample may lie outside of what train has shown: it is not pulled in.
+    low, high = torch.minimum(low, x), torch.maximum(high, x)
     count = steps or config.steps
     size = radius * (STEP_FACTOR / count)
     training = module.training

@@ -59,6 +59,11 @@ class Objective(nn.Module):
             )
         self.unlabelled_weight = unlabelled_weight
         self.terms = tuple(terms)
+        if untold := [head for head in columns or {} if head and head not in [t.head for t in terms]]:
+            raise UsageError(
+                f"no loss is about the head {untold[0]!r}: it would be left to chance",
+                hint=f'give it one: {{ kind = "kd", head = "{untold[0]}" }}',
+            )
         self.weighting = weighting
         self.names = _names([f"{t.kind}.{t.head}" if t.head else t.kind for t in self.terms])
         self.options = [losses.check(term) for term in terms]

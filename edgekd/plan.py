@@ -195,6 +195,12 @@ def _distilled(
 def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> dict[str, str | None]:
     """What the losses ask of the teacher: the network, a cache of outputs (stages share it), or nothing."""
     needed = losses.needs(config.losses)
+    elsewhere = teacher is not None and builder.nodes[teacher].config.get("modality") is not None
+    if elsewhere and needed != "nothing" and config.mix.cutmix is not None:
+        raise UsageError(
+            "mix.cutmix pastes parts of the student's images, and the teacher looks at another modality",
+            hint="use mixup, which blends both alike",
+        )
     if needed != "outputs":
         if needed == "layers" and teacher is not None and builder.nodes[teacher].stage in OUTPUTS_ONLY:
             raise UsageError(
@@ -204,12 +210,6 @@ def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | Non
         return {"teacher": teacher} if needed == "layers" else {}
     mixed = {name: alpha for name, alpha in config.mix.model_dump().items() if alpha is not None}
     assert teacher is not None  # who else would give outputs
-    elsewhere = builder.nodes[teacher].config.get("modality") is not None
-    if elsewhere and config.mix.cutmix is not None:
-        raise UsageError(
-            "mix.cutmix pastes parts of the student's images, and the teacher looks at another modality",
-            hint="use mixup, which blends both alike",
-        )
     augment = [] if elsewhere else list(config.augment)
     views = config.views if augment or mixed else 1
     unlabelled = config.unlabelled_weight is not None

@@ -195,7 +195,10 @@ class _Training:
                 parts[name] += part / self.steps
             next(ticks, None)
         record = {"epoch": epoch + 1, "loss": total / self.steps, "lr": rate, **parts}
-        if not self._in_all(all(bool(x.isfinite().all()) for x in self.both.state_dict().values())):
+        # Weights, and no NaN in what else is kept: a mask of minus infinity is one.
+        broken = any(not bool(p.isfinite().all()) for p in self.both.parameters())
+        broken = broken or any(bool(b.isnan().any()) for b in self.both.buffers())
+        if not self._in_all(not broken):
             raise _Diverged(float("nan"), self.steps - 1)  # by the last step, which no loss has shown
         if self.fabric.world_size > 1:
             mean = self.fabric.all_reduce(torch.tensor([total / self.steps, *parts.values()]))
@@ -228,7 +231,9 @@ class _Training:
         value: Tensor = self.objective(self._answered(step.inputs, batch), self.parameters)
         found = value.item()
         if not self._in_all(bool(np.isfinite(found))):
-            self._blame_the_teacher(batch)
+            told = batch.teacher is None or bool(batch.teacher.isfinite().all())
+            if not self._in_all(told):
+                self._blame_the_teacher(batch)
             return found if not np.isfinite(found) else float("nan")
         self.optimizer.zero_grad()
         self.fabric.backward(value)
@@ -243,18 +248,19 @@ class _Training:
         return found
 
     def _blame_the_teacher(self, batch: Batch) -> None:
-        """Of a loss that is no number, says so where the teacher is the cause: a lower rate mends nothing.
+        """Of a loss that is no number, says that the teacher is the cause: a lower rate mends nothing.
 
         Raises:
             TrainingError: the teacher's outputs are not finite; names a sample.
         """
+        hint = "look at that sample, and at the teacher's weights"
         if batch.teacher is None or bool(batch.teacher.isfinite().all()):
-            return
+            raise TrainingError(f"{self.what}: the teacher gives no numbers in another process", hint=hint)
         row = int((~batch.teacher.isfinite()).any(dim=1).nonzero()[0])
         sample = str(self.data.split.ids[int(batch.index[row])])
         raise TrainingError(
             f"{self.what}: the teacher gives {batch.teacher[row].tolist()[:3]} ... for sample {sample!r}",
-            hint="look at that sample, and at the teacher's weights",
+            hint=hint,
         )
 
     def _in_all(self, fine: bool) -> bool:
@@ -271,7 +277,9 @@ class _Training:
             x = torch.cat((x, attacked))  # in one pass: processes that train together expect one
         outputs = self.wrapped(x).float()
         clean = None if config is None else outputs[:n]
-        layers = {path: layer.float()[-n:] for path, layer in self._layers.last().items()}
+        layers = {path: layer.float() for path, layer in self._layers.last().items()}
+        if config is not None:
+            layers = {path: layer[len(layer) // 2 :] for path, layer in layers.items()}
         return replace(batch, student=outputs[-n:], student_layers=layers, clean=clean)
 
     def _watched(self, epoch: int) -> float:

@@ -137,3 +137,36 @@ def test_a_killed_run_is_attacked_again_in_the_same_way(tmp_path):
         )
         nets.append(net)
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+
+
+def test_a_sample_outside_the_range_of_train_is_not_pulled_into_it():
+    net, spec = (
+        nn.Linear(6, 2),
+        InputSpec("row", (6,), "NC", "float32", (0.0, 1.0), 1.0, (0.0,) * 6, (1.0,) * 6),
+    )
+    x = torch.tensor([[3.0, -2.0, 0.5, 0.0, 1.0, 0.2]])
+    found = attack(net, x, wrong(torch.tensor([0])), AdversarialConfig(epsilon=0.1), spec)
+    assert (found - x).abs().max() <= 0.1 + 1e-6 and found[0, 3] >= 0 and found[0, 4] <= 1
+
+
+def test_labels_are_about_the_clean_half_and_layers_about_the_attacked(tmp_path):
+    seen, teacher = [], np.random.default_rng(0).normal(size=(1, 16, 5)).astype(np.float16)
+    net = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 5))
+    rows = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+
+    def recorded(batch, *_):
+        with torch.no_grad():
+            x = torch.from_numpy(TABLE.preprocess(rows[batch.index]))
+            assert torch.allclose(batch.clean, net(x), atol=1e-6)
+            assert not torch.allclose(batch.student, net(x), atol=1e-3)
+            hidden = batch.student_layers["1"]
+            assert torch.allclose(net[2](hidden), batch.student, atol=1e-6)
+        seen.append(len(hidden))
+        return nn.functional.mse_loss(batch.student, batch.teacher)
+
+    objective = Objective([LossConfig(kind="huber")], "fixed", None)
+    objective.functions = [recorded]
+    data = TrainingSet(split(rows), TABLE, teacher, 1, 3, student_layers=("1",))
+    config = train_config(epochs=1, batch_size=8, adversarial=AdversarialConfig(epsilon=0.2))
+    fit(net, data, objective, config, what="s", display=quiet(), checkpoint=tmp_path)
+    assert seen == [8, 8]

@@ -292,5 +292,7 @@ def test_a_teacher_elsewhere_has_no_views_and_no_pasted_parts(make):
     (outputs,) = [n for n in plan.nodes if n.stage == "outputs" and n.label.endswith("-1")]
     assert outputs.config["augment"] == [] and outputs.config["views"] == 1
     assert all(e.teacher_float is None for e in plan.emissions.values())
-    with pytest.raises(UsageError, match=r"the teacher looks at another modality .use mixup"):
-        make(teacher=teacher, distill__mix={"cutmix": 1.0})
+    live = [{"kind": "hint", "student_layer": "a", "teacher_layer": "b"}]
+    for losses in ([{"kind": "kd"}], live):
+        with pytest.raises(UsageError, match=r"the teacher looks at another modality .use mixup"):
+            make(teacher=teacher, distill__mix={"cutmix": 1.0}, distill__losses=losses)

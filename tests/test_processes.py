@@ -51,6 +51,7 @@ def train(name, terms, module=None, wrong=None, **more):
         "history": history,
         "weights": [p.flatten().tolist() for p in module.parameters()],
         "learned": [p.flatten().tolist() for p in objective.parameters()],
+        "scales": [v.item() for k, v in objective.state_dict().items() if k.endswith("scale")],
         "moved": {{k: int((before[k] != v).reshape(len(v), -1).any(dim=1).sum()) if v.dim() else 0
                   for k, v in objective.state_dict().items()}},
     }}
@@ -124,6 +125,7 @@ def test_a_memory_is_kept_by_all(found):
     assert rows == {"states.0.student_memory": 40, "states.0.teacher_memory": 40}
     for rank in (first, second):
         assert {k: v for k, v in rank["crd"]["moved"].items() if k.endswith("memory")} == rows
+    assert first["crd"]["scales"] == second["crd"]["scales"] != []
 
 
 def test_a_nan_in_one_is_a_nan_in_all(found):

@@ -726,3 +726,9 @@ def test_losses_that_learn_do_so_in_bf16_too(tmp_path, terms):
     fit(mlp(), table(teacher=teacher), objective, config, what="s", display=quiet(), checkpoint=tmp_path)
     after = list(objective.parameters())
     assert len(before) >= 2 and not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_mask_of_minus_infinity_is_no_divergence(tmp_path):
+    net = nn.Sequential(nn.Linear(6, 5))
+    net.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+    assert len(run(net, table(), train_config(), tmp_path / "a")) == 3

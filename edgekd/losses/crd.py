@@ -83,7 +83,9 @@ def contrast(anchor: Tensor, memory: Tensor, scale: Tensor, total: int, temperat
 
     e = torch.exp(torch.einsum("bd,bkd->bk", anchor, memory) / temperature)
     if float(scale) == 0:
-        scale.copy_(e.detach().mean() * total)
+        mean = e.detach().mean()
+        processes.average(mean)
+        scale.copy_(mean * total)
     e = e / scale
     noise = (memory.shape[1] - 1) / total
     positive = torch.log(e[:, 0] / (e[:, 0] + noise))

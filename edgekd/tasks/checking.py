@@ -8,6 +8,7 @@ every run.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -44,6 +45,12 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
             NaN or infinite; splits overlap.
     """
     _check_head(task)
+    for name in (*task.heads, *task.modalities):
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise DataError(
+                f"task {task.name!r} has a head or modality called {name!r}",
+                hint="use small letters, digits and _",
+            )
     for name in REQUIRED:
         if name not in task.splits:
             raise DataError(f"task {task.name!r} has no split {name!r}")
@@ -134,7 +141,13 @@ def _check_labels(task: Task, split: Split) -> None:
 
 def _check_heads(task: Task, split: Split) -> None:
     """Every head has labels wherever the samples have some."""
-    if split.labels is None and not split.head_labels:
+    if split.labels is None:
+        if split.head_labels:
+            raise DataError(
+                f"split {split.name!r} has labels of the heads {sorted(split.head_labels)} "
+                "and none of its classes",
+                hint="give both, or neither",
+            )
         return
     if set(split.head_labels) != set(task.heads):
         raise DataError(
@@ -262,6 +275,7 @@ def _parts(split: Split) -> Iterator[bytes | memoryview]:
             continue
         yield f"{array.dtype.str} {array.shape}".encode()
         yield np.ascontiguousarray(array).tobytes()
-    for name, inputs in sorted({**split.modalities, **split.head_labels}.items()):
-        yield f"{name} {inputs.dtype.str} {inputs.shape}".encode()
-        yield np.ascontiguousarray(inputs).tobytes()
+    for what, further in (("modality", split.modalities), ("head", split.head_labels)):
+        for name, found in sorted(further.items()):
+            yield f"{what} {name} {found.dtype.str} {found.shape}".encode()
+            yield np.ascontiguousarray(found).tobytes()

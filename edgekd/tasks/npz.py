@@ -71,12 +71,12 @@ def read(options: Options, seed: int) -> Task:
     spec = _spec(train.inputs, path)
     modalities = {name: _spec(inputs, path) for name, inputs in train.modalities.items()}
     names = options.class_names or _names(known)
-    further = {head: _names(labels) for head, labels in val.head_labels.items()}
+    further = {head: _names(labels) for head, labels in (train.head_labels or val.head_labels).items()}
     return replace(classification(path.stem, splits, spec, names), modalities=modalities, heads=further)
 
 
 def _names(labels: NDArray[np.int64]) -> tuple[str, ...]:
-    return tuple(str(c) for c in range(max(2, int(labels.max()) + 1)))
+    return tuple(str(c) for c in range(max(2, int(labels.max(initial=-1)) + 1)))
 
 
 def _labels(where: str, y: NDArray[Any], count: int) -> NDArray[np.int64]:

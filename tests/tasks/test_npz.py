@@ -132,3 +132,14 @@ def test_a_single_array(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(DataError, match="a single array"):
         tasks.read(TaskConfig(kind="npz", path=str(tmp_path / "one.npy")), 0)
+
+
+def test_classes_of_heads_are_those_of_train(tmp_path):
+    content = arrays()
+    for name in ("train", "val", "test"):
+        content[f"{name}_y.c"] = np.zeros(len(content[f"{name}_x"]), int)
+    content["train_y.c"][0] = 4
+    assert read(tmp_path, content).heads == {"c": ("0", "1", "2", "3", "4")}
+    del content["train_y"]
+    with pytest.raises(DataError, match=r"labels of the heads \['c'\] and none of its classes"):
+        read(tmp_path, content)
