@@ -82,7 +82,7 @@ def test_what_does_not_go_with_heads(arrays, tmp_path, distill, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"val_y.odd": None}, r"has labels of the heads \['odd'\], task 'two' has \[\]"),
+        ({"val_y.odd": None}, r"split 'val' has labels of the heads \[\], task 'two' has \['odd'\]"),
         ({"test_y.odd": np.full(300, 2)}, r"split 'test of head odd', sample .*label 2 is outside 0..1"),
         (
             {"train_y.odd": np.zeros(799, int)},
