@@ -97,6 +97,9 @@ def _figures(report: Report) -> dict[str, float]:
             found[f"{artifact.id}.{metric.name}"] = metric.value
             if metric.drop is not None:
                 found[f"{artifact.id}.drop"] = metric.drop
+    for measured in report.measurements:
+        if f"{measured.artifact_id}.size_bytes" in found:
+            found[f"{measured.artifact_id}.median_ms"] = measured.median_ms
     return found
 
 

@@ -365,13 +365,18 @@ def predict(
     return np.concatenate(parts)
 
 
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """All of a network's."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
 @torch.no_grad()
 def reestimate(module: nn.Module, inputs: NDArray[Any], spec: InputSpec) -> int:
     """Takes the statistics of all batch norms anew, as the mean over raw samples (N, *shape); how many.
 
     For samples of another domain than those trained on: Li et al. 2016, arXiv 1603.04779.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(module)
     momenta = [norm.momentum for norm in norms]
     module.eval()
     for norm in norms:

@@ -12,7 +12,7 @@ from edgekd.config import Strict
 from edgekd.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,24 @@ class NeededLayerOptions(LayerOptions):
 
     student_layer: str = Field(description="module path in the student")
     teacher_layer: str = Field(description="module path in the teacher")
+
+
+class ProjectedOptions(LayerOptions):
+    """What a recipe may say of a loss that compares vectors of any two widths."""
+
+    projection: bool = Field(
+        default=False, description="learn a linear map from the student's width to the teacher's"
+    )
+
+
+def projection(options: ProjectedOptions, shapes: Shapes) -> nn.Module | None:
+    """The map (student's features, teacher's features), where one is asked for."""
+    import math
+
+    from torch import nn
+
+    student, teacher = shapes.pair(options)
+    return nn.Linear(math.prod(student), math.prod(teacher), bias=False) if options.projection else None
 
 
 def same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:

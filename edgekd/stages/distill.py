@@ -21,7 +21,7 @@ from edgekd.objective import Objective
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_probabilities
-from edgekd.training import fit, reestimate
+from edgekd.training import batch_norms, fit, reestimate
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -65,6 +65,8 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
             hint="use losses on the teacher's outputs alone (kd, dist, mse)",
         )
     saved.refuse_with_heads(config, node.label, task)
+    if config.reestimate_batch_norm is not None:
+        _refuse_reestimate(module, config.reestimate_batch_norm, node, context)
     seed = context.seed if config.seed is None else config.seed
     shapes = Shapes(
         student=(task.num_outputs,),
@@ -100,7 +102,7 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         watch=context.watch,
     )
     if config.reestimate_batch_norm is not None:
-        _reestimate(module, config.reestimate_batch_norm, node, context)
+        reestimate(module, task.splits[config.reestimate_batch_norm].inputs, task.input_spec)
     return history
 
 
@@ -112,13 +114,13 @@ def _taught_by(node: Node, context: Context) -> str | None:
     return None if label is None else context.plan.node(label).config.get("modality")
 
 
-def _reestimate(module: nn.Module, split_name: str, node: Node, context: Context) -> None:
+def _refuse_reestimate(module: nn.Module, split_name: str, node: Node, context: Context) -> None:
+    """Before the training, whose epochs would be lost."""
     if split_name not in context.task.splits:
         raise UsageError(
             f"reestimate_batch_norm = {split_name!r}: the task has no such split", hint="leave it out"
         )
-    norms = reestimate(module, context.task.splits[split_name].inputs, context.task.input_spec)
-    if not norms:
+    if not batch_norms(module):
         raise UsageError(
             f"{node.label}: reestimate_batch_norm is set, and there is no batch norm in the network",
             hint="leave it out here; quantized networks have theirs folded into the weights",

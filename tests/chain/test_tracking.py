@@ -85,6 +85,8 @@ def test_tensorboard_and_mlflow(finished, tmp_path, server, monkeypatch):
     artifact = next(a for a in report["artifacts"] if a["id"] == "host")
     assert run.data.metrics["host.size_bytes"] == artifact["size_bytes"]
     assert run.data.metrics["host.drop"] == pytest.approx(artifact["metrics"][0]["drop"])
+    (timed,) = [m for m in report["measurements"] if m["artifact_id"] == "host"]
+    assert run.data.metrics["host.median_ms"] == pytest.approx(timed["median_ms"])
     folder = Path(copied.folder / "runs/tiny-smoke/logs/tensorboard")
     for stage, history in histories(copied).items():
         board = EventAccumulator(str(folder / stage))
