@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgekd.errors import UsageError
-
 
 def largest_shift(height: int) -> int:
     """Pixels that an image may be moved by: 2 in 28, 1 in 8."""
@@ -23,16 +21,8 @@ def draw(
     """What is done to each sample in one view: (N, 3) = rows moved, columns moved, mirrored or not.
 
     The same (seed, view) always gives the same, so a teacher's cached outputs and the
-    student's pixels belong together without any image being stored.
-
-    Raises:
-        UsageError: something is to be done to samples that are no images.
+    student's pixels belong together without any image being stored. Without names any shape will do.
     """
-    if names and len(shape) != 3:
-        raise UsageError(
-            f"augment = {list(names)} works on images, samples here have shape {tuple(shape)}",
-            hint="leave augment out",
-        )
     rng = np.random.default_rng([seed, view])
     shift = largest_shift(shape[-1])
     moves = rng.integers(-shift, shift + 1, size=(num_samples, 2))

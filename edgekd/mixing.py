@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgekd.config import MixConfig
-from edgekd.errors import UsageError
 
 # Beside the draws of augmentation ([seed, view]) and of the order ([seed, epoch, 1]).
 STREAM = 7
@@ -42,13 +41,8 @@ def draw(mix: MixConfig, num_samples: int, shape: Sequence[int], seed: int, view
     """The pairs of one view of a split whose samples have `shape`.
 
     mixup: Zhang et al. 2017, arXiv 1710.09412; cutmix: Yun et al. 2019, arXiv 1905.04899, where the
-    share is that of the area that is left; of both, each sample draws one.
-
-    Raises:
-        UsageError: parts are to be pasted into samples that are no images.
+    share is that of the area that is left (of images only); of both, each sample draws one.
     """
-    if mix.cutmix is not None and len(shape) != 3:
-        raise UsageError(f"cutmix works on images, samples here have shape {tuple(shape)}", hint="use mixup")
     rng = np.random.default_rng([seed, view, STREAM])
     partners = rng.permutation(num_samples)
     blended = rng.beta(mix.mixup or 1.0, mix.mixup or 1.0, num_samples)

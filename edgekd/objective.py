@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgekd import losses, processes
 from edgekd.config import LossConfig
-from edgekd.errors import UsageError, nearest
+from edgekd.errors import UsageError
 from edgekd.fields import value_at
 from edgekd.losses.common import Batch, Shapes
 
@@ -51,19 +51,8 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.columns = columns if columns is not None and len(columns) > 1 else None
-        if unknown := [t.head for t in terms if t.head is not None and t.head not in (columns or {})]:
-            known = [head for head in columns or {} if head]
-            raise UsageError(
-                f"a loss names the head {unknown[0]!r}, which the task has not",
-                hint=nearest(unknown[0], known, f"it has: {', '.join(known) or 'one head only'}"),
-            )
         self.unlabelled_weight = unlabelled_weight
         self.terms = tuple(terms)
-        if untold := [head for head in columns or {} if head and head not in [t.head for t in terms]]:
-            raise UsageError(
-                f"no loss is about the head {untold[0]!r}: it would be left to chance",
-                hint=f'give it one: {{ kind = "kd", head = "{untold[0]}" }}',
-            )
         self.weighting = weighting
         self.names = _names([f"{t.kind}.{t.head}" if t.head else t.kind for t in self.terms])
         self.options = [losses.check(term) for term in terms]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd import processes
+from edgekd import demands, processes
 from edgekd.errors import UsageError
 from edgekd.nodes import STAGES, Node
 from edgekd.stages.context import Context
@@ -43,6 +43,8 @@ def run_stages(context: Context, until: str | None = None) -> None:
         else:
             entry = _along(node, context)
         context.entries[node.label] = entry
+        if node.stage == "data":
+            demands.check(context.plan.recipe, context.task)
         if history := entry.result.get("history"):
             context.watch(node.label, history)
 

@@ -306,10 +306,11 @@ class _Training:
         halvings = round(-np.log2(self.progress.rate_scale))
         if self.config.on_nan == "stop" or halvings >= MAX_HALVINGS:
             again = f", with 1/{2**halvings} of the rate" if halvings else ""
+            further = ", or on_nan = 'halve_lr'" if self.config.on_nan == "stop" else ""
             raise TrainingError(
                 f"{self.what}: the loss is {error.loss} at epoch {len(self.progress.history) + 1}, "
                 f"step {error.step + 1}{again}",
-                hint="lower lr, set grad_clip, or on_nan = 'halve_lr'; look for NaN in the data",
+                hint=f"lower lr, set grad_clip{further}; look for NaN in the data",
             )
         halved = self.progress.rate_scale / 2
         self.progress = checkpoints.load(self.checkpoint, self.both, self.optimizer)

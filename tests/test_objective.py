@@ -244,8 +244,3 @@ def test_losses_of_heads_see_their_own_outputs_and_labels():
     learned = terms({"kind": "mse", "projection": True, "head": "odd"})
     (weight,) = Objective(learned, "fixed", SHAPES, columns=columns).parameters()
     assert weight.shape == (2, 2)
-
-
-def test_a_head_that_no_loss_is_about_is_refused():
-    with pytest.raises(UsageError, match="no loss is about the head 'odd'"):
-        Objective(terms(CE), "fixed", SHAPES, columns={"": slice(0, 3), "odd": slice(3, 5)})

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import tasks
-from edgekd.errors import UsageError
 from edgekd.nodes import Node, Plan
 from edgekd.progress import Display
 from edgekd.store import Entry, Store
@@ -56,18 +55,9 @@ class Context:
         return tasks.load(entry.folder)
 
     def seen_as(self, modality: str | None) -> Context:
-        """The same run for a teacher that looks at a modality of the task; itself for None.
-
-        Raises:
-            UsageError: the task has no such modality.
-        """
+        """The same run for a teacher that looks at a modality of the task; itself for None."""
         if modality is None:
             return self
-        if modality not in self.task.modalities:
-            known = ", ".join(self.task.modalities) or "none"
-            raise UsageError(
-                f"teacher.modality = {modality!r}: the task has no such modality", hint=f"it has: {known}"
-            )
         seen = replace(self)
         seen.__dict__["task"] = self.task.seen_as(modality)
         return seen
@@ -82,27 +72,11 @@ class Context:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
     def training_split(self, unlabelled: bool) -> Split:
-        """What is trained on: train, and behind it the samples without labels where they are wanted.
-
-        Raises:
-            UsageError: they are, and the task has none.
-        """
+        """What is trained on: train, and behind it the samples without labels where they are wanted."""
         from edgekd.batches import with_unlabelled
 
         splits = self.task.splits
-        if not unlabelled:
-            return splits["train"]
-        if splits["train"].labels is None:
-            raise UsageError(
-                "unlabelled_weight is set, and train has no labels either",
-                hint="leave it out: without labels all samples weigh the same",
-            )
-        if "unlabelled" not in splits:
-            raise UsageError(
-                "unlabelled_weight is set, and the task has no split 'unlabelled'",
-                hint="give one (npz: the array unlabelled_x; image_folder: unlabelled), or leave it out",
-            )
-        return with_unlabelled(splits["train"], splits["unlabelled"])
+        return with_unlabelled(splits["train"], splits["unlabelled"]) if unlabelled else splits["train"]
 
     def object_of(self, role: str) -> nn.Module:
         """A copy of the module that was passed from Python for a role."""

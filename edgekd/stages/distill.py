@@ -59,14 +59,11 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         outputs = context.teacher_outputs(node)
     unlabelled = config.unlabelled_weight is not None
     split = context.training_split(unlabelled)
-    if split.labels is None and (of_labels := [t.kind for t in config.losses if t.kind in losses.OF_LABELS]):
-        raise UsageError(
-            f"{node.label}: the loss {of_labels[0]!r} needs labels, and the split 'train' has none",
-            hint="use losses on the teacher's outputs alone (kd, dist, mse)",
+    if config.reestimate_batch_norm is not None and not batch_norms(module):
+        raise UsageError(  # before the training, whose epochs would be lost
+            f"{node.label}: reestimate_batch_norm is set, and there is no batch norm in the network",
+            hint="leave it out here; quantized networks have theirs folded into the weights",
         )
-    saved.refuse_with_heads(config, node.label, task)
-    if config.reestimate_batch_norm is not None:
-        _refuse_reestimate(module, config.reestimate_batch_norm, node, context)
     seed = context.seed if config.seed is None else config.seed
     shapes = Shapes(
         student=(task.num_outputs,),
@@ -112,16 +109,3 @@ def _taught_by(node: Node, context: Context) -> str | None:
     if label is None and "outputs" in node.parents:
         label = context.plan.node(node.parents["outputs"]).parents["teacher"]
     return None if label is None else context.plan.node(label).config.get("modality")
-
-
-def _refuse_reestimate(module: nn.Module, split_name: str, node: Node, context: Context) -> None:
-    """Before the training, whose epochs would be lost."""
-    if split_name not in context.task.splits:
-        raise UsageError(
-            f"reestimate_batch_norm = {split_name!r}: the task has no such split", hint="leave it out"
-        )
-    if not batch_norms(module):
-        raise UsageError(
-            f"{node.label}: reestimate_batch_norm is set, and there is no batch norm in the network",
-            hint="leave it out here; quantized networks have theirs folded into the weights",
-        )

@@ -10,7 +10,6 @@ import numpy as np
 
 from edgekd.batches import TrainingSet
 from edgekd.config import LabelTrainConfig, LossConfig
-from edgekd.errors import UsageError
 from edgekd.nodes import Node
 from edgekd.objective import Objective
 from edgekd.stages import saved
@@ -34,13 +33,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         said = {"kind": "cross_entropy", "smoothing": train.label_smoothing}
         heads = [None, *context.task.heads]
         labels = [LossConfig.model_validate({**said, "head": head}) for head in heads]
-        saved.refuse_with_heads(train, node.label, context.task)
         splits, spec = context.task.splits, context.task.input_spec
-        if splits["train"].labels is None:
-            raise UsageError(
-                f"{node.label}: cannot be trained, the split 'train' has no labels",
-                hint="give a teacher that is trained already",
-            )
         data = TrainingSet(
             splits["train"],
             spec,

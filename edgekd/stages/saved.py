@@ -145,19 +145,6 @@ def test_scores(entry: Entry) -> NDArray[np.float32]:
     return np.load(entry.file(TEST_SCORES), allow_pickle=False)  # type: ignore[no-any-return]
 
 
-def refuse_with_heads(config: TrainConfig, label: str, task: Task) -> None:
-    """What is about one question only does not go with a task that asks several.
-
-    Raises:
-        UsageError: the training mixes or attacks samples, and the task has several heads.
-    """
-    for name, wanted in (("mix", bool(config.mix)), ("adversarial", config.adversarial is not None)):
-        if wanted and task.heads:
-            raise UsageError(
-                f"{label}: {name} does not go with a task of several heads", hint=f"leave {name} out"
-            )
-
-
 def robust_accuracy(module: nn.Module, config: TrainConfig, context: Context) -> dict[str, Any]:
     """Accuracy in percent on attacked test samples, where the training was against attacks; else nothing."""
     if config.adversarial is None:

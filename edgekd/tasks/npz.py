@@ -111,7 +111,13 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             for key in KEYS:
                 if key not in file.files:
                     raise DataError(f"{path}: array {key!r} is missing", hint=f"needed: {', '.join(KEYS)}")
-            named = [key for key in file.files if _FURTHER.fullmatch(key)]
-            return {k: file[k] for k in (*KEYS, *OPTIONAL, *named) if k in file.files}
+            for key in file.files:
+                if key not in (*KEYS, *OPTIONAL) and not _FURTHER.fullmatch(key):
+                    raise DataError(
+                        f"{path}: array {key!r} is none that is read",
+                        hint=f"known: {', '.join((*KEYS, *OPTIONAL))}, train_x.NAME, train_y.NAME ..."
+                        " (NAME in small letters, digits and _)",
+                    )
+            return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable .npz file: {error}") from None

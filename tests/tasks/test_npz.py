@@ -98,6 +98,8 @@ def test_train_without_labels(tmp_path):
     ("change", "message"),
     [
         ({"val_y": None}, "array 'val_y' is missing"),
+        ({"train_y.Odd": np.zeros(3, np.int64)}, "array 'train_y.Odd' is none that is read.*small letters"),
+        ({"labels": np.zeros(3, np.int64)}, "array 'labels' is none that is read"),
         ({"train_x": np.zeros((6, 2, 3), np.uint8)}, r"train_x is uint8 \(6, 2, 3\)"),
         ({"train_x": np.zeros((6, 2, 2, 3))}, "train_x is float64"),
         ({"val_x": np.zeros((3, 2, 2, 4), np.uint8)}, "split 'val': inputs are"),
