@@ -64,7 +64,7 @@ def make_plan(
 
 def _data_config(recipe: Recipe, store: Store, objects: Mapping[str, str]) -> dict[str, Any]:
     if recipe.task.kind == "object":
-        return {"object": objects["task"], "limit": recipe.task.limit, "on_overlap": recipe.task.on_overlap}
+        return {"object": objects["task"], "task": recipe.task.model_dump()}
     fingerprint = tasks.fingerprint(recipe.task, hash_file=store.hash_file)
     return {"task": recipe.task.model_dump(), "fingerprint": fingerprint}
 

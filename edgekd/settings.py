@@ -26,6 +26,25 @@ class TaskConfig(Plugin):
         default="error",
         description="what to do with a train sample whose content stands in val or test too",
     )
+    mean: tuple[float, ...] | None = Field(
+        default=None,
+        strict=False,
+        description="a number a channel: subtracted before a network sees a sample; left out: train's own",
+    )
+    std: tuple[float, ...] | None = Field(
+        default=None, strict=False, description="a number a channel: what is divided by after that"
+    )
+    scale: float | None = Field(
+        default=None, description="what raw values are divided by before that; left out: 255 for images"
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> TaskConfig:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("task.mean and task.std go together")
+        if self.scale is not None and self.mean is None:
+            raise ValueError("task.scale goes with task.mean and task.std, which are of what it leaves")
+        return self
 
 
 class ModelConfig(Plugin):

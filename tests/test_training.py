@@ -634,7 +634,8 @@ def test_a_nan_in_the_first_epoch_starts_again(tmp_path):
 
 def test_nan_again_and_again_is_an_error_and_the_good_epochs_are_kept(tmp_path):
     with pytest.raises(
-        TrainingError, match=r"the loss is nan at epoch 2, step 1, with 1/8 of the rate \(lower lr, set grad_clip; look"
+        TrainingError,
+        match=r"the loss is nan at epoch 2, step 1, with 1/8 of the rate \(lower lr, set grad_clip; look",
     ):
         run(mlp(), table(), train_config(on_nan="halve_lr"), tmp_path / "a", bad_once_at(5, 6, 7, 8))
     state = json.loads((tmp_path / "a" / "state.json").read_text())

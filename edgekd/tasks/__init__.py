@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -83,8 +84,9 @@ def read(config: TaskConfig, seed: int) -> Task:
 
 
 def admit(task: Task, config: TaskConfig, seed: int) -> Task:
-    """A task, checked and cut as `config` says; for tasks that were made in Python too."""
-    task = check(task, config.on_overlap)
+    """A task, prepared, checked and cut as `config` says; for tasks that were made in Python too."""
+    said = {key: value for key in ("mean", "std", "scale") if (value := getattr(config, key)) is not None}
+    task = check(replace(task, input_spec=replace(task.input_spec, **said)), config.on_overlap)
     if config.limit is None:
         return task
     return check(keep_first(task, config.limit, seed), config.on_overlap)

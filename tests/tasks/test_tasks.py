@@ -6,6 +6,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from edgekd import tasks
 from edgekd.config import Strict, TaskConfig
@@ -59,6 +60,36 @@ def test_limit_cuts_every_split_and_notes_describe_what_is_left():
     task = tasks.read(config(num_train=100, num_val=50, num_test=10, limit=20), 0)
     assert {n: len(s) for n, s in task.splits.items()} == {"train": 20, "val": 20, "test": 10}
     assert task.notes["duplicates"] == {"train": 0, "val": 0, "test": 0}
+
+
+def test_inputs_are_prepared_as_a_teacher_knows_them(tmp_path):
+    save_npz(tmp_path / "a.npz")
+    path = str(tmp_path / "a.npz")
+    task = tasks.read(config("npz", path=path, mean=(1.0, 2), std=(0.5, 4.0), scale=2.0), 0)
+    # The first sample is 0, 1: (0/2 - 1) / 0.5 and (1/2 - 2) / 4.
+    first = task.input_spec.preprocess(task.splits["train"].inputs[:1])
+    np.testing.assert_allclose(first, [[-2.0, -0.375]])
+    kept = tasks.read(config("npz", path=path, mean=(0.0, 0.0), std=(1.0, 1.0)), 0)
+    assert kept.input_spec.scale == 255 and kept.input_spec.raw_range == task.input_spec.raw_range
+    own = tasks.read(config("npz", path=path), 0).input_spec
+    # Train is 0 to 7: its columns 0, 2, 4, 6 and 1, 3, 5, 7.
+    np.testing.assert_allclose(own.mean, [3 / 255, 4 / 255])
+    np.testing.assert_allclose(own.std, [5**0.5 / 255] * 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ({"mean": (0.0, 0.0)}, ValidationError, "task.mean and task.std go together"),
+        ({"scale": 1.0}, ValidationError, "task.scale goes with task.mean"),
+        ({"mean": (0.0,) * 3, "std": (1.0,) * 3}, DataError, "mean has 3 values, one for each of 2"),
+        ({"mean": (0.0,) * 2, "std": (1.0, 0.0)}, DataError, "the last two not 0"),
+    ],
+)
+def test_inputs_cannot_be_prepared_so(tmp_path, said, error, message):
+    save_npz(tmp_path / "a.npz")
+    with pytest.raises(error, match=message):
+        tasks.read(config("npz", path=str(tmp_path / "a.npz"), **said), 0)
 
 
 def test_overlap_beyond_the_limit_is_found_too(tmp_path):
