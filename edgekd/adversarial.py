@@ -14,7 +14,7 @@ from edgekd.batches import normalise
 from edgekd.config import AdversarialConfig
 from edgekd.losses.common import Batch
 from edgekd.progress import Display
-from edgekd.types import InputSpec, Split
+from edgekd.types import InputSpec, Task
 
 EVAL_BATCH = 256
 EVAL_STEPS = 20
@@ -69,28 +69,34 @@ def attack(
     return found.detach()
 
 
-def wrong_about(batch: Batch) -> Callable[[Tensor], Tensor]:
-    """What a student is attacked with: how far it is from the teacher, or, without one, from the labels."""
+def wrong_about(batch: Batch, num_classes: int | None = None) -> Callable[[Tensor], Tensor]:
+    """What a student is attacked with: how far it is from the teacher, or, without one, from the labels.
+
+    Args:
+        batch: the teacher's outputs or labels of the samples.
+        num_classes: of the first outputs, which are judged and attacked; None: all outputs are.
+    """
 
     def from_teacher(outputs: Tensor) -> Tensor:
         assert batch.teacher is not None
-        said = functional.log_softmax(batch.teacher, dim=1)
-        return functional.kl_div(
-            functional.log_softmax(outputs, dim=1), said, reduction="sum", log_target=True
-        )
+        found, said = (functional.log_softmax(x[:, :num_classes], dim=1) for x in (outputs, batch.teacher))
+        return functional.kl_div(found, said, reduction="sum", log_target=True)
 
     def from_labels(outputs: Tensor) -> Tensor:
         assert batch.labels is not None
-        return functional.cross_entropy(outputs, batch.labels, reduction="sum", ignore_index=-1)
+        return functional.cross_entropy(
+            outputs[:, :num_classes], batch.labels, reduction="sum", ignore_index=-1
+        )
 
     return from_labels if batch.teacher is None else from_teacher
 
 
 def robust_predictions(
-    module: nn.Module, split: Split, spec: InputSpec, config: AdversarialConfig, seed: int, display: Display
+    module: nn.Module, task: Task, config: AdversarialConfig, seed: int, display: Display
 ) -> NDArray[np.float32]:
-    """Scores (N, K) of raw samples attacked with what is known of their labels, 20 steps or more."""
-    assert split.labels is not None  # val and test have them
+    """Scores (N, classes) of test samples attacked with what is known of their labels, 20 steps or more."""
+    split, spec, classes = task.splits["test"], task.input_spec, task.num_classes
+    assert split.labels is not None  # test has them
     torch.manual_seed(seed)
     parts = []
     starts = range(0, len(split), EVAL_BATCH)
@@ -99,10 +105,10 @@ def robust_predictions(
         labels = torch.from_numpy(np.array(split.labels[start : start + EVAL_BATCH]))
 
         def wrong(outputs: Tensor, labels: Tensor = labels) -> Tensor:
-            return functional.cross_entropy(outputs, labels, reduction="sum")
+            return functional.cross_entropy(outputs[:, :classes], labels, reduction="sum")
 
         steps = max(EVAL_STEPS, config.steps)
         attacked = attack(module, normalise(raw, spec), wrong, config, spec, steps)
         with torch.no_grad():
-            parts.append(module.eval()(attacked).float().numpy())
+            parts.append(module.eval()(attacked)[:, :classes].float().numpy())
     return np.concatenate(parts)

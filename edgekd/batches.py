@@ -66,6 +66,7 @@ class Step:
         teacher: cached outputs (B, K), or None.
         teacher_inputs: (B, ...) of a teacher that runs along and looks at another modality, or None.
         head_labels: (B,) of the task's further heads, by name.
+        other_head_labels: the same of the samples that are mixed in.
     """
 
     inputs: Tensor
@@ -76,6 +77,7 @@ class Step:
     teacher: Tensor | None
     teacher_inputs: Tensor | None = None
     head_labels: Mapping[str, Tensor] = field(default_factory=dict)
+    other_head_labels: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class _Rows:
@@ -193,24 +195,28 @@ def steps(
         teacher = None
         if outputs is not None:
             teacher = torch.from_numpy(np.asarray(outputs[picked], np.float32))
-        shares, others = None, None
-        if seen.pairs is not None:
-            shares = torch.from_numpy(seen.pairs.shares[picked])
-            others = _labels(split, seen.pairs.partners[picked])
-        labels = _labels(split, picked)
-        if labels is not None and others is not None:
-            labels = torch.where(others < 0, others, labels)  # a mixture with what has none has none
+        partners = None if seen.pairs is None else seen.pairs.partners[picked]
+        labels, others = (None, None) if split.labels is None else _labels(split.labels, picked, partners)
+        heads = {head: _labels(found, picked, partners) for head, found in split.head_labels.items()}
         yield Step(
             seen.inputs(picked),
             torch.from_numpy(picked),
             labels,
             others,
-            shares,
+            None if seen.pairs is None else torch.from_numpy(seen.pairs.shares[picked]),
             teacher,
             None if other is None else other.inputs(picked),
-            {head: torch.from_numpy(found[picked]) for head, found in split.head_labels.items()},
+            {head: own for head, (own, _) in heads.items()},
+            {head: mixed for head, (_, mixed) in heads.items() if mixed is not None},
         )
 
 
-def _labels(split: Split, picked: NDArray[np.int64]) -> Tensor | None:
-    return None if split.labels is None else torch.from_numpy(np.ascontiguousarray(split.labels[picked]))
+def _labels(
+    labels: NDArray[np.int64], picked: NDArray[np.int64], partners: NDArray[np.int64] | None
+) -> tuple[Tensor, Tensor | None]:
+    """Those of the samples at `picked`, and of what is mixed into them; -1 for both where either has none."""
+    own = torch.from_numpy(np.ascontiguousarray(labels[picked]))
+    if partners is None:
+        return own, None
+    others = torch.from_numpy(np.ascontiguousarray(labels[partners]))
+    return torch.where(others < 0, others, own), others

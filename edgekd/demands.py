@@ -18,7 +18,7 @@ def check(recipe: Recipe, task: Task) -> None:
 
     Raises:
         UsageError: the task lacks a modality, a split, labels or a head that the recipe names, or has
-            samples or heads that a setting does not go with; it names the table and the remedy.
+            samples that a setting does not go with; it names the table and the remedy.
     """
     modality = recipe.teacher.modality if recipe.teacher is not None else None
     if modality is not None and modality not in task.modalities:
@@ -67,11 +67,6 @@ def _check_samples(table: str, train: TrainConfig, task: Task) -> None:
         if wanted and len(shape) != 3:
             raise UsageError(
                 f"{table} {name} works on images, samples here have shape {shape}", hint=f"leave {name} out"
-            )
-    for name, wanted in (("mix", bool(train.mix)), ("adversarial", train.adversarial is not None)):
-        if wanted and task.heads:
-            raise UsageError(
-                f"{table} {name} does not go with a task of several heads", hint=f"leave {name} out"
             )
 
 

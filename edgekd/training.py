@@ -224,6 +224,7 @@ class _Training:
             other_labels=step.other_labels,
             shares=step.shares,
             head_labels=step.head_labels,
+            other_head_labels=step.other_head_labels,
         )
         if self._teacher is not None:
             other = step.teacher_inputs
@@ -273,7 +274,9 @@ class _Training:
         """The batch with what the student says: of the samples, or of attacked ones beside the clean."""
         config, n = self.config.adversarial, len(x)
         if config is not None:
-            attacked = attack(self.module, x, wrong_about(batch), config, self.data.spec)
+            attacked = attack(
+                self.module, x, wrong_about(batch, self.data.num_classes), config, self.data.spec
+            )
             x = torch.cat((x, attacked))  # in one pass: processes that train together expect one
         outputs = self.wrapped(x).float()
         clean = None if config is None else outputs[:n]

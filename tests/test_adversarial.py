@@ -11,7 +11,7 @@ from edgekd.config import AdversarialConfig, LossConfig
 from edgekd.losses import Batch
 from edgekd.objective import Objective
 from edgekd.training import fit
-from edgekd.types import InputSpec, Split
+from edgekd.types import ACCURACY, InputSpec, Split, Task
 
 WIDE = InputSpec("row", (6,), "NC", "float32", (-100.0, 100.0), 2.0, (1.0,) * 6, (0.5,) * 6)
 
@@ -75,6 +75,28 @@ def test_students_are_driven_from_the_teacher_and_others_from_the_labels():
     assert found == pytest.approx(-sum(q[i, labels[i]].log().item() for i in (0, 2, 3)))
 
 
+def test_of_several_heads_the_judged_one_is_attacked():
+    """Three outputs are judged; the two behind them, whatever they are, change nothing."""
+    teacher, student = torch.randn(4, 3).double(), torch.randn(4, 3).double()
+    labels = torch.tensor([1, 2, 0, 2])
+    for told in (teacher, None):
+        alone = wrong_about(Batch(student, told, labels, torch.arange(4)))(student).item()
+        further = [torch.cat((x, 9 * torch.randn(4, 2).double()), dim=1) for x in (student, teacher)]
+        batch = Batch(further[0], None if told is None else further[1], labels, torch.arange(4))
+        assert wrong_about(batch, 3)(further[0]).item() == pytest.approx(alone)
+    net = nn.Linear(6, 5)
+    rows = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    test = Split("test", np.arange(9).astype(str), rows, np.arange(9) % 3)
+    config = AdversarialConfig(epsilon=0.1, steps=2)
+    found = []
+    for heads in ({}, {"further": ("a", "b")}):
+        task = Task("t", {"test": test}, (ACCURACY,), TABLE, ("x", "y", "z"), heads=heads)
+        found.append(robust_predictions(net, task, config, 0, quiet()))
+        with torch.no_grad():
+            net.weight[3:] += 7.0  # of the further head alone
+    assert found[0].shape == (9, 3) and np.array_equal(found[0], found[1])
+
+
 def test_losses_on_labels_see_the_clean_sample_and_others_the_attacked():
     student, clean, teacher = (torch.randn(6, 5) for _ in range(3))
     labels = labels_of(6)
@@ -91,8 +113,9 @@ def test_training_against_attacks_makes_them_harder(tmp_path):
     digits = load_digits()
     x, y = digits.data.astype(np.float32), digits.target.astype(np.int64)
     spec = InputSpec("row", (64,), "NC", "float32", (0.0, 16.0), 16.0, (0.3,) * 64, (0.4,) * 64)
-    parts = [Split(n, np.arange(len(y[s])).astype(str), x[s], y[s]) for n, s in (
-        ("train", slice(0, 1200)), ("test", slice(1200, 1600)))]  # fmt: skip
+    parts = {n: Split(n, np.arange(len(y[s])).astype(str), x[s], y[s]) for n, s in (
+        ("train", slice(0, 1200)), ("test", slice(1200, 1600)))}  # fmt: skip
+    task, test = Task("digits", parts, (ACCURACY,), spec, tuple("0123456789")), parts["test"]
     config = AdversarialConfig(epsilon=0.1, steps=4)
     robust, clean = {}, {}
     for name, chosen in (("plain", None), ("hardened", config)):
@@ -101,18 +124,18 @@ def test_training_against_attacks_makes_them_harder(tmp_path):
         (tmp_path / name).mkdir()
         fit(
             net,
-            TrainingSet(parts[0], spec, None, 1, 0),
+            TrainingSet(parts["train"], spec, None, 1, 0),
             Objective([LossConfig(kind="cross_entropy")], "fixed", None),
             train_config(epochs=8, batch_size=64, lr=0.05, weight_decay=0.0, adversarial=chosen),
             what="s",
             display=quiet(),
             checkpoint=tmp_path / name,
         )
-        scores = robust_predictions(net, parts[1], spec, config, 0, quiet())
-        robust[name] = (scores.argmax(axis=1) == parts[1].labels).mean()
+        scores = robust_predictions(net, task, config, 0, quiet())
+        robust[name] = (scores.argmax(axis=1) == test.labels).mean()
         with torch.no_grad():
-            found = net(torch.from_numpy(spec.preprocess(parts[1].inputs))).argmax(dim=1).numpy()
-        clean[name] = (found == parts[1].labels).mean()
+            found = net(torch.from_numpy(spec.preprocess(test.inputs))).argmax(dim=1).numpy()
+        clean[name] = (found == test.labels).mean()
     assert min(clean.values()) > 0.85
     assert robust["hardened"] > robust["plain"] + 0.1
     assert robust["plain"] < clean["plain"] - 0.2

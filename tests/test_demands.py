@@ -133,11 +133,6 @@ def test_no_labels(changes, message):
             {"distill__losses": BOTH_HEADS, "prune__losses": BOTH_HEADS},
             r"\[quantize\] no loss is about the head 'odd'",
         ),
-        (
-            {"teacher__train__mix": {"mixup": 0.2}},
-            r"\[teacher.train\] mix does not go with a task of several",
-        ),
-        ({"distill__adversarial": {"epsilon": 0.1}}, r"\[distill\] adversarial does not go with a task of"),
         ({"distill__losses": [*KD, {"kind": "kd", "head": "od"}]}, "names the head 'od'.*did you mean 'odd'"),
     ],
 )

@@ -1,5 +1,7 @@
 """Mixtures, worked out pixel by pixel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,8 @@ def test_the_pairs_do_not_hang_on_the_order_of_samples():
 
 
 def test_labels_come_with_their_shares():
-    data = split(images(20))
+    odd = np.arange(20) % 2
+    data = replace(split(images(20)), head_labels={"odd": odd})
     config = TrainConfig(epochs=1, batch_size=10, mix=MixConfig(mixup=1.0))
     pairs = mixing.draw(config.mix, 20, SPEC.shape, 5, 0)
     for step in steps(TrainingSet(data, SPEC, None, 1, 5), config, 0):
@@ -98,6 +101,8 @@ def test_labels_come_with_their_shares():
         np.testing.assert_array_equal(step.labels, data.labels[picked])
         np.testing.assert_array_equal(step.other_labels, data.labels[pairs.partners[picked]])
         np.testing.assert_array_equal(step.shares, pairs.shares[picked])
+        np.testing.assert_array_equal(step.head_labels["odd"], odd[picked])
+        np.testing.assert_array_equal(step.other_head_labels["odd"], odd[pairs.partners[picked]])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

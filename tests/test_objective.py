@@ -230,6 +230,13 @@ def test_losses_of_heads_see_their_own_outputs_and_labels():
     odd = torch.arange(8) % 2
     whole = Batch(student, teacher, torch.arange(8) % 3, torch.arange(8), head_labels={"odd": odd})
     columns = {"": slice(0, 3), "odd": slice(3, 5)}
+    ones = torch.ones(8, dtype=torch.int64)
+    blend = replace(whole, shares=torch.linspace(0, 1, 8).double(), other_head_labels={"odd": ones})
+    blend = replace(blend, other_labels=torch.arange(1, 9) % 3)
+    alone = Objective(terms({**CE, "head": "odd"}), "fixed", SHAPES, columns=columns)
+    own, other = (-student[:, 3:].log_softmax(1)[torch.arange(8), labels] for labels in (odd, ones))
+    mixed = (blend.shares * own + (1 - blend.shares) * other).mean()
+    assert alone(blend, []).item() == pytest.approx(mixed.item())
     said = terms(CE, {**CE, "head": "odd", "weight": 2.0}, {**KD, "head": "odd"})
     both = Objective(said, "fixed", SHAPES, columns=columns)
     first = Batch(student[:, :3], teacher[:, :3], whole.labels, whole.index)

@@ -31,6 +31,7 @@ class Batch:
         shares: (B,) of `labels` in the mixture, the rest being the others'.
         clean: outputs (B, K) of the student on samples as they are, where `student` saw attacked ones.
         head_labels: (B,) of the task's further heads, by name.
+        other_head_labels: the same of the samples that are mixed in.
     """
 
     student: Tensor
@@ -44,6 +45,7 @@ class Batch:
     shares: Tensor | None = None
     clean: Tensor | None = None
     head_labels: Mapping[str, Tensor] = field(default_factory=dict)
+    other_head_labels: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of_head(self, head: str, columns: slice) -> Batch:
         """What one head gives and is told: its outputs, and its labels as `labels`."""
@@ -53,6 +55,7 @@ class Batch:
             teacher=None if self.teacher is None else self.teacher[:, columns],
             clean=None if self.clean is None else self.clean[:, columns],
             labels=self.head_labels.get(head) if head else self.labels,
+            other_labels=self.other_head_labels.get(head) if head else self.other_labels,
         )
 
     def take(self, chosen: Tensor) -> Batch:

@@ -149,10 +149,9 @@ def robust_accuracy(module: nn.Module, config: TrainConfig, context: Context) ->
     """Accuracy in percent on attacked test samples, where the training was against attacks; else nothing."""
     if config.adversarial is None:
         return {}
-    test, spec = context.task.splits["test"], context.task.input_spec
-    scores = robust_predictions(module, test, spec, config.adversarial, context.seed, context.display)
-    answers = scores[:, : context.task.num_classes].argmax(axis=1)
-    return {"robust_accuracy": float((answers == test.labels).mean() * 100)}
+    scores = robust_predictions(module, context.task, config.adversarial, context.seed, context.display)
+    right = scores.argmax(axis=1) == context.task.splits["test"].labels
+    return {"robust_accuracy": float(right.mean() * 100)}
 
 
 def accuracy_on(module: nn.Module, split_name: str, context: Context) -> float:

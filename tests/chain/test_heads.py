@@ -64,17 +64,17 @@ def test_the_whole_chain(arrays, tmp_path):
     assert "Further heads, shown and not judged" in (tmp_path / "work/report.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("distill", "message"),
-    [
-        ({"losses": [{"kind": "kd", "head": "even"}]}, "names the head 'even', which the task has not .*odd"),
-        ({"mix": {"mixup": 0.2}}, r"\[distill\] mix does not go with a task of several heads"),
-        ({"adversarial": {"epsilon": 0.1}}, r"\[distill\] adversarial does not go with a task of several"),
-    ],
-)
-def test_what_does_not_go_with_heads(arrays, tmp_path, distill, message):
-    chosen = recipe(arrays, tmp_path, **distill)
-    with pytest.raises(UsageError, match=message):
+def test_mixed_and_attacked(arrays, tmp_path):
+    chosen = recipe(arrays, tmp_path, mix={"mixup": 0.4}, adversarial={"epsilon": 0.05, "steps": 2})
+    edgekd.compress(chosen, until="student", store=tmp_path / "store", workdir=tmp_path / "work")
+    (student,) = entries(tmp_path / "store", "distill")
+    assert student["val_accuracy"] > 70 and student["head_accuracy"]["odd"] > 75
+    assert 10 < student["robust_accuracy"] < student["val_accuracy"]
+
+
+def test_a_head_that_is_not_there_is_refused_before_the_teacher_is_trained(arrays, tmp_path):
+    chosen = recipe(arrays, tmp_path, losses=[{"kind": "kd", "head": "even"}])
+    with pytest.raises(UsageError, match=r"names the head 'even', which the task has not .*odd"):
         edgekd.compress(chosen, store=tmp_path / "store", workdir=tmp_path / "work")
     assert not entries(tmp_path / "store", "network")  # no teacher was trained for it
 
