@@ -45,8 +45,8 @@ def compress(
     task: Task | None = None,
     targets: Sequence[str | Target] | None = None,
     calibration: CalibrationPolicy | None = None,
-    workdir: Path | None = None,
-    store: Path | None = None,
+    workdir: str | Path | None = None,
+    store: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     max_drop_pp: float | None = None,
     until: str | None = None,
@@ -81,8 +81,8 @@ def compress(
     }
     chosen, profiles = resolve(recipe, objects, overrides or {}, max_drop_pp, targets)
     policy = calibration or configs.load_calibration(chosen.calibration, beside=_folder_of(recipe))
-    folder = workdir or default_workdir(chosen.name, chosen.smoke)
-    kept = Store(store or Store.default_root())
+    folder = Path(workdir or default_workdir(chosen.name, chosen.smoke))
+    kept = Store(Path(store or Store.default_root()))
     fingerprints = {role: _fingerprint(role, value) for role, value in objects.items()}
     processes.join()
     host = processes.tell(host_info())
