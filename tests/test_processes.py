@@ -69,6 +69,7 @@ found = {{
     "learned": train("learned", [{{"kind": "mse", "projection": True, "weight": 0.1}}, RAMP]),
     "crd": train("crd", [{{"kind": "crd", "width": 4, "negatives": 6}}]),
     "patience": train("patience", [CE], patience=1, ema_decay=0.5),
+    "attacked": train("attacked", [CE, {{"kind": "huber"}}], adversarial={{"epsilon": 0.1, "steps": 2}}),
 }}
 found["nan"] = train("nan", [CE], wrong=nan_on_one, on_nan="halve_lr")
 calls = 0
@@ -102,7 +103,7 @@ def found(tmp_path_factory):
 
 def test_all_end_with_the_same_weights(found):
     _, (first, second) = found
-    for name in ("learned", "crd", "patience", "nan"):
+    for name in ("learned", "crd", "patience", "attacked", "nan"):
         assert first[name]["weights"] == second[name]["weights"]
         assert first[name]["learned"] == second[name]["learned"]
         assert first[name]["history"] == second[name]["history"]
@@ -126,6 +127,14 @@ def test_a_memory_is_kept_by_all(found):
     for rank in (first, second):
         assert {k: v for k, v in rank["crd"]["moved"].items() if k.endswith("memory")} == rows
     assert first["crd"]["scales"] == second["crd"]["scales"] != []
+
+
+def test_attacked_samples_teach_the_same_in_two_processes(found):
+    """Random starts differ between processes, and what is learnt from them by little."""
+    one, (first, _) = found
+    losses = [[epoch["loss"] for epoch in each["attacked"]["history"]] for each in (one, first)]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(*losses, rtol=0.02)
 
 
 def test_a_nan_in_one_is_a_nan_in_all(found):
