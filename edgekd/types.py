@@ -103,6 +103,7 @@ class Task:
     class_names: tuple[str, ...]
     notes: Mapping[str, Any] = field(default_factory=dict)  # duplicates counted, samples dropped
     modalities: Mapping[str, InputSpec] = field(default_factory=dict)  # of each split's, by name
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def seen_as(self, modality: str) -> Task:
         """The same task where `inputs` are those of a modality."""
@@ -111,8 +112,6 @@ class Task:
             for name, split in self.splits.items()
         }
         return replace(self, splits=splits, input_spec=self.modalities[modality], modalities={})
-
-    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

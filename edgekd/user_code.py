@@ -11,7 +11,7 @@ import importlib.util
 import re
 import site
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -49,7 +49,12 @@ def function_of(name: str, what: str) -> Callable[..., Any]:
 
 
 def check_call(
-    name: str, what: str, options: Mapping[str, Any], given: int = 0, shown: str | None = None
+    name: str,
+    what: str,
+    options: Mapping[str, Any],
+    given: int = 0,
+    shown: str | None = None,
+    reserved: Iterable[str] = (),
 ) -> None:
     """Refuses a function that is not there and options that it does not take, from its source alone.
 
@@ -62,9 +67,11 @@ def check_call(
         options: the recipe's keyword arguments.
         given: how many leading arguments the caller fills: they are no options.
         shown: the name that errors use, where it is another one than `name`.
+        reserved: keys that the recipe never hands on: an argument of that name would never be filled.
 
     Raises:
-        UsageError: no such module or function, an option that it does not take, or one that it misses.
+        UsageError: no such module or function, an option that it does not take, one that it misses, or
+            an argument whose name is reserved.
     """
     module_name, function_name = _parts(name, what)
     _look_here()
@@ -75,8 +82,15 @@ def check_call(
         hint = nearest(function_name, callables, f"it has: {', '.join(callables)}" if callables else "")
         raise UsageError(f"{what} kind {name!r}: {module_name} has no function {function_name!r}", hint=hint)
     function = bound.get(function_name)
-    if function is not None:
-        _check_options(function.args, f"{what} kind {shown or name!r}", options, given)
+    if function is None:
+        return
+    kind = f"{what} kind {shown or name!r}"
+    for argument in (*function.args.args, *function.args.kwonlyargs):
+        if argument.arg in reserved:
+            raise UsageError(
+                f"{kind}: takes {argument.arg!r}, which [{what}] keeps for itself", hint="rename the argument"
+            )
+    _check_options(function.args, kind, options, given)
 
 
 def _check_options(takes: ast.arguments, shown: str, options: Mapping[str, Any], given: int) -> None:

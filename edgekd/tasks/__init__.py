@@ -103,7 +103,7 @@ def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_tr
         hash_file: sha256 of a file or folder; pass a caching one where they are large.
     """
     if ":" in config.kind:
-        check_call(config.kind, "task", config.options)
+        check_call(config.kind, "task", config.options, reserved=TaskConfig.model_fields)
         version = 0
         sources = (*sources_of(config.kind, "task"), *user.paths_in(config.options))
     else:
@@ -125,6 +125,10 @@ def _reader(config: TaskConfig) -> tuple[Reader, Strict]:
             f"unknown task kind {config.kind!r}", hint=f"{hint}; package.module:function names your own"
         )
     reader = _reader_of(config.kind)
+    known = (*reader.Options.model_fields, *TaskConfig.model_fields)
+    if unknown := [key for key in config.options if key not in known]:
+        hint = nearest(unknown[0], known, f"valid keys here: {', '.join(known)}")
+        raise UsageError(f"task of kind {config.kind!r}: unknown key {unknown[0]!r}", hint=hint)
     return reader, build(reader.Options, config.options, f"task of kind {config.kind!r}")
 
 

@@ -66,7 +66,8 @@ def test_the_whole_chain(arrays, tmp_path):
 
 def test_mixed_and_attacked(arrays, tmp_path):
     chosen = recipe(arrays, tmp_path, mix={"mixup": 0.4}, adversarial={"epsilon": 0.05, "steps": 2})
-    edgekd.compress(chosen, until="student", store=tmp_path / "store", workdir=tmp_path / "work")
+    folders = {"store": str(tmp_path / "store"), "workdir": str(tmp_path / "work")}  # as text
+    edgekd.compress(chosen, until="student", **folders)
     (student,) = entries(tmp_path / "store", "distill")
     assert student["val_accuracy"] > 70 and student["head_accuracy"]["odd"] > 75
     assert 10 < student["robust_accuracy"] < student["val_accuracy"]

@@ -51,6 +51,13 @@ def test_unknown_option_names_the_nearest():
         tasks.read(config(num_trian=3), 0)
 
 
+def test_keys_that_every_task_has_are_among_those_that_were_meant():
+    with pytest.raises(UsageError, match=r"unknown key 'meen'.*did you mean 'mean'"):
+        tasks.read(config("digits", meen=[0.5]), 0)
+    with pytest.raises(UsageError, match=r"unknown key 'zzz' \(valid keys here: .*limit.*std"):
+        tasks.read(config("digits", zzz=1), 0)
+
+
 def test_option_of_the_wrong_type():
     with pytest.raises(UsageError, match=r"num_train = '3': .*integer"):
         tasks.fingerprint(config(num_train="3"))

@@ -61,6 +61,13 @@ def test_reads_what_the_function_returns(module):
     assert "duplicates" in task.notes  # it is checked like any other
 
 
+def test_an_argument_that_the_recipe_would_never_fill_is_refused(module, tmp_path):
+    path = tmp_path / f"{module}_flat.py"
+    path.write_text(SOURCE.replace("count=4, start=0", "count=4, *, scale=2, start=0"))
+    with pytest.raises(UsageError, match=r"takes 'scale', which \[task\] keeps for itself .rename"):
+        tasks.fingerprint(TaskConfig(kind=f"{module}_flat:make"))
+
+
 def test_what_it_returns_is_cut_to_the_limit(module):
     assert len(read(f"{module}.inner.data:make", count=6, limit=2).splits["train"]) == 2
 
