@@ -156,6 +156,37 @@ def gate(
 
 
 @app.command()
+def profile(
+    target: Annotated[str, typer.Option(help="Whose runtime, format and scheme.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Measure what its student holds; else what small networks hold.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Measure what layers cost in a target's runtime, width by width; goes on where it was stopped."""
+    from rich.console import Console
+
+    from edgekd import config, terminal
+    from edgekd.latency import profile as profiling
+    from edgekd.pipeline import resolve
+    from edgekd.progress import Display
+    from edgekd.store import Store
+
+    store, chosen = Store(Store.default_root()), config.load_target(target)
+    if recipe is None:
+        layers = tuple(profiling.common_layers())
+    else:
+        layers = profiling.student_layers(resolve(recipe, {}, {}, None, [target])[0])
+    with Display(Console(quiet=json_)) as display:
+        table = profiling.profile(chosen, layers, store, display)
+    path = profiling.path_of(table.clock, store)
+    if json_:
+        terminal.emit_json({"table": str(path), "steps": profiling.steps(table, layers)})
+    else:
+        terminal.show_steps(profiling.steps(table, layers), table.kind, path)
+
+
+@app.command()
 def report(workdir: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
     """Write report.json, report.md and report.html of a finished run again."""
     from edgekd.pipeline import rebuild

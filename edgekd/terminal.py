@@ -211,6 +211,15 @@ def show_bench(found: Bench) -> None:
     console.print(table)
 
 
+def show_steps(steps: Mapping[str, Sequence[tuple[int, float]]], kind: str, path: Path) -> None:
+    """A latency table: for each shape of layer, where its cost stands still and where it jumps."""
+    table = _table("microseconds by width, the other side at its widest", ("layer", "width: µs"))
+    for name, widths in steps.items():
+        table.add_row(escape(name), "  ".join(f"{w}: {1000 * ms:.3g}" for w, ms in widths))
+    console.print(table)
+    console.print(f"{kind} · {escape(str(path))}", soft_wrap=True)
+
+
 def show_configs(kind: str, name: str | None) -> None:
     """All configs of a kind with their descriptions, or one with the meaning of each field."""
     if name is None:

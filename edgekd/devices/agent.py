@@ -10,6 +10,8 @@ A job is a JSON object; `mode` chooses what is done. A model is
   (.npy to write), `batch_size`.
 - `latency`: `models` (each may name an `input` .npy; without one it is random),
   `warmup_runs`, `min_runs`, `min_seconds`, `seed`.
+- `ratios`: `reference`, `models`, `min_rounds`, `max_rounds`, `precision`, `full_speed`, `seed`, perhaps
+  `fastest_ms`: what each model takes in units of the reference, which runs before and after each turn.
 - `memory`: `model`, `num_runs`, `seed`.
 - `operators`: `model`.
 
@@ -19,10 +21,12 @@ or `error`. What libraries print goes to stderr.
 
 from __future__ import annotations
 
+import collections
 import gc
 import json
 import os
 import resource
+import statistics
 import sys
 import threading
 import time
@@ -43,6 +47,11 @@ Emit = Callable[..., None]
 # all of them see the same state of the machine, long enough to be at full speed.
 _TURN_MS = 20.0
 _TURN_RUNS = 5
+# For ratios the turns are short: thousands of small models are compared, and a processor that is shared
+# has its full speed for milliseconds only.
+_RATIO_TURN_MS = 1.0
+_RATIO_RUNS = 3
+_PATIENCE_S = 60.0
 
 
 def predict(job: Job, emit: Emit) -> None:
@@ -111,8 +120,99 @@ class _Turn:
             self.values_ns.append(clock() - start)
             runs += 1
 
+    def fastest_ms(self) -> float:
+        """The fastest run of one short turn, after a run that warms up: what disturbs a run only adds."""
+        invoke, prepared, clock = self.session.invoke, self.prepared, time.perf_counter_ns
+        invoke(prepared)
+        begin, values = clock(), list[int]()
+        while len(values) < _RATIO_RUNS or clock() - begin < _RATIO_TURN_MS * 1e6:
+            start = clock()
+            invoke(prepared)
+            values.append(clock() - start)
+        return min(values) / 1e6
+
     def finished(self, min_runs: int, min_seconds: float) -> bool:
         return len(self.values_ns) >= min_runs and sum(self.values_ns) >= min_seconds * 1e9
+
+
+def ratios(job: Job, emit: Emit) -> None:
+    """Compares models with a reference until each ratio is known to `precision`, or max_rounds are over.
+
+    A turn counts where the reference had its full speed before and after it. Programs beside this one
+    slow different layers by different factors, so a ratio taken meanwhile would be another one.
+    """
+    seed = int(job["seed"])
+
+    def turn_of(model: Job) -> _Turn:
+        session = _open(model, emit)
+        return _Turn(session, session.prepare(_inputs(session, model, seed)))
+
+    reference = _Reference(
+        turn_of(job["reference"]), float(job.get("fastest_ms") or "inf"), float(job["full_speed"])
+    )
+    turns = [(turn_of(model), _Ratios(str(model["id"]))) for model in job["models"]]
+    gc.collect()
+    gc.disable()
+    unsure = collections.deque(turns)
+    while unsure:
+        turn, kept = unsure.popleft()
+        before = reference.at_full_speed()
+        value = turn.fastest_ms()
+        after = reference.take_ms()
+        if reference.is_full_speed(after):
+            kept.values.append(value / ((before + after) / 2))
+        known = kept.known(int(job["min_rounds"]), float(job["precision"]))
+        if not known and len(kept.values) < int(job["max_rounds"]):
+            unsure.append((turn, kept))
+    gc.enable()
+    emit("reference", fastest_ms=reference.fastest_ms)
+    for _, kept in turns:
+        emit("ratios", id=kept.id, values=kept.values)
+
+
+class _Reference:
+    """The model that tells whether the processor is all ours just now."""
+
+    def __init__(self, turn: _Turn, fastest_ms: float, full_speed: float) -> None:
+        self._turn, self.fastest_ms, self._full_speed = turn, fastest_ms, full_speed
+
+    def take_ms(self) -> float:
+        """One short turn now."""
+        found = self._turn.fastest_ms()
+        self.fastest_ms = min(self.fastest_ms, found)
+        return found
+
+    def is_full_speed(self, found_ms: float) -> bool:
+        """Whether a turn took at most `full_speed` times what the fastest took."""
+        return found_ms <= self._full_speed * self.fastest_ms
+
+    def at_full_speed(self) -> float:
+        """Its time as soon as it has full speed."""
+        start = time.monotonic()
+        while not self.is_full_speed(found := self.take_ms()):
+            if time.monotonic() - start > _PATIENCE_S:
+                raise MeasurementError(
+                    f"the processor took {found / self.fastest_ms:.1f} times as long as at its fastest for "
+                    f"{_PATIENCE_S:.0f} s: nothing can be compared now",
+                    hint="end other programs, let the device cool, and run the same command again",
+                )
+        return found
+
+
+class _Ratios:
+    """What one model took in units of the reference, round by round."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.values: list[float] = []
+
+    def known(self, min_rounds: int, precision: float) -> bool:
+        """Whether the median's standard error, from the median deviation, is at most `precision` of it."""
+        if len(self.values) < max(min_rounds, 1):
+            return False
+        middle = statistics.median(self.values)
+        spread = 1.4826 * statistics.median(abs(value - middle) for value in self.values)
+        return bool(1.2533 * spread / len(self.values) ** 0.5 <= precision * middle)
 
 
 def memory(job: Job, emit: Emit) -> None:
@@ -134,7 +234,13 @@ def operators(job: Job, emit: Emit) -> None:
     )
 
 
-MODES = {"predict": predict, "latency": latency, "memory": memory, "operators": operators}
+MODES = {
+    "predict": predict,
+    "latency": latency,
+    "ratios": ratios,
+    "memory": memory,
+    "operators": operators,
+}
 
 
 def peak_memory_bytes() -> int:

@@ -21,7 +21,18 @@ from edgekd.types import Kind
 
 Event = dict[str, Any]
 
-_EVENTS = {"session", "scores", "first", "latency", "memory", "operators", "error", "done"}
+_EVENTS = {
+    "session",
+    "scores",
+    "first",
+    "latency",
+    "reference",
+    "ratios",
+    "memory",
+    "operators",
+    "error",
+    "done",
+}
 # Extensions that change which int8 and half-precision kernels a runtime picks.
 _TELLING = (
     "avx2",

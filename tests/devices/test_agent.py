@@ -156,6 +156,117 @@ def test_turns_go_on_until_every_model_has_its_seconds(monkeypatch):
     assert sum(values["slow"]) == 200.0  # one turn of 5 runs
 
 
+class Shared(Recorder):
+    """A session on a processor that is slower while something else runs, by a factor of its own."""
+
+    def __init__(self, clock, ms, slowdown, busy):
+        super().__init__("shared", [], clock, ms)
+        self.slowdown, self.busy = slowdown, busy
+
+    def invoke(self, prepared):
+        slow = self.busy(self.clock[0] / 1e6)
+        self.clock[0] += int(self.ms * (self.slowdown if slow else 1.0) * 1e6)
+        return []
+
+
+def ratios_of(monkeypatch, busy, slowdowns=(2.0, 1.2, 3.0), **changes):
+    """Reference of 0.1 ms, models of 0.2 and 1.7 ms, each slowed down by its own factor while `busy(ms)`."""
+    clock, events = [0], []
+    fakes = {
+        name: Shared(clock, ms, slowdown, busy)
+        for (name, ms), slowdown in zip({"r": 0.1, "a": 0.2, "b": 1.7}.items(), slowdowns, strict=True)
+    }
+    monkeypatch.setattr(agent, "_open", lambda model, emit: fakes[model["id"]])
+    monkeypatch.setattr(agent.time, "perf_counter_ns", lambda: clock[0])
+    monkeypatch.setattr(agent.time, "monotonic", lambda: clock[0] / 1e9)
+    job = {
+        "reference": {"id": "r"},
+        "models": [{"id": "a"}, {"id": "b"}],
+        "seed": 0,
+        "min_rounds": 4,
+        "max_rounds": 9,
+        "precision": 0.01,
+        "full_speed": 1.08,
+        **changes,
+    }
+    agent.ratios(job, lambda event, **fields: events.append({"event": event, **fields}))
+    return {e["id"]: e["values"] for e in events if e["event"] == "ratios"}, events[0]
+
+
+def test_ratios_are_those_of_an_undisturbed_processor(monkeypatch):
+    found, reference = ratios_of(monkeypatch, busy=lambda ms: ms % 40 > 12)
+    assert found == {"a": pytest.approx([2.0] * 4), "b": pytest.approx([17.0] * 4)}
+    assert reference == {"event": "reference", "fastest_ms": pytest.approx(0.1)}
+
+
+def test_without_a_bound_on_speed_disturbed_turns_count(monkeypatch):
+    found, _ = ratios_of(monkeypatch, busy=lambda ms: ms % 40 > 12, full_speed=100.0)
+    assert max(found["b"]) > 20
+
+
+def test_rounds_go_on_until_the_ratio_is_known_or_they_are_over(monkeypatch):
+    # Each run of a model takes another time: 1, 1.2, 1.4, 1, ... times its own.
+    count = [0]
+
+    def wavering(self, prepared):
+        count[0] += 1
+        self.clock[0] += int(self.ms * (1.0 + 0.2 * (count[0] % 3) * (self.ms > 1)) * 1e6)
+        return []
+
+    monkeypatch.setattr(Shared, "invoke", wavering)
+    found, _ = ratios_of(monkeypatch, busy=None, precision=0.0001)
+    assert len(found["a"]) == 4
+
+
+def test_a_processor_that_is_never_ours_is_an_error(monkeypatch):
+    with pytest.raises(
+        MeasurementError, match=r"took 2.0 times as long as at its fastest for 60 s"
+    ) as caught:
+        ratios_of(monkeypatch, busy=lambda ms: True, fastest_ms=0.1)
+    assert "end other programs" in caught.value.hint
+
+
+def test_the_standard_error_of_a_median_by_hand():
+    known = agent._Ratios("x")
+    known.values = [1.00, 1.02, 1.01, 1.04]
+    # Median 1.015; deviations 0.015, 0.005, 0.005, 0.025, their median 0.01, so 1.4826 * 0.01 / 2 * 1.2533
+    assert known.known(4, 0.0092)
+    assert not known.known(4, 0.0091)
+    assert not known.known(5, 0.5)
+    assert not agent._Ratios("y").known(0, 1.0)
+
+
+def test_ratios_of_real_files_in_both_runtimes(onnx_file, tmp_path):
+    from edgekd import probes
+    from edgekd.layers import Layer
+
+    layer = Layer("conv", 16, 16, 16, 16, 3, 1, 1)
+    paths = {}
+    for name, count in {"r": 2, "longer": 8, "same": 2}.items():
+        paths[name] = tmp_path / f"{name}.tflite"
+        content = probes.build(
+            (layer,) * count, format="tflite", scheme="static_wi8_ai8", activations="signed"
+        )
+        paths[name].write_bytes(content)
+    job = {
+        "mode": "ratios",
+        "reference": job_model(paths["r"]),
+        "seed": 0,
+        "models": [job_model(onnx_file), job_model(paths["longer"]), job_model(paths["same"])],
+        # Whatever else runs here meanwhile counts too.
+        "min_rounds": 9,
+        "max_rounds": 9,
+        "precision": 0.0,
+        "full_speed": 1e9,
+    }
+    events = run_agent(job)
+    found = {e["id"]: sorted(e["values"])[4] for e in events if e["event"] == "ratios"}
+    assert 2 < found["longer"] < 6  # four times the layers, one overhead
+    assert 0.5 < found["same"] < 2
+    assert [len(e["values"]) for e in events if e["event"] == "ratios"] == [9, 9, 9]
+    assert next(e["fastest_ms"] for e in events if e["event"] == "reference") > 0
+
+
 def test_memory_is_the_childs_own_and_not_its_parents(onnx_file):
     """Linux hands the parent's size down through getrusage; the file's own need is far below it."""
     ballast = np.ones(60_000_000)  # 480 MB
@@ -178,7 +289,7 @@ def test_operators_are_listed(onnx_file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "train"}, "unknown mode 'train' .known: predict, latency, memory, operators"),
+        ({"mode": "train"}, "unknown mode 'train' .known: predict, latency, ratios, memory, operators"),
         ({"outputs": None}, "TypeError"),
         ({"batch_size": "x"}, "ValueError"),
         ({"inputs": "/absent.npy"}, "FileNotFoundError.*absent.npy"),

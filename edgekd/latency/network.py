@@ -1,0 +1,186 @@
+"""A network of torch as layers, and its latency by a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edgekd.errors import UsageError
+from edgekd.latency.costs import Costs
+from edgekd.layers import KINDS, Kind, Layer
+
+aten = torch.ops.aten
+
+# They move or rename values, or fold into the layer before.
+_FREE = {
+    aten.alias.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.dropout.default,
+    aten.empty.memory_format,
+    aten.expand.default,
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten.cudnn_batch_norm.default,
+    aten.permute.default,
+    aten.squeeze.dim,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten._to_copy.default,
+}
+_RELUS = {
+    aten.relu.default,
+    aten.relu_.default,
+    aten.hardtanh.default,
+    aten.hardtanh_.default,
+    aten.clamp.default,
+}
+
+
+def layers_of(module: nn.Module, example_input: Tensor) -> tuple[Layer, ...]:
+    """The layers that a runtime runs for a network, in order.
+
+    Found by watching one forward pass, so whatever Python the network holds does not matter.
+
+    Args:
+        module: a float network; left as it is.
+        example_input: (1, *shape).
+
+    Raises:
+        UsageError: an operator, or a form of one, that tables do not know, with its name.
+    """
+    training = module.training
+    module.eval()
+    watch = _Watch()
+    try:
+        with torch.no_grad(), watch:
+            module(example_input)
+    finally:
+        module.train(training)
+    return tuple(watch.layers)
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
+    """Notes each operator as a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.layers: list[Layer] = []
+        # What a ReLU can be folded into. The tensors are held, so that no other one takes their id.
+        self._before_relu: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Runs the operator; what it is goes into `layers`."""
+        result = func(*args, **(kwargs or {}))
+        note = _NOTES.get(func)
+        if note is not None:
+            self.layers.append(note(func, args, result))
+            self._before_relu[id(result)] = result
+        elif func in _RELUS:
+            if id(args[0]) not in self._before_relu:
+                raise _unknown(func, "apart from a convolution, a linear layer or a sum before it")
+        elif func in _FREE:
+            first = result[0] if isinstance(result, tuple) else result
+            if id(args[0]) in self._before_relu and isinstance(first, Tensor):
+                self._before_relu[id(first)] = first
+        else:
+            raise _unknown(func)
+        return result
+
+
+def _unknown(func: Any, form: str = "") -> UsageError:
+    return UsageError(
+        f"operator {func} {form}".rstrip() + " is not in latency tables",
+        hint=f"they know: {', '.join(KINDS)}, and ReLU behind all but the last",
+    )
+
+
+def _convolution(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
+    x, weight, _, stride, padding, dilation, transposed, _, groups = args
+    inner, outer = int(x.shape[1]), int(result.shape[1])
+    same = len({*weight.shape[2:]}) == len({*stride}) == len({*padding}) == 1
+    if x.dim() != 4 or not same or transposed or {*dilation} != {1} or groups not in (1, inner):
+        raise _unknown(func, f"with kernel {tuple(weight.shape[2:])}, dilation {dilation}, groups {groups}")
+    kind: Kind = "conv" if groups == 1 else "depthwise"
+    height, width = (int(s) for s in x.shape[2:])
+    return Layer(kind, height, width, inner, outer, int(weight.shape[2]), int(stride[0]), int(padding[0]))
+
+
+def _linear(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
+    x = args[1] if func is aten.addmm.default else args[0]
+    if x.shape[0] != 1:
+        raise _unknown(func, f"on {x.shape[0]} rows of one sample")
+    return Layer("linear", 1, 1, int(x.shape[1]), int(result.shape[1]))
+
+
+def _sum(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
+    x, y = args[:2]
+    if not isinstance(y, Tensor) or x.shape != y.shape or x.dim() != 4:
+        raise _unknown(func, "other than of two images of one shape")
+    _, channels, height, width = (int(s) for s in x.shape)
+    return Layer("add", height, width, channels, channels)
+
+
+def _global_pool(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
+    x = args[0]
+    if x.dim() != 4 or math.prod(result.shape) != x.shape[0] * x.shape[1]:
+        raise _unknown(func, "other than the mean over a whole image")
+    _, channels, height, width = (int(s) for s in x.shape)
+    return Layer("global_pool", height, width, channels, channels)
+
+
+_NOTES: dict[Any, Callable[[Any, Sequence[Any], Tensor], Layer]] = {
+    aten.convolution.default: _convolution,
+    aten.addmm.default: _linear,
+    aten.mm.default: _linear,
+    aten.linear.default: _linear,
+    aten.add.Tensor: _sum,
+    aten.add_.Tensor: _sum,
+    aten.mean.dim: _global_pool,
+    aten._adaptive_avg_pool2d.default: _global_pool,
+    aten.adaptive_avg_pool2d.default: _global_pool,
+    aten.avg_pool2d.default: _global_pool,
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network will take, by the table.
+
+    Attributes:
+        ratio: in units of the table's reference.
+        parts: each layer with its own share of that, in order.
+        outside: layers beyond the widths that were timed.
+    """
+
+    ratio: float
+    parts: tuple[tuple[Layer, float], ...]
+    outside: tuple[Layer, ...]
+
+
+def predict(layers: Iterable[Layer], costs: Costs) -> Prediction:
+    """The time of a network as the sum over its layers and what calling it costs.
+
+    Raises:
+        MeasurementError: the table does not know a layer.
+    """
+    layers = tuple(layers)
+    found = [(layer, costs.of(layer)) for layer in layers]
+    overhead = costs.overhead.of(layers[0].in_elements, layers[-1].out_elements)
+    return Prediction(
+        ratio=overhead + sum(cost.value for _, cost in found),
+        parts=tuple((layer, cost.value) for layer, cost in found),
+        outside=tuple(layer for layer, cost in found if cost.outside),
+    )

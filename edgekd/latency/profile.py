@@ -1,0 +1,128 @@
+"""The table of a target: what it is filled with, and where it lies."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgekd import probes, runtimes
+from edgekd.config import Recipe, Target
+from edgekd.devices.local import host_info, local_kind
+from edgekd.errors import UsageError
+from edgekd.latency.costs import Costs
+from edgekd.latency.profiler import STRAIGHT, axes_of, fill
+from edgekd.latency.table import Clock, Table, clock_of, load_for
+from edgekd.latency.timing import measure_here
+from edgekd.layers import Layer
+from edgekd.progress import QUIET, Display
+from edgekd.store import Store, hash_of
+
+# Image side and channels of the small networks that tables are made for where no recipe says which,
+# and the widest layers at full, half and quarter resolution.
+_IMAGES = ((32, 3), (28, 1))
+_WIDEST = (64, 128, 256)
+_CLASSES = 10
+
+
+def clock_here(target: Target) -> Clock:
+    """The clock of a target on this computer.
+
+    Raises:
+        UsageError: the target's scheme has no probes.
+    """
+    if target.artifact.scheme not in probes.SCHEMES:
+        raise UsageError(
+            f"target {target.name!r}: no latency tables for scheme {target.artifact.scheme!r}",
+            hint=f"they are for: {', '.join(probes.SCHEMES)}",
+        )
+    return clock_of(target, runtimes.probe(target.runtime.name), host_info())
+
+
+def path_of(clock: Clock, store: Store) -> Path:
+    """Where the table of a clock lies."""
+    return store.root / "latency" / f"{hash_of(clock.model_dump())[:24]}.json"
+
+
+def profile(target: Target, layers: Iterable[Layer], store: Store, display: Display = QUIET) -> Table:
+    """Times layers, and all narrower ones, into the target's table; a table begun before is gone on with.
+
+    Args:
+        target: whose runtime, format and scheme.
+        layers: as wide as they may become.
+        store: where the table is kept.
+        display: where progress is shown.
+
+    Raises:
+        UsageError: the target's scheme has no probes, or what lies there is no table.
+        MeasurementError: a probe does not run, or the computer is never undisturbed.
+    """
+    clock = clock_here(target)
+    path = path_of(clock, store)
+    table = load_for(path, clock) if path.is_file() else Table(clock, local_kind(target))
+    fill(layers, table, measure_here(table, path, display))
+    table.save(path)
+    return table
+
+
+def steps(table: Table, layers: Iterable[Layer]) -> dict[str, list[tuple[int, float]]]:
+    """For each shape (and side, where a layer has two): widths that were timed, with milliseconds.
+
+    The other side is at its widest. Widths that lie on the line between their neighbours are left out.
+    """
+    costs, unit_ms = Costs(table), table.fastest_ms or 0.0
+    found: dict[str, list[tuple[int, float]]] = {}
+    for layer in {layer.shape: layer for layer in layers}.values():
+        for axis in axes_of(layer, table.grids[layer.shape]):
+            line = [(w, costs.timed(axis.layer_at(w)) * unit_ms) for w in axis.widths]
+            name = layer.shape if axis.side == "both" else f"{layer.shape} {axis.side}"
+            found[name] = _bends(line)
+    return found
+
+
+def _bends(line: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    kept = line[:1]
+    for (w, ms), (after, after_ms) in itertools.pairwise(line[1:]):
+        before, before_ms = kept[-1]
+        straight = before_ms + (w - before) / (after - before) * (after_ms - before_ms)
+        if abs(ms - straight) > STRAIGHT * max(ms, before_ms, after_ms):
+            kept.append((w, ms))
+    return kept + line[1:][-1:]
+
+
+def common_layers() -> list[Layer]:
+    """What small residual and depthwise networks on small images hold, at its widest."""
+    found = []
+    for side, channels in _IMAGES:
+        found.append(Layer("conv", side, side, channels, _WIDEST[0], 3, 1, 1))
+        for i, widest in enumerate(_WIDEST):
+            size, next_widest = side >> i, _WIDEST[min(i + 1, len(_WIDEST) - 1)]
+            for kernel in (1, 3):
+                found.append(Layer("conv", size, size, widest, widest, kernel, 1, kernel // 2))
+                found.append(Layer("conv", size, size, widest, next_widest, kernel, 2, kernel // 2))
+            found += [Layer("depthwise", size, size, 2 * widest, 2 * widest, 3, s, 1) for s in (1, 2)]
+            found += [
+                Layer("add", size, size, widest, widest),
+                Layer("global_pool", size, size, widest, widest),
+            ]
+    return [*found, Layer("linear", 1, 1, 2 * _WIDEST[-1], _CLASSES)]
+
+
+def student_layers(recipe: Recipe) -> tuple[Layer, ...]:
+    """The layers of what a recipe compresses: its student, else its teacher.
+
+    Raises:
+        UsageError: it is no network, or holds an operator that tables do not know.
+        DataError: the recipe's data cannot be read.
+    """
+    import torch
+
+    from edgekd import models, tasks
+    from edgekd.latency.network import layers_of
+
+    config = (recipe.student or recipe.teacher).model  # type: ignore[union-attr]  # one of them is there
+    if config is None or config.kind == "object":
+        raise UsageError(f"recipe {recipe.name!r}: what it compresses is no network that can be built here")
+    task = tasks.read(recipe.task, recipe.seed)
+    module = models.build(config, task, recipe.seed)
+    return layers_of(module, torch.zeros(1, *task.input_spec.shape))

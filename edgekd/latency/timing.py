@@ -1,0 +1,99 @@
+"""Chains of layers timed on this computer, in a target's runtime."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgekd import probes
+from edgekd.devices.local import run_agent
+from edgekd.latency.profiler import Measure
+from edgekd.latency.table import REFERENCE, Chain, Clock, Table, chain_text
+from edgekd.progress import QUIET, Display
+
+BATCH = 48  # files a process, then the table is saved
+MIN_ROUNDS, MAX_ROUNDS, PRECISION = 3, 15, 0.01
+# A turn counts where the reference took at most so many times what it took at its fastest.
+FULL_SPEED = 1.08
+TIME_LIMIT_S = 900.0
+
+
+def measure_here(table: Table, path: Path, display: Display = QUIET) -> Measure:
+    """Times chains, a fresh process for each few, and saves the table after each.
+
+    Args:
+        table: what grows; its clock says in which runtime, format and scheme.
+        path: its file.
+        display: where progress is shown.
+    """
+
+    def measure(chains: Sequence[Chain], what: str) -> None:
+        batches = [chains[i : i + BATCH] for i in range(0, len(chains), BATCH)]
+        for batch in display.track(batches, f"profile, {what}", len(batches)):
+            _time(batch, table)
+            table.save(path)
+
+    return measure
+
+
+def _time(chains: Sequence[Chain], table: Table) -> None:
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        files = {
+            chain_text(chain): _written(chain, table.clock, Path(folder) / str(i))
+            for i, chain in enumerate(chains)
+        }
+        found = ratios_of(files, table, Path(folder))
+    table.ratios.update({chain: found[chain_text(chain)] for chain in chains})
+
+
+def ratios_of(files: Mapping[str, Path], table: Table, folder: Path) -> dict[str, tuple[float, float]]:
+    """What files take in units of a table's reference: name -> (ratio, standard error).
+
+    Args:
+        files: name -> model file in the format of the table's clock.
+        table: whose reference; it learns how fast that can be.
+        folder: where the reference may be written.
+
+    Raises:
+        MeasurementError: a file does not run, or the computer is never undisturbed.
+    """
+    reference = _written(REFERENCE, table.clock, folder / "reference")
+    job = {
+        "mode": "ratios",
+        "reference": _model("reference", reference, table.clock),
+        "models": [_model(name, file, table.clock) for name, file in files.items()],
+        "min_rounds": MIN_ROUNDS,
+        "max_rounds": MAX_ROUNDS,
+        "precision": PRECISION,
+        "full_speed": FULL_SPEED,
+        "fastest_ms": table.fastest_ms,
+        "seed": 0,
+    }
+    events = run_agent(job, time_limit_s=TIME_LIMIT_S)
+    table.fastest_ms = next(event["fastest_ms"] for event in events if event["event"] == "reference")
+    return {event["id"]: _summary(event["values"]) for event in events if event["event"] == "ratios"}
+
+
+def _summary(values: Sequence[float]) -> tuple[float, float]:
+    """Median, and its standard error by the median deviation."""
+    middle = statistics.median(values)
+    spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    return middle, 1.2533 * spread / len(values) ** 0.5
+
+
+def _written(chain: Chain, clock: Clock, path: Path) -> Path:
+    content = probes.build(chain, format=clock.format, scheme=clock.scheme, activations=clock.activations)
+    path.write_bytes(content)
+    return path
+
+
+def _model(name: str, path: Path, clock: Clock) -> dict[str, object]:
+    return {
+        "id": name,
+        "path": str(path.resolve()),
+        "runtime": clock.runtime,
+        "delegate": clock.delegate,
+        "num_threads": clock.num_threads,
+    }

@@ -1,0 +1,102 @@
+"""A layer as a clock sees it: what it computes at which size, whatever framework it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from edgekd.errors import UsageError
+
+Kind = Literal["conv", "depthwise", "linear", "add", "global_pool"]
+KINDS: tuple[str, ...] = get_args(Kind)
+# The number of output channels is that of input channels.
+ONE_WIDTH = ("depthwise", "add", "global_pool")
+
+_TEXT = re.compile(r"(\w+) (\d+)x(\d+) k(\d+) s(\d+) p(\d+) (\d+)-(\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class Layer:
+    """One operator on one sample, with the BatchNorm and the ReLU that a runtime folds into it.
+
+    Attributes:
+        kind: `global_pool` is the mean over the image, `add` the sum of two equal shapes.
+        height: of the input image; 1 for `linear`.
+        width: of the input image; 1 for `linear`.
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel: side of a square kernel.
+        stride: in both directions.
+        padding: on each of the four sides.
+    """
+
+    kind: Kind
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind in ONE_WIDTH and self.in_channels != self.out_channels:
+            raise ValueError(f"{self}: {self.kind} keeps the number of channels")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} {self.height}x{self.width} k{self.kernel} s{self.stride} p{self.padding} "
+            f"{self.in_channels}-{self.out_channels}"
+        )
+
+    @property
+    def out_height(self) -> int:
+        """Of the output image."""
+        return self._after(self.height)
+
+    @property
+    def out_width(self) -> int:
+        """Of the output image."""
+        return self._after(self.width)
+
+    def _after(self, side: int) -> int:
+        if self.kind == "global_pool":
+            return 1
+        return (side + 2 * self.padding - self.kernel) // self.stride + 1
+
+    @property
+    def in_elements(self) -> int:
+        """Values in the input of one sample."""
+        return self.height * self.width * self.in_channels
+
+    @property
+    def out_elements(self) -> int:
+        """Values in the output of one sample."""
+        return self.out_height * self.out_width * self.out_channels
+
+    @property
+    def shape(self) -> str:
+        """All but the channels: layers of one shape lie on one staircase."""
+        return str(self).rsplit(" ", 1)[0]
+
+    def at(self, in_channels: int, out_channels: int) -> Layer:
+        """The same layer at other widths."""
+        return dataclasses.replace(self, in_channels=in_channels, out_channels=out_channels)
+
+
+def parse(text: str) -> Layer:
+    """The layer that `str` wrote.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _TEXT.fullmatch(text)
+    if not found or found[1] not in KINDS:
+        raise UsageError(f"{text!r} is no layer", hint="as in: conv 32x32 k3 s1 p1 16-16")
+    height, width, kernel, stride, padding, inner, outer = map(int, found.groups()[1:])
+    try:
+        return Layer(found[1], height, width, inner, outer, kernel, stride, padding)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from nets import CLASSES, flat, inputs, tiny_mobilenet, tiny_resnet
+from torch import nn
+
+from edgekd.errors import UsageError
+from edgekd.latency.network import layers_of
+from edgekd.layers import Layer
+from edgekd.prune.structured import count
+
+EXAMPLE = torch.from_numpy(inputs(1))
+
+
+def test_layers_of_a_resnet_by_hand():
+    # Stem and one block at 8x8, one block at 4x4 with a shortcut; width 8.
+    conv = lambda side, a, b, k=3, s=1: Layer("conv", side, side, a, b, k, s, k // 2)  # noqa: E731
+    assert layers_of(tiny_resnet(), EXAMPLE) == (
+        conv(8, 2, 8),
+        conv(8, 8, 8),
+        conv(8, 8, 8),
+        Layer("add", 8, 8, 8, 8),
+        conv(8, 8, 16, 3, 2),
+        conv(4, 16, 16),
+        conv(8, 8, 16, 1, 2),
+        Layer("add", 4, 4, 16, 16),
+        Layer("global_pool", 4, 4, 16, 16),
+        Layer("linear", 1, 1, 16, CLASSES),
+    )
+
+
+def macs(layer):
+    per_output = {
+        "conv": layer.kernel**2 * layer.in_channels,
+        "depthwise": layer.kernel**2,
+        "linear": layer.in_channels,
+    }
+    return layer.out_elements * per_output.get(layer.kind, 0)
+
+
+@pytest.mark.parametrize("net", [tiny_resnet, tiny_mobilenet, flat])
+def test_multiplications_are_those_that_torch_counts(net):
+    assert sum(map(macs, layers_of(net(), EXAMPLE))) == count(net(), EXAMPLE)[0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_as_it_was(training):
+    net = tiny_resnet().train(training)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    layers_of(net, EXAMPLE)
+    assert net.training is training
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+class Odd(nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(
+    ("layers", "name"),
+    [
+        ([nn.Conv2d(2, 4, 3), nn.Softmax(1)], "softmax"),
+        ([nn.Conv2d(2, 4, 3), nn.Hardswish()], "hardswish"),
+        ([nn.ConvTranspose2d(2, 4, 3)], "convolution"),
+        ([nn.Conv2d(2, 4, 3, dilation=2)], r"dilation \[2, 2\]"),
+        ([nn.Conv2d(2, 4, (3, 1))], r"kernel \(3, 1\)"),
+        ([nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=2)], "groups 2"),
+        ([nn.ReLU()], "relu.* apart from"),
+        ([nn.MaxPool2d(2)], "max_pool2d"),
+        ([nn.Linear(8, 3)], "on 16 rows"),
+        ([nn.AvgPool2d(2)], "avg_pool2d.* whole image"),
+    ],
+)
+def test_what_tables_do_not_know_is_named(layers, name):
+    with pytest.raises(UsageError, match=f"operator aten.*{name}.* is not in latency tables"):
+        layers_of(Odd(*layers), EXAMPLE)

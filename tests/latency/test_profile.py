@@ -1,0 +1,130 @@
+"""Tables of the real runtimes: what is timed and kept. How long things take is for `benchmarks/`."""
+
+import json
+
+import pytest
+from runs import TINY
+from typer.testing import CliRunner
+
+from edgekd import cli
+from edgekd.config import load_target
+from edgekd.errors import MeasurementError, UsageError
+from edgekd.latency import profile as profiling
+from edgekd.latency import timing
+from edgekd.latency.costs import Costs
+from edgekd.latency.table import load
+from edgekd.layers import Layer
+from edgekd.pipeline import resolve
+from edgekd.store import Store
+
+CONV = Layer("conv", 8, 8, 12, 12, 3, 1, 1)
+LAYERS = (CONV, Layer("depthwise", 8, 8, 8, 8, 3, 2, 1), Layer("linear", 1, 1, 8, 3))
+
+
+@pytest.fixture(autouse=True)
+def disturbed(monkeypatch):
+    """Other tests run meanwhile: every turn counts, however slow."""
+    monkeypatch.setattr(timing, "FULL_SPEED", 1e9)
+    monkeypatch.setattr(timing, "MAX_ROUNDS", 3)
+
+
+@pytest.mark.parametrize("name", ["host", "x86-onnx"])
+def test_a_target_gets_its_table_and_a_second_call_times_nothing(tmp_path, monkeypatch, name):
+    target, store = load_target(name), Store(tmp_path)
+    table = profiling.profile(target, LAYERS, store)
+    path = profiling.path_of(table.clock, store)
+    assert load(path) == table
+    assert (table.clock.runtime, table.kind) == (target.runtime.name, "measured")
+    assert table.fastest_ms > 0
+    costs = Costs(table)
+    # A layer of nine times the multiplications costs more, in whatever state the machine is.
+    assert costs.of(CONV).value > costs.of(CONV.at(4, 4)).value
+    monkeypatch.setattr(timing, "run_agent", None)
+    assert profiling.profile(target, LAYERS, store) == table
+
+
+def test_a_table_is_saved_batch_by_batch(tmp_path, monkeypatch):
+    target, store = load_target("host"), Store(tmp_path)
+    monkeypatch.setattr(timing, "BATCH", 10)
+    real, calls = timing.run_agent, []
+
+    def killed(job, **options):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append([model["id"] for model in job["models"]])
+        return real(job, **options)
+
+    monkeypatch.setattr(timing, "run_agent", killed)
+    with pytest.raises(KeyboardInterrupt):
+        profiling.profile(target, LAYERS, store)
+    path = profiling.path_of(profiling.clock_here(target), store)
+    assert len(load(path).ratios) == 20
+    monkeypatch.setattr(timing, "run_agent", real)
+    table = profiling.profile(target, LAYERS, store)
+    assert len(table.ratios) > 40
+
+
+def test_a_scheme_without_probes_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"'android-gpu'.*'fp16'"):
+        profiling.profile(load_target("android-gpu"), LAYERS, Store(tmp_path))
+
+
+def test_a_table_of_a_processor_that_stands_in_says_so(tmp_path):
+    table = profiling.profile(load_target("raspberry-pi-4"), LAYERS, Store(tmp_path))
+    assert table.kind == "host"
+
+
+def test_a_delegate_that_is_not_here_is_an_error(tmp_path):
+    target = load_target("host")
+    gpu = target.model_copy(update={"runtime": target.runtime.model_copy(update={"delegate": "gpu"})})
+    with pytest.raises(MeasurementError, match="gpu"):
+        profiling.profile(gpu, LAYERS, Store(tmp_path))
+
+
+def test_the_command_shows_steps_and_where_the_table_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path))
+    monkeypatch.setattr(profiling, "common_layers", lambda: list(LAYERS))
+    shown = CliRunner().invoke(cli.app, ["profile", "--target", "host"])
+    assert shown.exit_code == 0, shown.output
+    assert "conv 8x8 k3 s1 p1 out" in shown.stdout and "linear 1x1 k1 s1 p0 in" in shown.stdout
+    told = json.loads(CliRunner().invoke(cli.app, ["profile", "--target", "host", "--json"]).stdout)
+    path = tmp_path / "latency"
+    assert told["table"] == str(next(path.iterdir()))
+    assert told["steps"]["conv 8x8 k3 s1 p1 out"][0][0] == 4
+    assert told["steps"]["conv 8x8 k3 s1 p1 out"][-1][0] == 12
+    for widths in told["steps"].values():
+        assert [w for w, _ in widths] == sorted({w for w, _ in widths})
+        assert all(ms >= 0 for _, ms in widths)
+
+
+def test_the_students_layers_are_those_of_the_recipe(tmp_path):
+    (tmp_path / "r.toml").write_text(TINY)
+    recipe, _ = resolve(str(tmp_path / "r.toml"), {}, {}, None, None)
+    found = profiling.student_layers(recipe)
+    # 8x8 pixels, two hidden layers, ten digits.
+    assert found == (
+        Layer("linear", 1, 1, 64, 32),
+        Layer("linear", 1, 1, 32, 32),
+        Layer("linear", 1, 1, 32, 10),
+    )
+
+
+def test_common_layers_hold_what_reference_networks_hold():
+    import torch
+
+    from edgekd.latency.network import layers_of
+    from edgekd.models import mobilenet, resnet
+
+    widest = {}
+    for layer in profiling.common_layers():
+        a, b = widest.get(layer.shape, (0, 0))
+        widest[layer.shape] = max(a, layer.in_channels), max(b, layer.out_channels)
+    for side, channels in ((32, 3), (28, 1)):
+        nets = [
+            resnet.build((channels, side, side), 10, blocks=(2, 2, 2), width=32),
+            mobilenet.build((channels, side, side), 10, width=16, expand=4),
+        ]
+        for net in nets:
+            for layer in layers_of(net, torch.zeros(1, channels, side, side)):
+                inner, outer = widest[layer.shape]
+                assert layer.in_channels <= 2 * inner and layer.out_channels <= 2 * outer, layer

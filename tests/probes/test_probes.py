@@ -1,0 +1,130 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from nets import inputs, tiny_mobilenet, tiny_resnet
+from torch import nn
+
+from edgekd import probes
+from edgekd.latency.costs import before
+from edgekd.latency.network import layers_of
+from edgekd.layers import Layer
+from edgekd.measure.inventory import _MOVES
+from edgekd.runtimes import list_operators, open_session
+
+RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
+FORMATS = [("tflite", "signed"), ("onnx", "unsigned"), ("onnx", "signed")]
+
+
+def written(tmp_path, layers, format, scheme, activations):
+    path = tmp_path / f"probe.{format}"
+    path.write_bytes(probes.build(layers, format=format, scheme=scheme, activations=activations))
+    return path
+
+
+def computing(path, format):
+    """The operators that compute (and TFLite's paddings) with their inputs' types; how often each.
+
+    A convolution that ends in a ReLU is called FusedConv in float ONNX: all of the probes' do.
+    """
+    found = list_operators(RUNTIME[format], path)
+    return Counter(
+        (o.op_type.replace("FusedConv", "Conv"), o.input_dtypes[0])
+        for o in found
+        if o.op_type not in _MOVES or o.op_type == "PAD"
+    )
+
+
+@pytest.mark.parametrize("scheme", probes.SCHEMES)
+@pytest.mark.parametrize(("format", "activations"), FORMATS)
+def test_the_probes_of_a_networks_layers_run_what_its_exported_file_runs(
+    tmp_path, exported, format, activations, scheme
+):
+    _, file = exported(format, scheme, activations)
+    counted = Counter()
+    for layer in layers_of(tiny_resnet(), torch.from_numpy(inputs(1))):
+        ahead = before(layer)
+        counted += computing(written(tmp_path, (*ahead, layer), format, scheme, activations), format)
+        if ahead:
+            counted -= computing(written(tmp_path, ahead, format, scheme, activations), format)
+    assert counted == computing(file, format)
+    assert counted.total() >= 10
+
+
+def as_torch(layer):
+    """The layer as torch has it, for shapes only."""
+    if layer.kind == "linear":
+        return nn.Linear(layer.in_channels, layer.out_channels)
+    if layer.kind == "global_pool":
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if layer.kind == "add":
+        return nn.Identity()
+    groups = layer.in_channels if layer.kind == "depthwise" else 1
+    return nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel,
+        layer.stride,
+        layer.padding,
+        groups=groups,
+    )
+
+
+LAYERS = [
+    Layer("conv", 9, 9, 3, 5, 3, 1, 1),
+    Layer("conv", 9, 7, 3, 5, 3, 2, 1),
+    Layer("conv", 8, 8, 4, 6, 2, 2, 0),
+    Layer("conv", 9, 9, 4, 4, 3, 1, 0),
+    Layer("conv", 9, 9, 1, 5, 3, 1, 1),
+    Layer("conv", 9, 9, 4, 7, 5, 1, 1),
+    Layer("depthwise", 9, 9, 6, 6, 3, 1, 1),
+    Layer("depthwise", 9, 9, 6, 6, 5, 2, 2),
+    Layer("add", 5, 5, 6, 6),
+    Layer("global_pool", 5, 5, 6, 6),
+    Layer("linear", 1, 1, 12, 10),
+]
+
+
+@pytest.mark.parametrize("scheme", probes.SCHEMES)
+@pytest.mark.parametrize(("format", "activations"), FORMATS)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_a_probe_runs_and_gives_the_shape_that_torch_gives(tmp_path, layer, format, activations, scheme):
+    path = written(tmp_path, (*before(layer), layer), format, scheme, activations)
+    session = open_session(RUNTIME[format], path)
+    kind = "float32" if scheme == "fp32" else {"signed": "int8", "unsigned": "uint8"}[activations]
+    (taken,), (given,) = session.inputs, session.outputs
+    assert {taken.dtype, given.dtype} == {kind}
+    fed = session.random_inputs(0)
+    found = session.invoke(session.prepare(fed))[0]
+    shape = (layer.in_channels,) if layer.kind == "linear" else (layer.in_channels, layer.height, layer.width)
+    with torch.no_grad():
+        expected = tuple(as_torch(layer)(torch.zeros(1, *shape)).shape)
+    if len(expected) == 4 and format == "tflite":
+        expected = (1, *expected[2:], expected[1])
+    assert found.shape == expected or found.shape[:2] == expected  # ONNX pools to (1, C, 1, 1)
+    assert len(np.unique(found)) > 1  # neither all saturated nor all zero
+
+
+@pytest.mark.parametrize("format", RUNTIME)
+def test_layers_that_do_not_follow_on_each_other_are_refused(format):
+    with pytest.raises(ValueError, match="does not follow on"):
+        probes.build(LAYERS[:2], format=format, scheme="fp32", activations="signed")
+
+
+def test_a_scheme_without_probes_is_refused():
+    with pytest.raises(ValueError, match="fp16"):
+        probes.build(LAYERS[:1], format="onnx", scheme="fp16", activations="signed")
+
+
+def test_a_linear_layer_takes_a_whole_image(tmp_path):
+    layers = (Layer("conv", 4, 4, 3, 5), Layer("linear", 1, 1, 80, 6))
+    for format, activations in FORMATS:
+        path = written(tmp_path, layers, format, "static_wi8_ai8", activations)
+        session = open_session(RUNTIME[format], path)
+        assert session.invoke(session.prepare(session.random_inputs(0)))[0].shape == (1, 6)
+
+
+def test_depthwise_networks_have_probes_too(tmp_path):
+    kinds = Counter(layer.kind for layer in layers_of(tiny_mobilenet(), torch.from_numpy(inputs(1))))
+    assert kinds == {"conv": 8, "depthwise": 3, "add": 2, "global_pool": 1, "linear": 1}
