@@ -161,6 +161,7 @@ def ratios(job: Job, emit: Emit) -> None:
         after = reference.take_ms()
         if reference.is_full_speed(after):
             kept.values.append(value / ((before + after) / 2))
+            reference.since = time.monotonic()
         known = kept.known(int(job["min_rounds"]), float(job["precision"]))
         if not known and len(kept.values) < int(job["max_rounds"]):
             unsure.append((turn, kept))
@@ -175,6 +176,7 @@ class _Reference:
 
     def __init__(self, turn: _Turn, fastest_ms: float, full_speed: float) -> None:
         self._turn, self.fastest_ms, self._full_speed = turn, fastest_ms, full_speed
+        self.since = time.monotonic()  # when a turn counted last
 
     def take_ms(self) -> float:
         """One short turn now."""
@@ -187,16 +189,17 @@ class _Reference:
         return found_ms <= self._full_speed * self.fastest_ms
 
     def at_full_speed(self) -> float:
-        """Its time as soon as it has full speed."""
-        start = time.monotonic()
-        while not self.is_full_speed(found := self.take_ms()):
-            if time.monotonic() - start > _PATIENCE_S:
+        """Its time as soon as it has full speed; an error where no turn has counted for too long."""
+        while True:
+            found = self.take_ms()
+            if time.monotonic() - self.since > _PATIENCE_S:
                 raise MeasurementError(
-                    f"the processor took {found / self.fastest_ms:.1f} times as long as at its fastest for "
-                    f"{_PATIENCE_S:.0f} s: nothing can be compared now",
+                    f"for {_PATIENCE_S:.0f} s the processor was never undisturbed for long enough "
+                    f"(just now it takes {found / self.fastest_ms:.1f} times as long as at its fastest)",
                     hint="end other programs, let the device cool, and run the same command again",
                 )
-        return found
+            if self.is_full_speed(found):
+                return found
 
 
 class _Ratios:

@@ -218,12 +218,17 @@ def test_rounds_go_on_until_the_ratio_is_known_or_they_are_over(monkeypatch):
     assert len(found["a"]) == 4
 
 
-def test_a_processor_that_is_never_ours_is_an_error(monkeypatch):
-    with pytest.raises(
-        MeasurementError, match=r"took 2.0 times as long as at its fastest for 60 s"
-    ) as caught:
-        ratios_of(monkeypatch, busy=lambda ms: True, fastest_ms=0.1)
+# Never undisturbed; and for a moment only, in which the reference alone finds room.
+@pytest.mark.parametrize("busy", [lambda ms: True, lambda ms: ms % 40 > 1.5], ids=["always", "nearly"])
+def test_a_processor_that_is_never_ours_is_an_error(monkeypatch, busy):
+    with pytest.raises(MeasurementError, match=r"for 60 s .* never undisturbed .* times as long") as caught:
+        ratios_of(monkeypatch, busy, fastest_ms=0.1)
     assert "end other programs" in caught.value.hint
+
+
+def test_patience_is_about_turns_that_count_not_about_all_of_them(monkeypatch):
+    found, _ = ratios_of(monkeypatch, lambda ms: ms % 40 > 20, min_rounds=5000, max_rounds=5000)
+    assert len(found["b"]) == 5000  # which takes more than 60 s of that clock
 
 
 def test_the_standard_error_of_a_median_by_hand():

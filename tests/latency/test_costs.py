@@ -162,6 +162,8 @@ def test_coarse_widths_by_hand():
 
 
 def test_what_runs_before_a_layer_gives_it_its_input():
+    # A runtime that changes the layout of images does so before the convolution, not for the layer.
+    assert [layer.kind for layer in before(HEAD)] == ["conv", "global_pool"]
     for layer in ALL:
         if ahead := before(layer):
             assert ahead[-1].out_channels == layer.in_channels

@@ -6,7 +6,7 @@ import torch
 from nets import inputs, tiny_mobilenet, tiny_resnet
 from torch import nn
 
-from edgekd import probes
+from edgekd import exporters, probes
 from edgekd.latency.costs import before
 from edgekd.latency.network import layers_of
 from edgekd.layers import Layer
@@ -50,6 +50,16 @@ def test_the_probes_of_a_networks_layers_run_what_its_exported_file_runs(
             counted -= computing(written(tmp_path, ahead, format, scheme, activations), format)
     assert counted == computing(file, format)
     assert counted.total() >= 10
+
+
+def test_a_convolution_of_one_channel_is_what_the_converter_makes_of_it(tmp_path):
+    layer = Layer("conv", 8, 8, 1, 4, 3, 1, 1)
+    net, file = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()).eval(), tmp_path / "net.tflite"
+    settings = {"format": "tflite", "scheme": "fp32", "input_name": "image", "metadata": {}}
+    exporters.export(net, torch.zeros(1, 1, 8, 8), file, **settings)
+    found = computing(written(tmp_path, (layer,), "tflite", "fp32", "signed"), "tflite")
+    assert found == {("DEPTHWISE_CONV_2D", "float32"): 1}
+    assert found.items() <= computing(file, "tflite").items()
 
 
 def as_torch(layer):
