@@ -86,7 +86,6 @@ def written(
 def compare(target: Target, table: Table, nets: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     costs, rows = Costs(table), []
     found = ratios_of(written(target, nets, folder), table, folder)
-    assert table.fastest_ms is not None
     for name, (net, example) in nets.items():
         predicted = predict(layers_of(net, example), costs)
         taken, error = found[name]
@@ -94,8 +93,8 @@ def compare(target: Target, table: Table, nets: dict[str, Any], folder: Path) ->
             {
                 "network": name,
                 "target": target.name,
-                "predicted_ms": predicted.ratio * table.fastest_ms,
-                "measured_ms": taken * table.fastest_ms,
+                "predicted_ms": predicted.ratio * table.unit_ms,
+                "measured_ms": taken * table.unit_ms,
                 "error": predicted.ratio / taken - 1,
                 "measured_standard_error": error / taken,
                 "layers_outside": len(predicted.outside),

@@ -22,6 +22,7 @@ from edgekd.config import (
     TeacherConfig,
 )
 from edgekd.errors import UsageError
+from edgekd.latency.profile import clock_here
 from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
 from edgekd.store import Store, hash_of
 from edgekd.user_code import check_call, sources_of
@@ -236,7 +237,7 @@ def _emit(
     host: Mapping[str, Any],
 ) -> Emission:
     name, emission = target.name, target.artifact
-    network = _pruned(builder, recipe, emission, data, teacher, student)
+    network = _pruned(builder, recipe, target, data, teacher, student, host)
     from_file = recipe.student is not None and recipe.student.onnx is not None
     if from_file and emission.format != "onnx":
         raise UsageError(
@@ -305,20 +306,25 @@ def _float(emission: EmissionConfig) -> EmissionConfig:
 def _pruned(
     builder: Builder,
     recipe: Recipe,
-    emission: EmissionConfig,
+    target: Target,
     data: str,
     teacher: str | None,
     student: str,
+    host: Mapping[str, Any],
 ) -> str:
     if recipe.prune is None:
         return student
-    width = BYTES_PER_WEIGHT[emission.scheme] if recipe.prune.goal == "size_bytes" else 4
-    config = {
-        "prune": recipe.prune.model_dump(),
-        "channel_multiple": emission.channel_multiple,
-        "bytes_per_weight": width,
-    }
-    label = f"prune-{emission.channel_multiple}" + (f"-{width}" if recipe.prune.goal == "size_bytes" else "")
+    config: dict[str, Any] = {"prune": recipe.prune.model_dump()}
+    if recipe.prune.goal == "latency_ms":
+        config["clock"] = clock_here(target, host).model_dump()
+        label = f"prune-{target.runtime.name}-{hash_of(config['clock'])[:6]}"
+    else:
+        emission = target.artifact
+        width = BYTES_PER_WEIGHT[emission.scheme] if recipe.prune.goal == "size_bytes" else 4
+        config |= {"channel_multiple": emission.channel_multiple, "bytes_per_weight": width}
+        label = f"prune-{emission.channel_multiple}" + (
+            f"-{width}" if recipe.prune.goal == "size_bytes" else ""
+        )
     told = _told(builder, recipe.prune, data, teacher)
     return builder.add(label, "prune", config, {"data": data, **told, "network": student})
 

@@ -157,9 +157,12 @@ class AssistantConfig(Strict):
 class PruneConfig(DistillConfig):
     """Structured pruning to a goal, then recovery that distils from the same teacher."""
 
-    goal: Literal["macs", "params", "size_bytes"] = Field(description="what to bring down")
+    goal: Literal["latency_ms", "macs", "params", "size_bytes"] = Field(
+        description="what to bring down; latency_ms: what a target's own runtime takes, by a table of layers "
+        "that is measured where it is missing; targets with other clocks get other networks"
+    )
     keep: Fraction | None = Field(default=None, description="goal as a fraction of the student's own")
-    limit: Positive | None = Field(default=None, description="goal as an absolute number")
+    limit: float | None = Field(default=None, gt=0, description="goal as an absolute number")
     importance: Literal["l1", "l2", "random"] = Field(default="l2", description="norm over the coupled group")
     max_pruning_ratio: float = Field(
         default=0.7, gt=0, lt=1, description="at most this share of any one group"

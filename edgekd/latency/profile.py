@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from edgekd import probes, runtimes
 from edgekd.config import Recipe, Target
@@ -25,8 +26,8 @@ _WIDEST = (64, 128, 256)
 _CLASSES = 10
 
 
-def clock_here(target: Target) -> Clock:
-    """The clock of a target on this computer.
+def clock_here(target: Target, host: Mapping[str, Any] | None = None) -> Clock:
+    """The clock of a target on this computer, or on one that `host` describes (`devices.local.host_info`).
 
     Raises:
         UsageError: the target's scheme has no probes.
@@ -36,7 +37,7 @@ def clock_here(target: Target) -> Clock:
             f"target {target.name!r}: no latency tables for scheme {target.artifact.scheme!r}",
             hint=f"they are for: {', '.join(probes.SCHEMES)}",
         )
-    return clock_of(target, runtimes.probe(target.runtime.name), host_info())
+    return clock_of(target, runtimes.probe(target.runtime.name), host or host_info())
 
 
 def path_of(clock: Clock, store: Store) -> Path:
@@ -70,7 +71,7 @@ def steps(table: Table, layers: Iterable[Layer]) -> dict[str, list[tuple[int, fl
 
     The other side is at its widest. Widths that lie on the line between their neighbours are left out.
     """
-    costs, unit_ms = Costs(table), table.fastest_ms or 0.0
+    costs, unit_ms = Costs(table), table.unit_ms
     found: dict[str, list[tuple[int, float]]] = {}
     for layer in {layer.shape: layer for layer in layers}.values():
         for axis in axes_of(layer, table.grids[layer.shape]):

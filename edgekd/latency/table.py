@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from edgekd.config import Target
-from edgekd.errors import UsageError
+from edgekd.errors import MeasurementError, UsageError
 from edgekd.fields import Strict
 from edgekd.layers import Layer, parse
 from edgekd.store import write_atomic
@@ -111,6 +111,13 @@ class Table:
     fastest_ms: float | None = None
     grids: dict[str, Grid] = field(default_factory=dict)
     ratios: dict[Chain, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def unit_ms(self) -> float:
+        """What a cost of 1 is in milliseconds, at full speed."""
+        if self.fastest_ms is None:
+            raise MeasurementError("the latency table holds no measurement yet", hint="run edgekd profile")
+        return self.fastest_ms
 
     def save(self, path: Path) -> None:
         """Writes it whole or not at all."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
+from edgekd.latency.network import layers_of
+from edgekd.prune import widths
+from edgekd.prune.wiring import Wire, wire
 
 History = list[Any]
 SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
@@ -61,7 +67,7 @@ def prune(
         return {"macs": macs, "params": params, "size_bytes": params * bytes_per_weight}[config.goal]
 
     whole = cost(module)
-    limit = config.limit if config.limit is not None else math.floor(whole * (config.keep or 1.0))
+    limit = math.floor(config.limit if config.limit is not None else whole * (config.keep or 1.0))
     if limit >= whole:
         raise UsageError(
             f"prune: the goal of {limit:,} {config.goal} is not below the student's own {whole:,}",
@@ -75,16 +81,20 @@ def prune(
 
     best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
     if not best[1]:
-        raise UsageError(
-            f"prune: nothing in {type(module).__name__} can be pruned to multiples of {channel_multiple}",
-            hint="a wider student, a smaller channel_multiple, or fewer prune.ignored_layers",
-        )
+        raise _nothing(module, f"to multiples of {channel_multiple}")
     if best[2] > limit:
         raise UsageError(
             f"prune: {config.goal} = {limit:,} is out of reach: the smallest network has {best[2]:,}",
             hint="raise prune.max_pruning_ratio or the goal",
         )
     return _search(attempt, best, limit)
+
+
+def _nothing(module: nn.Module, how: str) -> UsageError:
+    return UsageError(
+        f"prune: nothing in {type(module).__name__} can be pruned {how}",
+        hint="a wider student, a smaller channel_multiple, or fewer prune.ignored_layers",
+    )
 
 
 def _search(
@@ -105,6 +115,107 @@ def _search(
     return best[0], best[1]
 
 
+def prune_by_price(
+    module: nn.Module,
+    example_input: Tensor,
+    config: PruneConfig,
+    *,
+    price: widths.Price,
+    limit: float,
+    seed: int,
+) -> tuple[nn.Module, History, float]:
+    """A pruned copy whose layers together cost at most `limit`, its history, and what they cost.
+
+    Widths are those at which the price steps down, whatever multiple they are.
+
+    Args:
+        module: the network; left as it is.
+        example_input: (1, *shape).
+        config: importance, what to leave alone.
+        price: of a layer.
+        limit: of all layers, in the price's unit.
+        seed: for the importance `random`.
+
+    Raises:
+        UsageError: an unknown layer path, nothing to prune, an operator without a price.
+        OutOfReach: the narrowest network costs more.
+    """
+    torch.manual_seed(seed)
+    cut = copy.deepcopy(module).eval()
+    graph, groups = _scored(cut, example_input, config)
+    whole = [len(group.scores) for group in groups]
+    wires = _wires(module, example_input, config, whole)
+    candidates = widths.edges(wires, whole, [_least(group, config) for group in groups], price)
+    if all(len(c) == 1 for c in candidates):
+        raise _nothing(module, "that any width would make cheaper")
+    losses = [_lost(group, c) for group, c in zip(groups, candidates, strict=True)]
+    chosen = widths.choose(wires, candidates, losses, price, limit)
+    for group, kept in zip(groups, chosen, strict=True):
+        _narrow(graph, group, kept)
+    return cut, graph.pruning_history(), widths.total(wires, chosen, price)
+
+
+def _wires(
+    module: nn.Module, example_input: Tensor, config: PruneConfig, whole: list[int]
+) -> tuple[Wire, ...]:
+    """Found by narrowing one group after the other, and looking at what has become narrower."""
+    cut = copy.deepcopy(module).eval()
+    graph, groups = _scored(cut, example_input, config)
+    traces = [layers_of(cut, example_input)]
+    narrowed = [i for i, width in enumerate(whole) if width > 1]
+    for i in narrowed:
+        _narrow(graph, groups[i], whole[i] - 1)
+        traces.append(layers_of(cut, example_input))
+    return wire(traces, whole, narrowed)
+
+
+def _lost(group: _Group, candidates: list[int]) -> NDArray[np.float64]:
+    """The importance of all channels that go, for each width."""
+    lost = np.concatenate([[0.0], np.cumsum(np.sort(group.scores.double().numpy()))])
+    return lost[[len(group.scores) - width for width in candidates]]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Channels that are cut together: `scores` of those at the same place in each of `blocks` blocks."""
+
+    members: Any
+    blocks: int
+    scores: Tensor
+
+
+def _scored(cut: nn.Module, example_input: Tensor, config: PruneConfig) -> tuple[Any, list[_Group]]:
+    """The network's dependency graph and its groups, the same ones in the same order for equal networks."""
+    import torch_pruning as tp
+
+    importance = {
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "random": tp.importance.RandomImportance,
+    }[config.importance]()
+    graph, groups = _graph(cut, example_input), []
+    for members in list(graph.get_all_groups(ignored_layers=_ignored(cut, example_input, config))):
+        blocks = _blocks(members)
+        # Blocks lose the same channels, so those at the same place in each block are scored together.
+        groups.append(_Group(members, blocks, importance(members).detach().view(blocks, -1).mean(dim=0)))
+    return graph, groups
+
+
+def _least(group: _Group, config: PruneConfig) -> int:
+    return math.ceil(round(len(group.scores) * (1 - config.max_pruning_ratio), 6))
+
+
+def _narrow(graph: Any, group: _Group, kept: int) -> None:
+    """Cuts the least important channels of a group, in place."""
+    width = len(group.scores)
+    if kept >= width:
+        return
+    gone = group.scores.argsort(stable=True)[: width - kept]
+    indices = torch.cat([gone + i * width for i in range(group.blocks)]).sort().values.tolist()
+    root = group.members[0].dep  # taken anew: groups cut before may have moved this one's indices
+    graph.get_pruning_group(root.target.module, root.handler, indices).prune()
+
+
 def _cut(
     module: nn.Module, example_input: Tensor, config: PruneConfig, ratio: float, multiple: int
 ) -> tuple[nn.Module, History]:
@@ -113,34 +224,17 @@ def _cut(
     The rounding is done here, since Torch-Pruning's own goes below max_pruning_ratio and
     skips a group that it rounded to nothing: a higher ratio could give a larger network.
     """
-    import torch_pruning as tp
-
     cut = copy.deepcopy(module).eval()
-    importance = {
-        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
-        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-        "random": tp.importance.RandomImportance,
-    }[config.importance]()
-    graph = _graph(cut, example_input)
-    groups = list(graph.get_all_groups(ignored_layers=_ignored(cut, example_input, config)))
-    blocks = [_blocks(group) for group in groups]
-    # Blocks lose the same channels, so those at the same place in each block are scored together.
-    scores = [importance(g).detach().view(b, -1).mean(dim=0) for g, b in zip(groups, blocks, strict=True)]
-    ranked = torch.cat(scores).sort().values if scores else torch.empty(0)
+    graph, groups = _scored(cut, example_input, config)
+    ranked = torch.cat([group.scores for group in groups]).sort().values if groups else torch.empty(0)
     number = round(ratio * len(ranked))
     if number == 0:
         return cut, []
-    for group, block, score in zip(groups, blocks, scores, strict=True):
-        asked = int((score <= ranked[number - 1]).sum())
-        step = multiple // math.gcd(multiple, block)
-        least = math.ceil(round(len(score) * (1 - config.max_pruning_ratio), 6) / step) * step
-        kept = max(least, (len(score) - asked) // step * step)
-        if kept >= len(score):
-            continue
-        gone = score.argsort(stable=True)[: len(score) - kept]
-        indices = torch.cat([gone + i * len(score) for i in range(block)]).sort().values.tolist()
-        root = group[0].dep  # taken anew: groups cut before may have moved this one's indices
-        graph.get_pruning_group(root.target.module, root.handler, indices).prune()
+    for group in groups:
+        asked = int((group.scores <= ranked[number - 1]).sum())
+        step = multiple // math.gcd(multiple, group.blocks)
+        least = math.ceil(_least(group, config) / step) * step
+        _narrow(graph, group, max(least, (len(group.scores) - asked) // step * step))
     return cut, graph.pruning_history()
 
 

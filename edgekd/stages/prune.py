@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from edgekd.config import PruneConfig
+from edgekd.errors import UsageError
+from edgekd.latency.costs import Costs
+from edgekd.latency.network import layers_of
+from edgekd.latency.profile import profile
+from edgekd.layers import Layer
 from edgekd.nodes import Node
 from edgekd.prune import structured
+from edgekd.prune.widths import OutOfReach
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.distill import learn
@@ -19,14 +27,19 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     config = PruneConfig.model_validate(node.config["prune"])
     source = context.parent(node, "network")
     example = saved.example_input(context.task)
-    module, history = structured.prune(
-        saved.load(source, context),
-        example,
-        config,
-        channel_multiple=node.config["channel_multiple"],
-        bytes_per_weight=node.config["bytes_per_weight"],
-        seed=context.seed,
-    )
+    whole = saved.load(source, context)
+    predicted: dict[str, Any] = {}
+    if config.goal == "latency_ms":
+        module, history, predicted = _to_latency(whole, example, config, node, context)
+    else:
+        module, history = structured.prune(
+            whole,
+            example,
+            config,
+            channel_multiple=node.config["channel_multiple"],
+            bytes_per_weight=node.config["bytes_per_weight"],
+            seed=context.seed,
+        )
     before = saved.accuracy_on(module, "val", context)
     trained = learn(module, config, node, context)
     earlier = saved.architecture_of(source)
@@ -34,8 +47,49 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     result = saved.save(folder, module, context, architecture)
     return {
         **result,
+        **predicted,
         **saved.robust_accuracy(module, config, context),
         "history": trained,
         "val_accuracy_before_recovery": before,
         "val_accuracy": saved.accuracy_on(module, "val", context),
     }
+
+
+def _to_latency(
+    module: nn.Module, example: Tensor, config: PruneConfig, node: Node, context: Context
+) -> tuple[nn.Module, structured.History, dict[str, Any]]:
+    """Cut to a latency by the table of this node's targets, measured now where it is missing."""
+    target = next(t for t in context.plan.targets if t.name in node.targets)
+    layers = layers_of(module, example)
+    table = profile(target, layers, context.store, context.display)
+    costs, unit_ms = Costs(table), table.unit_ms
+    overhead_ms = costs.overhead.of(layers[0].in_elements, layers[-1].out_elements) * unit_ms
+
+    def price_ms(layer: Layer) -> float:
+        return costs.of(layer).value * unit_ms
+
+    whole_ms = overhead_ms + sum(map(price_ms, layers))
+    limit_ms = config.limit if config.limit is not None else whole_ms * (config.keep or 1.0)
+    if limit_ms >= whole_ms:
+        raise UsageError(
+            f"prune: the goal of {limit_ms:.4g} ms is not below what the student takes on {target.name}, "
+            f"{whole_ms:.4g} ms by the table",
+            hint="lower prune.limit or prune.keep, or leave [prune] out",
+        )
+    try:
+        cut, history, layers_ms = structured.prune_by_price(
+            module, example, config, price=price_ms, limit=limit_ms - overhead_ms, seed=context.seed
+        )
+    except OutOfReach as error:
+        raise UsageError(
+            f"prune: {limit_ms:.4g} ms on {target.name} is out of reach: the smallest network takes "
+            f"{overhead_ms + error.least:.4g} ms by the table",
+            hint="raise prune.max_pruning_ratio or the goal",
+        ) from None
+    told = {
+        "whole_ms": whole_ms,
+        "pruned_ms": overhead_ms + layers_ms,
+        "limit_ms": limit_ms,
+        "kind": table.kind,
+    }
+    return cut, history, {"predicted": told}

@@ -1,0 +1,204 @@
+"""The widths of all groups at once: the least importance lost within a budget.
+
+A layer's price depends on the widths of the groups on both of its sides, so groups cannot be chosen one by
+one. A mixed-integer programme chooses them together: one binary for each width of each group, and
+for each set of groups that share layers the share of each combination of widths, whose marginals are those
+binaries (the local polytope of a graphical model, Wainwright and Jordan 2008). HiGHS solves it exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from edgekd.errors import UsageError
+from edgekd.layers import Layer
+from edgekd.prune.wiring import Wire
+
+# What a layer costs: in time, multiplications or parameters.
+Price = Callable[[Layer], float]
+
+GAP = 1e-3  # the loss of importance may be that much above the best one
+TIME_LIMIT_S = 60.0
+MOST_CANDIDATES = 12
+# A wider group that costs so little more, of what its layers cost, costs the same: tables are not better.
+_SAME = 0.02
+
+
+def total(wires: Sequence[Wire], widths: Sequence[int], price: Price) -> float:
+    """The price of a network."""
+    return sum(price(wire.at(widths)) for wire in wires)
+
+
+def edges(
+    wires: Sequence[Wire], widths: Sequence[int], least: Sequence[int], price: Price
+) -> list[list[int]]:
+    """For each group the widths worth choosing: no wider one costs as little, the others being whole.
+
+    Args:
+        wires: the layers.
+        widths: of the whole network's groups.
+        least: the narrowest that each group may become.
+        price: of a layer.
+    """
+    found = []
+    for group, whole in enumerate(widths):
+        mine = [wire for wire in wires if group in wire.groups]
+        allowed = range(min(least[group], whole), whole + 1)
+        curve = [total(mine, [*widths[:group], width, *widths[group + 1 :]], price) for width in allowed]
+        kept, cheapest = [], math.inf
+        for width, cost in zip(reversed(allowed), reversed(curve), strict=True):
+            if cost < cheapest - _SAME * curve[-1] or width == whole:
+                kept.append((width, cost))
+                cheapest = min(cheapest, cost)
+        found.append(sorted(_thinned(kept)))
+    return found
+
+
+def _thinned(kept: list[tuple[int, float]]) -> list[int]:
+    """At most MOST_CANDIDATES widths: both ends, and those below which the price falls furthest."""
+    if len(kept) <= MOST_CANDIDATES:
+        return [width for width, _ in kept]
+    falls = [(before - cost, width) for (_, before), (width, cost) in itertools.pairwise(kept)]
+    # Steep or not, the whole range is covered: the rest is spread evenly.
+    steepest = {width for _, width in sorted(falls, reverse=True)[: MOST_CANDIDATES // 2]}
+    even = {
+        kept[round(i * (len(kept) - 1) / (MOST_CANDIDATES // 2 - 1))][0] for i in range(MOST_CANDIDATES // 2)
+    }
+    return [width for width, _ in kept if width in steepest | even]
+
+
+def choose(
+    wires: Sequence[Wire],
+    candidates: Sequence[Sequence[int]],
+    losses: Sequence[NDArray[np.float64]],
+    price: Price,
+    budget: float,
+) -> list[int]:
+    """The widths that lose the least importance at a price of at most `budget`.
+
+    Args:
+        wires: the layers.
+        candidates: for each group its widths, ascending.
+        losses: for each group the importance lost at each candidate.
+        price: of a layer.
+        budget: in the price's unit.
+
+    Raises:
+        UsageError: even the narrowest network costs more, with what that costs; or no answer in time.
+    """
+    narrowest = [min(widths) for widths in candidates]
+    if (least := total(wires, narrowest, price)) > budget:
+        raise OutOfReach(least)
+    programme = _Programme(candidates, losses)
+    for groups, members in _together(wires).items():
+        combinations = itertools.product(*(range(len(candidates[g])) for g in groups))
+        prices = [
+            sum(price(wire.at(_widths(len(candidates), groups, c, candidates))) for wire in members)
+            for c in combinations
+        ]
+        programme.add(groups, np.array(prices))
+    return programme.solve(budget)
+
+
+class OutOfReach(Exception):
+    """No choice of widths is cheap enough; `least` is what the narrowest network costs."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(least)
+        self.least = least
+
+
+def _together(wires: Sequence[Wire]) -> dict[tuple[int, ...], list[Wire]]:
+    found: dict[tuple[int, ...], list[Wire]] = {}
+    for wire in wires:
+        found.setdefault(wire.groups, []).append(wire)
+    return found
+
+
+def _widths(
+    count: int, groups: Sequence[int], choice: Sequence[int], candidates: Sequence[Sequence[int]]
+) -> list[int]:
+    """Widths of all groups, of which only those in `groups` matter."""
+    widths = [0] * count
+    for group, index in zip(groups, choice, strict=True):
+        widths[group] = candidates[group][index]
+    return widths
+
+
+class _Programme:
+    """Variables, rows and prices so far."""
+
+    def __init__(self, candidates: Sequence[Sequence[int]], losses: Sequence[NDArray[np.float64]]) -> None:
+        self._candidates = candidates
+        starts = np.cumsum([0, *(len(widths) for widths in candidates)])
+        self._columns = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+        self._binaries = int(starts[-1])
+        self._loss = np.concatenate(losses)
+        self._price = [np.zeros(self._binaries)]
+        self._fixed = 0.0
+        self._entries: list[tuple[int, int, float]] = []
+        self._right: list[float] = []
+        for columns in self._columns:
+            self._row([(int(c), 1.0) for c in columns], 1.0)
+
+    @property
+    def _variables(self) -> int:
+        return sum(len(prices) for prices in self._price)
+
+    def _row(self, terms: Sequence[tuple[int, float]], right: float) -> None:
+        self._entries += [(len(self._right), column, value) for column, value in terms]
+        self._right.append(right)
+
+    def add(self, groups: tuple[int, ...], prices: NDArray[np.float64]) -> None:
+        """Layers that depend on these groups: their price for each combination, the last group's fastest."""
+        if not groups:
+            self._fixed += float(prices[0])
+        elif len(groups) == 1:
+            self._price[0][self._columns[groups[0]]] += prices
+        else:
+            shape = [len(self._candidates[g]) for g in groups]
+            shares = self._variables + np.arange(len(prices)).reshape(shape)
+            self._price.append(prices)
+            for axis, group in enumerate(groups):
+                for i, column in enumerate(self._columns[group]):
+                    slab = np.take(shares, i, axis).ravel()
+                    self._row([*((int(s), 1.0) for s in slab), (int(column), -1.0)], 0.0)
+
+    def solve(self, budget: float) -> list[int]:
+        count = self._variables
+        # In shares of the budget: the solver's tolerances are absolute.
+        price = np.concatenate(self._price) / budget
+        rows, columns, values = (list(part) for part in zip(*self._entries, strict=True))
+        last = len(self._right)
+        matrix = coo_array(
+            ([*values, *price], ([*rows, *[last] * count], [*columns, *range(count)])),
+            shape=(last + 1, count),
+        )
+        binary = np.zeros(count)
+        binary[: self._binaries] = 1
+        loss = np.zeros(count)
+        loss[: self._binaries] = self._loss
+        found = milp(
+            loss,
+            integrality=binary,
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(
+                matrix.tocsr(),
+                [*self._right, -np.inf],
+                [*self._right, 1.0 - self._fixed / budget],
+            ),
+            options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
+        )
+        if found.x is None:
+            raise UsageError(f"prune: no widths were found within {TIME_LIMIT_S:.0f} s: {found.message}")
+        return [
+            self._candidates[group][int(np.argmax(found.x[columns]))]
+            for group, columns in enumerate(self._columns)
+        ]

@@ -1,0 +1,195 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import flat, inputs, prune_config, tiny_mobilenet, tiny_resnet
+
+from edgekd.errors import UsageError
+from edgekd.latency.network import layers_of
+from edgekd.layers import Layer
+from edgekd.prune import structured, widths
+from edgekd.prune.wiring import Width, Wire, wire
+
+EXAMPLE = torch.from_numpy(inputs(1))
+NETS = {"resnet": lambda: tiny_resnet(16, (2, 1)), "mobilenet": lambda: tiny_mobilenet(8), "flat": flat}
+
+
+def macs(layer):
+    """Multiplications, and one for each value that a sum or a pool reads, so that nothing is for nothing."""
+    each = {
+        "conv": layer.kernel**2 * layer.in_channels,
+        "linear": layer.in_channels,
+        "depthwise": layer.kernel**2,
+    }
+    return layer.out_elements * each.get(layer.kind, 0) + layer.in_elements
+
+
+def stairs(layer):
+    """As kernels of 8 by 4 channels: a width in between costs like the next step."""
+    return (
+        macs(layer.at(-(-layer.in_channels // 4) * 4, -(-layer.out_channels // 8) * 8))
+        if layer.kind
+        in (
+            "conv",
+            "linear",
+        )
+        else macs(layer)
+    )
+
+
+def wires_of(net):
+    config = prune_config(keep=0.5)
+    _, groups = structured._scored(net, EXAMPLE, config)
+    whole = [len(g.scores) for g in groups]
+    return structured._wires(net, EXAMPLE, config, whole), whole
+
+
+def test_the_wires_of_a_resnet_by_hand():
+    # Groups in any order: stem with both sums (16), each block's inner convolution, the second stage (32).
+    net = tiny_resnet(16, (1, 1))
+    wires, whole = wires_of(net)
+    assert sorted(whole) == [16, 16, 32, 32]
+    at = {w.layer: w for w in wires}
+    stem = at[Layer("conv", 8, 8, 2, 16, 3, 1, 1)]
+    assert stem.inner == Width(2) and stem.outer.fixed == 0 and len(stem.groups) == 1
+    (residual,) = stem.groups
+    assert at[Layer("add", 8, 8, 16, 16)].groups == (residual,)
+    head = at[Layer("linear", 1, 1, 32, 5)]
+    assert head.outer == Width(5) and head.inner.per_group == ((head.groups[0], 1),)
+    shortcut = at[Layer("conv", 8, 8, 16, 32, 1, 2, 0)]
+    assert shortcut.inner.per_group == ((residual, 1),)
+    assert shortcut.outer == head.inner
+
+
+def test_a_linear_layer_behind_an_image_follows_with_every_pixel():
+    wires, whole = wires_of(flat())
+    fc = next(w for w in wires if w.layer == Layer("linear", 1, 1, 1024, 24))
+    (group,) = (g for g, times in fc.inner.per_group if times == 64)
+    assert whole[group] == 16 and fc.inner.fixed == 0
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("seed", range(3))
+def test_wires_tell_the_layers_of_any_widths(kind, seed):
+    net = NETS[kind]()
+    wires, whole = wires_of(net)
+    chosen = [int(np.random.default_rng([seed, i]).integers(1, w + 1)) for i, w in enumerate(whole)]
+    graph, groups = structured._scored(net, EXAMPLE, prune_config(keep=0.5))
+    for group, kept in zip(groups, chosen, strict=True):
+        structured._narrow(graph, group, kept)
+    assert tuple(w.at(chosen) for w in wires) == layers_of(net, EXAMPLE)
+    assert tuple(w.at(whole) for w in wires) == tuple(w.layer for w in wires)
+
+
+def test_a_network_that_changes_its_layers_with_its_widths_is_refused():
+    one = [Layer("conv", 8, 8, 2, 16, 3, 1, 1)]
+    with pytest.raises(ValueError, match="group 0"):
+        wire([one, [Layer("conv", 8, 8, 2, 15, 5, 1, 2)]], [16], [0])
+
+
+def chain(*groups):
+    """1x1 convolutions from group to group, each on one pixel."""
+    return [
+        Wire(Layer("conv", 1, 1, 1, 1), Width(0, ((a, 1),)), Width(0, ((b, 1),)))
+        for a, b in itertools.pairwise(groups)
+    ]
+
+
+def best_by_trying_all(wires, candidates, losses, price, budget):
+    choices = itertools.product(*(range(len(c)) for c in candidates))
+    fitting = [
+        sum(loss[i] for loss, i in zip(losses, choice, strict=True))
+        for choice in choices
+        if widths.total(wires, [c[i] for c, i in zip(candidates, choice, strict=True)], price) <= budget
+    ]
+    return min(fitting, default=None)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1.0))
+def test_the_choice_is_the_best_of_all(seed, share):
+    rng = np.random.default_rng(seed)
+    # A ring and a group of three: pairs, a cycle, and a layer that looks at a concatenation.
+    wires = chain(0, 1, 2, 0, 3)
+    wires.append(Wire(Layer("conv", 1, 1, 1, 1), Width(0, ((1, 1), (2, 2))), Width(0, ((3, 1),))))
+    wires.append(Wire(Layer("add", 1, 1, 1, 1), Width(0, ((3, 1),)), Width(0, ((3, 1),))))
+    wires.append(Wire(Layer("linear", 1, 1, 7, 5), Width(7), Width(5)))
+    candidates = [sorted(rng.choice(np.arange(1, 17), 3, replace=False).tolist()) for _ in range(4)]
+    losses = [np.sort(rng.random(3))[::-1] for _ in range(4)]
+    price = lambda layer: 0.1 + macs(layer) // 20  # noqa: E731
+    whole = widths.total(wires, [c[-1] for c in candidates], price)
+    least = widths.total(wires, [c[0] for c in candidates], price)
+    budget = share * whole
+    best = best_by_trying_all(wires, candidates, losses, price, budget)
+    if budget < least:
+        with pytest.raises(widths.OutOfReach) as caught:
+            widths.choose(wires, candidates, losses, price, budget)
+        assert caught.value.least == least
+        return
+    chosen = widths.choose(wires, candidates, losses, price, budget)
+    lost = sum(loss[c.index(w)] for loss, c, w in zip(losses, candidates, chosen, strict=True))
+    assert widths.total(wires, chosen, price) <= budget * (1 + 1e-6)
+    assert lost <= best * (1 + 2 * widths.GAP) + 1e-9
+
+
+def test_edges_are_the_widths_just_below_a_step():
+    wires = chain(0, 1)
+    price = lambda layer: -(-layer.in_channels // 8) * -(-layer.out_channels // 16)  # noqa: E731
+    found = widths.edges(wires, [32, 40], [5, 4], price)
+    assert found == [[8, 16, 24, 32], [16, 32, 40]]
+
+
+def test_where_there_are_no_steps_the_range_is_covered():
+    (narrow, _) = widths.edges(chain(0, 1), [256, 8], [16, 8], lambda layer: layer.in_channels)
+    assert len(narrow) <= widths.MOST_CANDIDATES
+    assert narrow[0] < 24 and narrow[-1] == 256
+    assert max(b - a for a, b in itertools.pairwise(narrow)) < 64
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("share", [0.8, 0.5])
+def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
+    net, config = NETS[kind](), prune_config(keep=0.5)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    whole = sum(map(stairs, layers_of(net, EXAMPLE)))
+    cut, history, cost = structured.prune_by_price(
+        net, EXAMPLE, config, price=stairs, limit=share * whole, seed=0
+    )
+    layers = layers_of(cut, EXAMPLE)
+    assert cost == sum(map(stairs, layers)) <= share * whole
+    assert history
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    # Widths lie at the edges of steps; rebuilt from its history, the network is the same.
+    again = structured.rebuild(NETS[kind](), EXAMPLE, history)
+    assert layers_of(again, EXAMPLE) == layers
+    assert layers[-1].out_channels == 5
+
+
+def test_of_two_channels_that_cost_the_same_the_smaller_goes():
+    net = flat()
+    with torch.no_grad():
+        net.conv.weight *= torch.linspace(0.1, 2.0, 16)[torch.randperm(16)].reshape(16, 1, 1, 1)
+        sizes = net.conv.weight.flatten(1).norm(dim=1) ** 2
+        net.fc.weight.zero_()  # the group is the convolution and the columns that read it
+        net.fc.weight[:, ::64] = 1e-3
+    cut, _, _ = structured.prune_by_price(
+        net,
+        EXAMPLE,
+        prune_config(keep=0.5, ignored_layers=("fc",)),
+        price=macs,
+        limit=0.8 * sum(map(macs, layers_of(net, EXAMPLE))),
+        seed=0,
+    )
+    kept = cut.conv.weight.flatten(1).norm(dim=1) ** 2
+    assert torch.equal(kept.sort().values, sizes.sort().values[-len(kept) :])
+    assert len(kept) < 16
+
+
+def test_nothing_to_prune_is_an_error():
+    with pytest.raises(UsageError, match="nothing in Flat can be pruned that any width would make cheaper"):
+        structured.prune_by_price(
+            flat(), EXAMPLE, prune_config(keep=0.5), price=lambda layer: 1.0, limit=1.0, seed=0
+        )

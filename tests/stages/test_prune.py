@@ -1,0 +1,86 @@
+"""Pruning to what a target's clock shows, with real tables. How good they are is for `benchmarks/`."""
+
+import json
+
+import pytest
+from runs import TINY
+
+import edgekd
+from edgekd import config
+from edgekd.devices.local import host_info
+from edgekd.errors import UsageError
+from edgekd.latency import timing
+from edgekd.plan import make_plan
+from edgekd.store import Store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def disturbed():
+    """Other tests run meanwhile: every turn counts, however slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "FULL_SPEED", 1e9)
+        patch.setattr(timing, "MAX_ROUNDS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The student and the tables are made once."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "tiny.toml"
+    text = TINY.replace('goal = "macs"\nkeep = 0.7', 'goal = "latency_ms"\nkeep = 0.7')
+    student = '[student.model]\nkind = "resnet"\nblocks = [1]\nwidth = 24\n'
+    path.write_text(text.replace('[student.model]\nkind = "mlp"\nhidden = [32, 32]\n', student))
+    return path
+
+
+def plan_of(recipe, tmp_path, *targets):
+    data, _ = config.read_toml(recipe)
+    chosen = config.Recipe.model_validate({**data, "targets": targets, "required_targets": targets[:1]})
+    profiles = tuple(config.load_target(name) for name in targets)
+    policy = config.load_calibration(chosen.calibration)
+    return make_plan(chosen, profiles, policy, Store(tmp_path / "store"), host_info())
+
+
+def test_targets_of_one_clock_share_a_network_and_others_branch_at_pruning(recipe, tmp_path):
+    plan = plan_of(recipe, tmp_path, "host", "raspberry-pi-4", "x86-onnx")
+    prunes = {n.targets: n for n in plan.nodes if n.stage == "prune"}
+    assert set(prunes) == {("host", "raspberry-pi-4"), ("x86-onnx",)}
+    assert {n.parents["network"] for n in prunes.values()} == {"student"}
+    assert [n.targets for n in plan.nodes if n.stage == "quantize"] == list(prunes)
+
+
+def test_a_target_without_tables_is_refused_when_the_plan_is_made(recipe, tmp_path):
+    with pytest.raises(UsageError, match=r"'android-gpu'.*no latency tables"):
+        plan_of(recipe, tmp_path, "android-gpu")
+
+
+def test_a_student_is_pruned_to_a_share_of_its_own_latency(recipe, tmp_path, store):
+    edgekd.compress(recipe, targets=["host"], until="prune", store=store, workdir=tmp_path / "work")
+    (found,) = store.glob("prune-*/result.json")
+    result = json.loads(found.read_text())["result"]
+    predicted = result["predicted"]
+    assert predicted["limit_ms"] == pytest.approx(0.7 * predicted["whole_ms"])
+    assert 0 < predicted["pruned_ms"] <= predicted["limit_ms"]
+    assert predicted["kind"] == "measured"
+    assert len(list((store / "latency").iterdir())) == 1
+    (student,) = store.glob("distill-*/result.json")
+    assert result["macs"] < json.loads(student.read_text())["result"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ("limit = 0.0000001", r"1e-07 ms on host is out of reach: the smallest network takes 0\.0.* ms"),
+        ("limit = 1000.0", r"1000 ms is not below what the student takes on host, 0\.0.* ms"),
+    ],
+)
+def test_a_goal_that_cannot_be_is_told_with_what_can(recipe, tmp_path, store, goal, message):
+    recipe.write_text(recipe.read_text().replace("keep = 0.7", goal))
+    folders = {"store": store, "workdir": tmp_path / "work"}
+    with pytest.raises(UsageError, match=message):
+        edgekd.compress(recipe, targets=["host"], until="prune", **folders)
