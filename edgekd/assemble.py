@@ -219,6 +219,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         metrics=(_metric(made, found, None),),
         robust_accuracy=entry.result.get("robust_accuracy"),
         head_accuracy=entry.result.get("head_accuracy", {}),
+        predicted_latency=entry.result.get("predicted_latency"),
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )

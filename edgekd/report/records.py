@@ -105,6 +105,15 @@ class PredictionsFile(Record):
     sha256: Sha256
 
 
+class PredictedLatency(Record):
+    """What a network takes by the target's latency table, which pruning went by; the file is timed apart."""
+
+    whole_ms: float = Field(gt=0, description="before pruning")
+    pruned_ms: float = Field(gt=0, description="after pruning")
+    limit_ms: float = Field(gt=0, description="what was asked for")
+    kind: Kind = Field(description="whether the table was measured on the target itself")
+
+
 class StageRecord(Record):
     """One stage; `parent_id` makes the stages a tree."""
 
@@ -123,6 +132,9 @@ class StageRecord(Record):
     )
     head_accuracy: Mapping[str, float] = Field(
         default_factory=dict, description="percent, on test, of the heads that are not judged"
+    )
+    predicted_latency: PredictedLatency | None = Field(
+        default=None, description="null where nothing was pruned to a latency"
     )
     seconds: float = Field(ge=0)
     predictions: PredictionsFile | None

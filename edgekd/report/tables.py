@@ -303,22 +303,26 @@ def _data_table(report: Report) -> Table:
 
 
 def _stage_table(report: Report) -> Table:
-    attacked = any(s.robust_accuracy is not None for s in report.stages)
-
     def row(s: StageRecord) -> tuple[str, ...]:
-        cells = (
-            s.id,
-            s.name,
-            words.ABSENT if s.params is None else f"{s.params:,}",
-            words.ABSENT if s.macs is None else f"{s.macs:,}",
-            words.number(s.seconds, 1),
-        )
-        return (*cells, words.number(s.robust_accuracy, 2)) if attacked else cells
+        counts = (words.ABSENT if n is None else f"{n:,}" for n in (s.params, s.macs))
+        return (s.id, s.name, *counts, words.number(s.seconds, 1), *(show(s) for show in more.values()))
 
-    names: tuple[str, ...] = ("Id", "Stage", "Parameters", "MACs", "Time, s")
-    names += ("Accuracy under attack, %",) if attacked else ()
-    rows = tuple(row(s) for s in report.stages)
-    return Table("Stages", names, rows, tuple(range(2, len(names))))
+    columns = {"Accuracy under attack, %": _robust, "By latency table, ms": _predicted}
+    # Only where there is something to say.
+    more = {name: show for name, show in columns.items() if {*map(show, report.stages)} - {words.ABSENT}}
+    names = ("Id", "Stage", "Parameters", "MACs", "Time, s", *more)
+    return Table("Stages", names, tuple(map(row, report.stages)), tuple(range(2, len(names))))
+
+
+def _robust(s: StageRecord) -> str:
+    return words.number(s.robust_accuracy, 2)
+
+
+def _predicted(s: StageRecord) -> str:
+    p = s.predicted_latency
+    if p is None:
+        return words.ABSENT
+    return f"{p.pruned_ms:.3g} of {p.whole_ms:.3g}, asked {p.limit_ms:.3g}"
 
 
 def _head_tables(report: Report) -> tuple[Table, ...]:

@@ -92,4 +92,4 @@ def _to_latency(
         "limit_ms": limit_ms,
         "kind": table.kind,
     }
-    return cut, history, {"predicted": told}
+    return cut, history, {"predicted_latency": told}

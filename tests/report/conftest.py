@@ -56,6 +56,7 @@ def stage(id_, parent, name, targets, params, macs, drop, n, seconds):
         "metrics": [metric(TEACHER - (drop or 0), drop, n)],
         "robust_accuracy": None,
         "head_accuracy": {},
+        "predicted_latency": None,
         "seconds": seconds,
         "predictions": predictions(id_),
     }

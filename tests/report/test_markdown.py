@@ -6,6 +6,7 @@ import pytest
 
 from edgekd.report import words
 from edgekd.report.markdown import escape, markdown
+from edgekd.report.records import PredictedLatency
 from edgekd.report.schema import parse
 from edgekd.report.waterfall import scale, waterfall, worst_sentence
 
@@ -221,6 +222,17 @@ def test_recipe_as_toml_reads_back(sample):
         return value
 
     assert tomllib.loads(words.toml(report.recipe.config)) == without_none(recipe)
+
+
+def test_a_latency_by_the_table_has_a_column_where_something_was_pruned_to_one(make):
+    report = parse(make("PASS"))
+    assert "latency table" not in markdown(report)
+    told = PredictedLatency(whole_ms=0.25, pruned_ms=0.124, limit_ms=0.125, kind="host")
+    stages = (report.stages[0].model_copy(update={"predicted_latency": told}), *report.stages[1:])
+    rows = table_after(markdown(report.model_copy(update={"stages": stages})), "<summary>Stages</summary>")
+    assert rows[0][-1] == "By latency table, ms"
+    assert rows[2][-1] == "0.124 of 0.25, asked 0.125"
+    assert {row[-1] for row in rows[3:]} == {words.ABSENT}
 
 
 def test_accuracy_under_attack_has_a_column_where_something_was_attacked(make):

@@ -63,7 +63,7 @@ def test_a_student_is_pruned_to_a_share_of_its_own_latency(recipe, tmp_path, sto
     edgekd.compress(recipe, targets=["host"], until="prune", store=store, workdir=tmp_path / "work")
     (found,) = store.glob("prune-*/result.json")
     result = json.loads(found.read_text())["result"]
-    predicted = result["predicted"]
+    predicted = result["predicted_latency"]
     assert predicted["limit_ms"] == pytest.approx(0.7 * predicted["whole_ms"])
     assert 0 < predicted["pruned_ms"] <= predicted["limit_ms"]
     assert predicted["kind"] == "measured"
