@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,11 +124,14 @@ def prune_by_price(
     *,
     price: widths.Price,
     limit: float,
+    samples: Tensor,
     seed: int,
 ) -> tuple[nn.Module, History, float]:
     """A pruned copy whose layers together cost at most `limit`, its history, and what they cost.
 
-    Widths are those at which the price steps down, whatever multiple they are.
+    Widths are those at which the price steps down, whatever multiple they are. What a width loses is not
+    guessed from weights, which differ in scale from group to group: each group alone is cut to it, and
+    how far the answers to some samples move is what is lost (Kullback-Leibler divergence).
 
     Args:
         module: the network; left as it is.
@@ -134,6 +139,7 @@ def prune_by_price(
         config: importance, what to leave alone.
         price: of a layer.
         limit: of all layers, in the price's unit.
+        samples: inputs (N, *shape) that are not the test's.
         seed: for the importance `random`.
 
     Raises:
@@ -148,7 +154,7 @@ def prune_by_price(
     candidates = widths.edges(wires, whole, [_least(group, config) for group in groups], price)
     if all(len(c) == 1 for c in candidates):
         raise _nothing(module, "that any width would make cheaper")
-    losses = [_lost(group, c) for group, c in zip(groups, candidates, strict=True)]
+    losses = _losses(cut, graph, groups, candidates, samples)
     chosen = widths.choose(wires, candidates, losses, price, limit)
     for group, kept in zip(groups, chosen, strict=True):
         _narrow(graph, group, kept)
@@ -169,10 +175,51 @@ def _wires(
     return wire(traces, whole, narrowed)
 
 
-def _lost(group: _Group, candidates: list[int]) -> NDArray[np.float64]:
-    """The importance of all channels that go, for each width."""
-    lost = np.concatenate([[0.0], np.cumsum(np.sort(group.scores.double().numpy()))])
-    return lost[[len(group.scores) - width for width in candidates]]
+@torch.no_grad()
+def _losses(
+    net: nn.Module, graph: Any, groups: list[_Group], candidates: list[list[int]], samples: Tensor
+) -> list[NDArray[np.float64]]:
+    """For each group how far the answers move at each of its widths, the others being whole."""
+    whole = net(samples).log_softmax(dim=1)
+    losses = []
+    for group, choices in zip(groups, candidates, strict=True):
+        found = []
+        for kept in choices:
+            with _masked(graph, group, kept):
+                answer = net(samples).log_softmax(dim=1)
+            found.append(float(nn.functional.kl_div(answer, whole, reduction="batchmean", log_target=True)))
+        # A narrower group never counts as better: what it gains here is chance.
+        losses.append(np.maximum.accumulate(np.array(found)[::-1])[::-1])
+    return losses
+
+
+@contextmanager
+def _masked(graph: Any, group: _Group, kept: int) -> Iterator[None]:
+    """While it is open, the channels that would go are zero, wherever they come from: as if they had gone."""
+    import torch_pruning as tp
+
+    producers = (
+        tp.prune_conv_out_channels,
+        tp.prune_linear_out_channels,
+        tp.prune_batchnorm_out_channels,
+        tp.prune_depthwise_conv_out_channels,
+    )
+    handles = []
+    gone = _gone(group, kept)
+    for dep, indices in _cutting(graph, group, gone) if gone else ():
+        if dep.handler in producers:
+            handles.append(dep.target.module.register_forward_hook(functools.partial(_zero, indices)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _zero(indices: list[int], module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """A forward hook that clears channels."""
+    axis = -1 if isinstance(module, nn.Linear) else 1
+    return output.index_fill(axis, torch.tensor(indices), 0.0)
 
 
 @dataclass(frozen=True)
@@ -207,13 +254,22 @@ def _least(group: _Group, config: PruneConfig) -> int:
 
 def _narrow(graph: Any, group: _Group, kept: int) -> None:
     """Cuts the least important channels of a group, in place."""
+    if gone := _gone(group, kept):
+        _cutting(graph, group, gone).prune()
+
+
+def _gone(group: _Group, kept: int) -> list[int]:
+    """The channels that a group of this width lacks: the least important ones, in each block."""
     width = len(group.scores)
-    if kept >= width:
-        return
-    gone = group.scores.argsort(stable=True)[: width - kept]
-    indices = torch.cat([gone + i * width for i in range(group.blocks)]).sort().values.tolist()
-    root = group.members[0].dep  # taken anew: groups cut before may have moved this one's indices
-    graph.get_pruning_group(root.target.module, root.handler, indices).prune()
+    places = group.scores.argsort(stable=True)[: max(width - kept, 0)]
+    found: list[int] = torch.cat([places + i * width for i in range(group.blocks)]).sort().values.tolist()
+    return found
+
+
+def _cutting(graph: Any, group: _Group, gone: list[int]) -> Any:
+    """What must be cut with these channels. Taken anew: other cuts may have moved this group's indices."""
+    root = group.members[0].dep
+    return graph.get_pruning_group(root.target.module, root.handler, gone)
 
 
 def _cut(

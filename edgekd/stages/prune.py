@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from edgekd.config import PruneConfig
@@ -20,6 +22,8 @@ from edgekd.prune.widths import OutOfReach
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.distill import learn
+
+SAMPLES = 512  # on which it is seen what each width loses
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -78,7 +82,13 @@ def _to_latency(
         )
     try:
         cut, history, layers_ms = structured.prune_by_price(
-            module, example, config, price=price_ms, limit=limit_ms - overhead_ms, seed=context.seed
+            module,
+            example,
+            config,
+            price=price_ms,
+            limit=limit_ms - overhead_ms,
+            samples=_samples(context),
+            seed=context.seed,
         )
     except OutOfReach as error:
         raise UsageError(
@@ -93,3 +103,10 @@ def _to_latency(
         "kind": table.kind,
     }
     return cut, history, {"predicted_latency": told}
+
+
+def _samples(context: Context) -> Tensor:
+    """Some of the training samples, as the network sees them."""
+    split, spec = context.task.splits["train"], context.task.input_spec
+    chosen = np.random.default_rng(context.seed).permutation(len(split))[:SAMPLES]
+    return torch.from_numpy(spec.preprocess(np.asarray(split.inputs[np.sort(chosen)])))

@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import flat, inputs, prune_config, tiny_mobilenet, tiny_resnet
+from nets import flat, inputs, outputs, prune_config, tiny_mobilenet, tiny_resnet
+from scipy.special import softmax
 
 from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of
@@ -14,6 +15,7 @@ from edgekd.prune import structured, widths
 from edgekd.prune.wiring import Width, Wire, wire
 
 EXAMPLE = torch.from_numpy(inputs(1))
+SAMPLES = torch.from_numpy(inputs(16, seed=7))
 NETS = {"resnet": lambda: tiny_resnet(16, (2, 1)), "mobilenet": lambda: tiny_mobilenet(8), "flat": flat}
 
 
@@ -156,7 +158,7 @@ def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     whole = sum(map(stairs, layers_of(net, EXAMPLE)))
     cut, history, cost = structured.prune_by_price(
-        net, EXAMPLE, config, price=stairs, limit=share * whole, seed=0
+        net, EXAMPLE, config, price=stairs, limit=share * whole, samples=SAMPLES, seed=0
     )
     layers = layers_of(cut, EXAMPLE)
     assert cost == sum(map(stairs, layers)) <= share * whole
@@ -166,6 +168,40 @@ def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
     again = structured.rebuild(NETS[kind](), EXAMPLE, history)
     assert layers_of(again, EXAMPLE) == layers
     assert layers[-1].out_channels == 5
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_a_masked_group_answers_as_the_pruned_network(kind):
+    net, config = NETS[kind](), prune_config(keep=0.5)
+    graph, groups = structured._scored(net, EXAMPLE, config)
+    whole = outputs(net, SAMPLES)
+    for i, group in enumerate(groups):
+        kept = len(group.scores) // 2
+        with structured._masked(graph, group, kept):
+            masked = outputs(net, SAMPLES)
+        cut = NETS[kind]()
+        other, same = structured._scored(cut, EXAMPLE, config)
+        structured._narrow(other, same[i], kept)
+        np.testing.assert_allclose(masked, outputs(cut, SAMPLES), atol=1e-5)
+        assert np.abs(masked - whole).max() > 1e-3
+    np.testing.assert_array_equal(outputs(net, SAMPLES), whole)
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_what_a_width_loses_is_how_far_the_answers_move():
+    net, config = tiny_resnet(16), prune_config(keep=0.5)
+    graph, groups = structured._scored(net, EXAMPLE, config)
+    candidates = [[len(g.scores) // 4, len(g.scores) // 2, len(g.scores)] for g in groups]
+    losses = structured._losses(net, graph, groups, candidates, SAMPLES)
+    for i, (group, lost) in enumerate(zip(groups, losses, strict=True)):
+        assert lost[-1] == pytest.approx(0.0, abs=1e-6) and list(lost) == sorted(lost, reverse=True)
+        cut = tiny_resnet(16)
+        other, same = structured._scored(cut, EXAMPLE, config)
+        structured._narrow(other, same[i], candidates[i][0])
+        p, q = (softmax(outputs(n, SAMPLES).astype(np.float64), axis=1) for n in (net, cut))
+        by_hand = (p * (np.log(p) - np.log(q))).sum(axis=1).mean()
+        assert lost[0] == pytest.approx(by_hand, rel=1e-3) or lost[0] == lost[1]
+        assert len(group.scores) > 1
 
 
 def test_of_two_channels_that_cost_the_same_the_smaller_goes():
@@ -181,6 +217,7 @@ def test_of_two_channels_that_cost_the_same_the_smaller_goes():
         prune_config(keep=0.5, ignored_layers=("fc",)),
         price=macs,
         limit=0.8 * sum(map(macs, layers_of(net, EXAMPLE))),
+        samples=SAMPLES,
         seed=0,
     )
     kept = cut.conv.weight.flatten(1).norm(dim=1) ** 2
@@ -191,5 +228,11 @@ def test_of_two_channels_that_cost_the_same_the_smaller_goes():
 def test_nothing_to_prune_is_an_error():
     with pytest.raises(UsageError, match="nothing in Flat can be pruned that any width would make cheaper"):
         structured.prune_by_price(
-            flat(), EXAMPLE, prune_config(keep=0.5), price=lambda layer: 1.0, limit=1.0, seed=0
+            flat(),
+            EXAMPLE,
+            prune_config(keep=0.5),
+            price=lambda layer: 1.0,
+            limit=1.0,
+            samples=SAMPLES,
+            seed=0,
         )
