@@ -17,7 +17,7 @@ from edgekd.latency.network import layers_of
 from edgekd.latency.profile import profile
 from edgekd.layers import Layer
 from edgekd.nodes import Node
-from edgekd.prune import structured
+from edgekd.prune import groups, structured
 from edgekd.prune.widths import OutOfReach
 from edgekd.stages import saved
 from edgekd.stages.context import Context
@@ -61,7 +61,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
 
 def _to_latency(
     module: nn.Module, example: Tensor, config: PruneConfig, node: Node, context: Context
-) -> tuple[nn.Module, structured.History, dict[str, Any]]:
+) -> tuple[nn.Module, groups.History, dict[str, Any]]:
     """Cut to a latency by the table of this node's targets, measured now where it is missing."""
     target = next(t for t in context.plan.targets if t.name in node.targets)
     layers = layers_of(module, example)

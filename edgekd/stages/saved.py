@@ -21,7 +21,7 @@ from edgekd.adversarial import robust_predictions
 from edgekd.config import ModelConfig, TrainConfig
 from edgekd.errors import UsageError
 from edgekd.measure.accuracy import head_accuracy
-from edgekd.prune import structured
+from edgekd.prune import groups, structured
 from edgekd.quantize import qat
 from edgekd.stages.context import Context
 from edgekd.store import Entry
@@ -133,7 +133,7 @@ def load(entry: Entry, context: Context) -> nn.Module:
     example = example_input(context.task)
     module = fresh(architecture, context)
     if "pruning_history" in architecture:
-        module = structured.rebuild(module, example, architecture["pruning_history"])
+        module = groups.rebuild(module, example, architecture["pruning_history"])
     if "quantizers" in architecture:
         module = qat.rebuild(module, architecture["quantizers"])
     module.load_state_dict(load_file(entry.file(WEIGHTS)))

@@ -11,7 +11,8 @@ from torch import nn
 
 from edgekd.errors import UsageError
 from edgekd.prune import structured
-from edgekd.prune.structured import count, prune, rebuild
+from edgekd.prune.groups import rebuild
+from edgekd.prune.structured import count, prune
 
 EXAMPLE = torch.from_numpy(inputs(1))
 NETS = {"resnet": lambda: tiny_resnet(16), "mobilenet": lambda: tiny_mobilenet(16), "flat": flat}
@@ -218,7 +219,7 @@ FRESH = """
 import sys, json, numpy as np, torch
 from safetensors.torch import load_file
 import nets
-from edgekd.prune.structured import rebuild
+from edgekd.prune.groups import rebuild
 folder = sys.argv[1]
 for kind, net in {"resnet": nets.tiny_resnet(16, seed=7), "mobilenet": nets.tiny_mobilenet(16, seed=7),
                   "flat": nets.flat(7)}.items():

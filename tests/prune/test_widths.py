@@ -12,6 +12,7 @@ from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of
 from edgekd.layers import Layer
 from edgekd.prune import structured, widths
+from edgekd.prune.groups import Prunable, rebuild
 from edgekd.prune.wiring import Width, Wire, wire
 
 EXAMPLE = torch.from_numpy(inputs(1))
@@ -44,9 +45,8 @@ def stairs(layer):
 
 def wires_of(net):
     config = prune_config(keep=0.5)
-    _, groups = structured._scored(net, EXAMPLE, config)
-    whole = [len(g.scores) for g in groups]
-    return structured._wires(net, EXAMPLE, config, whole), whole
+    found = Prunable(net, EXAMPLE, config)
+    return structured._wires(Prunable(net, EXAMPLE, config), EXAMPLE), found.widths
 
 
 def test_the_wires_of_a_resnet_by_hand():
@@ -79,10 +79,10 @@ def test_wires_tell_the_layers_of_any_widths(kind, seed):
     net = NETS[kind]()
     wires, whole = wires_of(net)
     chosen = [int(np.random.default_rng([seed, i]).integers(1, w + 1)) for i, w in enumerate(whole)]
-    graph, groups = structured._scored(net, EXAMPLE, prune_config(keep=0.5))
-    for group, kept in zip(groups, chosen, strict=True):
-        structured._narrow(graph, group, kept)
-    assert tuple(w.at(chosen) for w in wires) == layers_of(net, EXAMPLE)
+    found = Prunable(net, EXAMPLE, prune_config(keep=0.5))
+    for i, kept in enumerate(chosen):
+        found.narrow(i, kept)
+    assert tuple(w.at(chosen) for w in wires) == layers_of(found.net, EXAMPLE)
     assert tuple(w.at(whole) for w in wires) == tuple(w.layer for w in wires)
 
 
@@ -165,43 +165,39 @@ def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
     assert history
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     # Widths lie at the edges of steps; rebuilt from its history, the network is the same.
-    again = structured.rebuild(NETS[kind](), EXAMPLE, history)
+    again = rebuild(NETS[kind](), EXAMPLE, history)
     assert layers_of(again, EXAMPLE) == layers
     assert layers[-1].out_channels == 5
 
 
 @pytest.mark.parametrize("kind", NETS)
 def test_a_masked_group_answers_as_the_pruned_network(kind):
-    net, config = NETS[kind](), prune_config(keep=0.5)
-    graph, groups = structured._scored(net, EXAMPLE, config)
-    whole = outputs(net, SAMPLES)
-    for i, group in enumerate(groups):
-        kept = len(group.scores) // 2
-        with structured._masked(graph, group, kept):
-            masked = outputs(net, SAMPLES)
-        cut = NETS[kind]()
-        other, same = structured._scored(cut, EXAMPLE, config)
-        structured._narrow(other, same[i], kept)
-        np.testing.assert_allclose(masked, outputs(cut, SAMPLES), atol=1e-5)
+    config = prune_config(keep=0.5)
+    found = Prunable(NETS[kind](), EXAMPLE, config)
+    whole = outputs(found.net, SAMPLES)
+    for i, width in enumerate(found.widths):
+        with found.masked(i, width // 2):
+            masked = outputs(found.net, SAMPLES)
+        cut = Prunable(NETS[kind](), EXAMPLE, config)
+        cut.narrow(i, width // 2)
+        np.testing.assert_allclose(masked, outputs(cut.net, SAMPLES), atol=1e-5)
         assert np.abs(masked - whole).max() > 1e-3
-    np.testing.assert_array_equal(outputs(net, SAMPLES), whole)
-    assert not any(m._forward_hooks for m in net.modules())
+    np.testing.assert_array_equal(outputs(found.net, SAMPLES), whole)
+    assert not any(m._forward_hooks for m in found.net.modules())
 
 
 def test_what_a_width_loses_is_how_far_the_answers_move():
-    net, config = tiny_resnet(16), prune_config(keep=0.5)
-    graph, groups = structured._scored(net, EXAMPLE, config)
-    candidates = [[len(g.scores) // 4, len(g.scores) // 2, len(g.scores)] for g in groups]
-    losses = structured._losses(net, graph, groups, candidates, SAMPLES)
-    for i, (group, lost) in enumerate(zip(groups, losses, strict=True)):
+    config = prune_config(keep=0.5)
+    found = Prunable(tiny_resnet(16), EXAMPLE, config)
+    candidates = [[w // 4, w // 2, w] for w in found.widths]
+    for i, lost in enumerate(structured._losses(found, candidates, SAMPLES)):
         assert lost[-1] == pytest.approx(0.0, abs=1e-6) and list(lost) == sorted(lost, reverse=True)
-        cut = tiny_resnet(16)
-        other, same = structured._scored(cut, EXAMPLE, config)
-        structured._narrow(other, same[i], candidates[i][0])
-        p, q = (softmax(outputs(n, SAMPLES).astype(np.float64), axis=1) for n in (net, cut))
+        cut = Prunable(tiny_resnet(16), EXAMPLE, config)
+        cut.narrow(i, candidates[i][0])
+        answers = (outputs(n, SAMPLES).astype(np.float64) for n in (found.net, cut.net))
+        p, q = (softmax(answer, axis=1) for answer in answers)
         by_hand = (p * (np.log(p) - np.log(q))).sum(axis=1).mean()
         assert lost[0] == pytest.approx(by_hand, rel=1e-3) or lost[0] == lost[1]
-        assert len(group.scores) > 1
 
 
 def test_of_two_channels_that_cost_the_same_the_smaller_goes():

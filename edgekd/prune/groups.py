@@ -1,0 +1,168 @@
+"""Groups of channels that must be cut together, found, ranked and cut by Torch-Pruning."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.config import PruneConfig
+from edgekd.errors import UsageError
+
+History = list[Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are cut together: `scores` of those at the same place in each of `blocks` blocks."""
+
+    members: Any
+    blocks: int
+    scores: Tensor
+
+    def gone(self, kept: int) -> list[int]:
+        """The channels that the group lacks at this width: the least important ones, in each block."""
+        width = len(self.scores)
+        places = self.scores.argsort(stable=True)[: max(width - kept, 0)]
+        found: list[int] = torch.cat([places + i * width for i in range(self.blocks)]).sort().values.tolist()
+        return found
+
+
+class Prunable:
+    """A copy of a network whose groups can be cut; equal networks have the same groups in the same order.
+
+    Attributes:
+        net: the copy, in eval mode.
+        groups: what is cut together.
+    """
+
+    def __init__(self, module: nn.Module, example_input: Tensor, config: PruneConfig) -> None:
+        import torch_pruning as tp
+
+        importance = {
+            "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+            "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+            "random": tp.importance.RandomImportance,
+        }[config.importance]()
+        self.net = copy.deepcopy(module).eval()
+        self.groups: list[Group] = []
+        self._graph = _graph(self.net, example_input)
+        self._most = config.max_pruning_ratio
+        ignored = _ignored(self.net, example_input, config)
+        for members in list(self._graph.get_all_groups(ignored_layers=ignored)):
+            blocks = _blocks(members)
+            # Blocks lose the same channels, so those at the same place in each block are scored together.
+            scores = importance(members).detach().view(blocks, -1).mean(dim=0)
+            self.groups.append(Group(members, blocks, scores))
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the groups before any cut, in places of a block."""
+        return [len(group.scores) for group in self.groups]
+
+    @property
+    def history(self) -> History:
+        """The cuts so far, from which `rebuild` makes them again."""
+        found: History = self._graph.pruning_history()
+        return found
+
+    def least(self, index: int) -> int:
+        """The narrowest that a group may become."""
+        return math.ceil(round(self.widths[index] * (1 - self._most), 6))
+
+    def narrow(self, index: int, kept: int) -> None:
+        """Cuts the least important channels of a group."""
+        if gone := self.groups[index].gone(kept):
+            self._all_of(index, gone).prune()
+
+    @contextmanager
+    def masked(self, index: int, kept: int) -> Iterator[None]:
+        """While it is open, what `narrow` would cut is zero: answers are as if it had gone."""
+        import torch_pruning as tp
+
+        producers = (
+            tp.prune_conv_out_channels,
+            tp.prune_linear_out_channels,
+            tp.prune_batchnorm_out_channels,
+            tp.prune_depthwise_conv_out_channels,
+        )
+        gone, handles = self.groups[index].gone(kept), []
+        for dep, indices in self._all_of(index, gone) if gone else ():
+            if dep.handler in producers:
+                handles.append(dep.target.module.register_forward_hook(functools.partial(_zero, indices)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _all_of(self, index: int, gone: list[int]) -> Any:
+        """What must be cut with these channels; taken anew, since other cuts may have moved the indices."""
+        root = self.groups[index].members[0].dep
+        return self._graph.get_pruning_group(root.target.module, root.handler, gone)
+
+
+def _zero(indices: list[int], module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """A forward hook that clears channels."""
+    axis = -1 if isinstance(module, nn.Linear) else 1
+    return output.index_fill(axis, torch.tensor(indices), 0.0)
+
+
+def _graph(module: nn.Module, example_input: Tensor) -> Any:
+    """Which layers must be cut together. Found by following autograd, so nothing is frozen meanwhile."""
+    import torch_pruning as tp
+
+    frozen = [p for p in module.parameters() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(module, example_input)
+    for p in frozen:
+        p.requires_grad_(False)
+    return graph
+
+
+def _blocks(group: Any) -> int:
+    """Into how many equal blocks a grouped convolution or GroupNorm divides the group's channels."""
+    found = [1]
+    for dep, _ in group:
+        layer = dep.target.module
+        if isinstance(layer, nn.GroupNorm):
+            found.append(layer.num_groups)
+        elif isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.out_channels:
+            found.append(layer.groups)
+    return max(found)
+
+
+def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
+    """The layers named in the recipe, and those that make the outputs: classes are not channels."""
+    modules = dict(module.named_modules())
+    for path in config.ignored_layers:
+        if path not in modules:
+            layers = [n for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)]
+            raise UsageError(f"prune.ignored_layers: no layer {path!r}", hint=f"layers: {', '.join(layers)}")
+    last: list[nn.Module] = []
+    hooks = [
+        m.register_forward_hook(lambda m, *_: last.append(m))
+        for m in module.modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        module(example_input)
+    for hook in hooks:
+        hook.remove()
+    return [modules[path] for path in config.ignored_layers] + last[-1:]
+
+
+def rebuild(module: nn.Module, example_input: Tensor, history: History) -> nn.Module:
+    """A copy of the unpruned network cut to the recorded architecture; weights are loaded afterwards."""
+    cut = copy.deepcopy(module).eval()
+    _graph(cut, example_input).load_pruning_history(history)
+    return cut
