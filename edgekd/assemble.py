@@ -21,6 +21,7 @@ from edgekd.judgement import judge
 from edgekd.nodes import Emission, Node, Plan, library_version
 from edgekd.plan import evaluation_of
 from edgekd.report import schema
+from edgekd.report.records import PredictedLatency
 from edgekd.stages.context import Context
 from edgekd.store import Entry, hash_of, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions, Verdict
@@ -219,10 +220,18 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         metrics=(_metric(made, found, None),),
         robust_accuracy=entry.result.get("robust_accuracy"),
         head_accuracy=entry.result.get("head_accuracy", {}),
-        predicted_latency=entry.result.get("predicted_latency"),
+        predicted_latency=_predicted(made.plan, node, entry.result.get("predicted_latency")),
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )
+
+
+def _predicted(plan: Plan, node: Node, found: Mapping[str, float] | None) -> PredictedLatency | None:
+    """What was predicted, with what it was measured on: told for all targets that share the network."""
+    if found is None:
+        return None
+    kinds = {timings_of.kind(target) for target in plan.targets if target.name in node.targets}
+    return PredictedLatency(**found, kind="measured" if kinds == {"measured"} else "host")
 
 
 def _in_the_chain(plan: Plan) -> list[Node]:

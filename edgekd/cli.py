@@ -167,23 +167,25 @@ def profile(
     from rich.console import Console
 
     from edgekd import config, terminal
+    from edgekd.devices.local import local_kind
     from edgekd.latency import profile as profiling
     from edgekd.pipeline import resolve
     from edgekd.progress import Display
     from edgekd.store import Store
 
-    store, chosen = Store(Store.default_root()), config.load_target(target)
+    store = Store(Store.default_root())
     if recipe is None:
-        layers = tuple(profiling.common_layers())
+        chosen, layers = config.load_target(target), tuple(profiling.common_layers())
     else:
-        layers = profiling.student_layers(resolve(recipe, {}, {}, None, [target])[0])
+        found, (chosen,) = resolve(recipe, {}, {}, None, [target])
+        layers = profiling.student_layers(found)
     with Display(Console(quiet=json_)) as display:
         table = profiling.profile(chosen, layers, store, display)
     path = profiling.path_of(table.clock, store)
     if json_:
         terminal.emit_json({"table": str(path), "steps": profiling.steps(table, layers)})
     else:
-        terminal.show_steps(profiling.steps(table, layers), table.kind, path)
+        terminal.show_steps(profiling.steps(table, layers), local_kind(chosen), path)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd import losses, models, tasks, teachers
+from edgekd import losses, models, processes, tasks, teachers
 from edgekd.config import (
     CalibrationPolicy,
     DistillConfig,
@@ -316,6 +316,11 @@ def _pruned(
         return student
     config: dict[str, Any] = {"prune": recipe.prune.model_dump()}
     if recipe.prune.goal == "latency_ms":
+        if processes.count() > 1:
+            raise UsageError(
+                'prune.goal = "latency_ms" measures: processes that train together would disturb each other',
+                hint="run this recipe in one process",
+            )
         config["clock"] = clock_here(target, host).model_dump()
         label = f"prune-{target.runtime.name}-{hash_of(config['clock'])[:6]}"
     else:

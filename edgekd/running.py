@@ -45,6 +45,8 @@ def run_stages(context: Context, until: str | None = None) -> None:
         context.entries[node.label] = entry
         if node.stage == "data":
             demands.check(context.plan.recipe, context.task)
+            if any("clock" in node.config for node in nodes):
+                importlib.import_module(STAGES["prune"].module).check(context)
         if history := entry.result.get("history"):
             context.watch(node.label, history)
 

@@ -83,7 +83,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """(format, scheme, signedness) -> (torch module that was exported, its file); each made once."""
+    """(format, scheme, signedness, source) -> (torch module that was exported, its file); each made once."""
     import nets
     import torch
 
@@ -91,18 +91,18 @@ def exported(tmp_path_factory):
     from edgekd.quantize import qat, schemes
 
     folder = tmp_path_factory.mktemp("exported")
-    source, made = nets.tiny_resnet(), {}
+    sources, made = {"resnet": nets.tiny_resnet(), "mobilenet": nets.tiny_mobilenet()}, {}
     example = torch.from_numpy(nets.inputs(1))
 
-    def export(format, scheme, activations="signed"):
-        key = format, scheme, activations
+    def export(format, scheme, activations="signed", source="resnet"):
+        key = format, scheme, activations, source
         if key not in made:
             if scheme == "static_wi8_ai8":
-                if "net" not in made:
-                    made["net"] = qat.prepare(source, nets.inputs(48), nets.policy())
-                module = schemes.lower(made["net"], example, activations)
+                if source not in made:
+                    made[source] = qat.prepare(sources[source], nets.inputs(48), nets.policy())
+                module = schemes.lower(made[source], example, activations)
             else:
-                module = schemes.fold_batch_norm(source)
+                module = schemes.fold_batch_norm(sources[source])
             path = folder / ("-".join(key) + exporters.SUFFIXES[format])
             nets.write(module, path, format, scheme)
             made[key] = module, path

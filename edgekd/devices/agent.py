@@ -139,7 +139,8 @@ def ratios(job: Job, emit: Emit) -> None:
     """Compares models with a reference until each ratio is known to `precision`, or max_rounds are over.
 
     A turn counts where the reference had its full speed before and after it. Programs beside this one
-    slow different layers by different factors, so a ratio taken meanwhile would be another one.
+    slow different layers by different factors, so a ratio taken meanwhile would be another one. What full
+    speed is shows only by and by: a turn that looked like it no longer counts once the reference was faster.
     """
     seed = int(job["seed"])
 
@@ -151,24 +152,33 @@ def ratios(job: Job, emit: Emit) -> None:
         turn_of(job["reference"]), float(job.get("fastest_ms") or "inf"), float(job["full_speed"])
     )
     turns = [(turn_of(model), _Ratios(str(model["id"]))) for model in job["models"]]
+
+    def known(kept: _Ratios) -> bool:
+        kept.drop(lambda found_ms: not reference.is_full_speed(found_ms))
+        enough = len(kept.values) >= max(int(job["min_rounds"]), 1)
+        return enough and (
+            len(kept.values) >= int(job["max_rounds"]) or kept.is_precise(float(job["precision"]))
+        )
+
     gc.collect()
     gc.disable()
     unsure = collections.deque(turns)
-    while unsure:
+    while unsure := unsure or collections.deque(t for t in turns if not known(t[1])):
         turn, kept = unsure.popleft()
         before = reference.at_full_speed()
         value = turn.fastest_ms()
         after = reference.take_ms()
         if reference.is_full_speed(after):
-            kept.values.append(value / ((before + after) / 2))
+            kept.add(value / ((before + after) / 2), max(before, after))
             reference.since = time.monotonic()
-        known = kept.known(int(job["min_rounds"]), float(job["precision"]))
-        if not known and len(kept.values) < int(job["max_rounds"]):
+        if not known(kept):
             unsure.append((turn, kept))
     gc.enable()
     emit("reference", fastest_ms=reference.fastest_ms)
     for _, kept in turns:
-        emit("ratios", id=kept.id, values=kept.values)
+        middle, error = kept.median()
+        found = {"value": middle, "standard_error": error, "reference_ms": kept.slowest_ms()}
+        emit("ratios", id=kept.id, num_turns=len(kept.values), **found)
 
 
 class _Reference:
@@ -203,19 +213,39 @@ class _Reference:
 
 
 class _Ratios:
-    """What one model took in units of the reference, round by round."""
+    """What one model took in units of the reference, and what the reference took around it."""
 
     def __init__(self, id: str) -> None:
         self.id = id
-        self.values: list[float] = []
+        self._kept: list[tuple[float, float]] = []
 
-    def known(self, min_rounds: int, precision: float) -> bool:
-        """Whether the median's standard error, from the median deviation, is at most `precision` of it."""
-        if len(self.values) < max(min_rounds, 1):
-            return False
+    @property
+    def values(self) -> list[float]:
+        """The ratios, in order."""
+        return [value for value, _ in self._kept]
+
+    def add(self, value: float, reference_ms: float) -> None:
+        """Keeps one turn's."""
+        self._kept.append((value, reference_ms))
+
+    def drop(self, disturbed: Callable[[float], bool]) -> None:
+        """Forgets turns around which the reference was disturbed."""
+        self._kept = [one for one in self._kept if not disturbed(one[1])]
+
+    def slowest_ms(self) -> float:
+        """What the reference took at most around a turn."""
+        return max(found_ms for _, found_ms in self._kept)
+
+    def median(self) -> tuple[float, float]:
+        """Median and its standard error, from the median deviation."""
         middle = statistics.median(self.values)
         spread = 1.4826 * statistics.median(abs(value - middle) for value in self.values)
-        return bool(1.2533 * spread / len(self.values) ** 0.5 <= precision * middle)
+        return middle, 1.2533 * spread / len(self.values) ** 0.5
+
+    def is_precise(self, precision: float) -> bool:
+        """Whether the standard error is at most that share of the median."""
+        middle, error = self.median()
+        return error <= precision * middle
 
 
 def memory(job: Job, emit: Emit) -> None:

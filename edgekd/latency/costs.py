@@ -7,6 +7,7 @@ layer costs what its chain takes beyond the overhead, or beyond the chain before
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,8 +33,9 @@ def before(layer: Layer) -> Chain:
     if layer.kind in ("conv", "depthwise"):
         return ()
     if layer.kind == "linear":
-        pool = Layer("global_pool", 2, 2, layer.in_channels, layer.in_channels)
-        return (*before(pool), pool)
+        # Of little cost itself, however wide: what is looked for is the difference.
+        wide = layer.in_channels
+        return Layer("depthwise", 2, 2, wide, wide, 3, 1, 1), Layer("global_pool", 2, 2, wide, wide)
     return (Layer("conv", layer.height, layer.width, layer.in_channels, layer.in_channels),)
 
 
@@ -110,15 +112,19 @@ class Costs:
         outside = _is_outside(rows, layer.in_channels) or _is_outside(axis_out, layer.out_channels)
         return Cost(value, outside)
 
+    def error(self, layer: Layer) -> float:
+        """The standard error of what `timed` says, without that of the overhead."""
+        return math.hypot(*(self._table.ratios[chain].standard_error for chain in chains_of(layer)))
+
     def timed(self, layer: Layer) -> float:
         """The cost of a layer that was timed itself."""
         ratios, ahead = self._table.ratios, before(layer)
         try:
             if ahead:
                 moved = layer.out_elements - ahead[-1].out_elements
-                longer, shorter = ratios[(*ahead, layer)][0], ratios[ahead][0]
+                longer, shorter = ratios[(*ahead, layer)].value, ratios[ahead].value
                 return max(longer - shorter - self.overhead.per_element * moved, 0.0)
-            whole = ratios[(layer,)][0]
+            whole = ratios[(layer,)].value
         except KeyError as error:
             raise MeasurementError(
                 f"the latency table is not finished: {chain_text(error.args[0])} was not timed",
@@ -137,7 +143,7 @@ class Costs:
         elements, left = [], []
         for side, channels in _BASE:
             layer = Layer("conv", side, side, channels, channels)
-            times = [ratios[(layer,) * n][0] for n in _REPEATS]
+            times = [ratios[(layer,) * n].value for n in _REPEATS]
             _, rest = np.polyfit(_REPEATS, times, 1)
             elements.append(layer.in_elements + layer.out_elements)
             left.append(rest)
@@ -146,10 +152,13 @@ class Costs:
 
 
 def _along(axis: Mapping[int, float], width: int, layer: Layer) -> float:
-    """The cost at a width between those that were timed; outside, the nearest two are drawn on."""
+    """The cost at a width between those that were timed.
+
+    Beyond the widest the last two are drawn on; a kernel does not run less than its narrowest step.
+    """
     widths = sorted(axis)
-    if width in axis:
-        return axis[width]
+    if width in axis or width < widths[0]:
+        return axis[max(width, widths[0])]
     if len(widths) == 1 or width > 2 * widths[-1]:
         raise MeasurementError(
             f"the latency table knows {layer.shape} up to {widths[-1]} channels: {layer} is far outside",
@@ -162,11 +171,11 @@ def _along(axis: Mapping[int, float], width: int, layer: Layer) -> float:
 
 def _step(axis: Mapping[int, float], coarse: Sequence[int], width: int, layer: Layer) -> float:
     """How far the finer widths lie above or below the line between the coarse ones."""
-    if _is_outside(axis, width):
+    if not min(axis) <= width <= max(axis):
         return 1.0
     line = _along({w: axis[w] for w in coarse}, width, layer)
     return _along(axis, width, layer) / line if line > 0 else 1.0
 
 
 def _is_outside(axis: Mapping[int, float], width: int) -> bool:
-    return not min(axis) <= width <= max(axis)
+    return width > max(axis)

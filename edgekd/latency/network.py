@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,9 @@ _FREE = {
     aten._native_batch_norm_legit_no_training.default,
     aten.cudnn_batch_norm.default,
     aten.permute.default,
+    aten.squeeze.default,
     aten.squeeze.dim,
+    aten.squeeze.dims,
     aten.t.default,
     aten.transpose.int,
     aten.unsqueeze.default,
@@ -38,6 +39,7 @@ _FREE = {
     aten.reshape.default,
     aten._to_copy.default,
 }
+_WITH_BOUNDS = {aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default}
 _RELUS = {
     aten.relu.default,
     aten.relu_.default,
@@ -91,6 +93,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         elif func in _RELUS:
             if id(args[0]) not in self._before_relu:
                 raise _unknown(func, "apart from a convolution, a linear layer or a sum before it")
+            low = args[1] if len(args) > 1 else -1  # hardtanh's own
+            if func in _WITH_BOUNDS and low != 0:
+                raise _unknown(func, f"from {low}")
         elif func in _FREE:
             first = result[0] if isinstance(result, tuple) else result
             if id(args[0]) in self._before_relu and isinstance(first, Tensor):
@@ -103,7 +108,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
 def _unknown(func: Any, form: str = "") -> UsageError:
     return UsageError(
         f"operator {func} {form}".rstrip() + " is not in latency tables",
-        hint=f"they know: {', '.join(KINDS)}, and ReLU behind all but the last",
+        hint=f"they know: {', '.join(KINDS)}, and ReLU behind them",
     )
 
 
@@ -111,7 +116,8 @@ def _convolution(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
     x, weight, _, stride, padding, dilation, transposed, _, groups = args
     inner, outer = int(x.shape[1]), int(result.shape[1])
     same = len({*weight.shape[2:]}) == len({*stride}) == len({*padding}) == 1
-    if x.dim() != 4 or not same or transposed or {*dilation} != {1} or groups not in (1, inner):
+    known = groups == 1 or (groups == inner == outer)
+    if x.dim() != 4 or not same or transposed or {*dilation} != {1} or not known:
         raise _unknown(func, f"with kernel {tuple(weight.shape[2:])}, dilation {dilation}, groups {groups}")
     kind: Kind = "conv" if groups == 1 else "depthwise"
     height, width = (int(s) for s in x.shape[2:])
@@ -135,7 +141,11 @@ def _sum(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
 
 def _global_pool(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
     x = args[0]
-    if x.dim() != 4 or math.prod(result.shape) != x.shape[0] * x.shape[1]:
+    pooled = (*result.shape, 1, 1)[:4] == (*x.shape[:2], 1, 1)
+    # A mean may be over other dimensions than the image's and leave as many values.
+    if func is aten.mean.dim:
+        pooled = pooled and {d % 4 for d in args[1]} == {2, 3}
+    if x.dim() != 4 or not pooled:
         raise _unknown(func, "other than the mean over a whole image")
     _, channels, height, width = (int(s) for s in x.shape)
     return Layer("global_pool", height, width, channels, channels)
@@ -177,6 +187,8 @@ def predict(layers: Iterable[Layer], costs: Costs) -> Prediction:
         MeasurementError: the table does not know a layer.
     """
     layers = tuple(layers)
+    if not layers:
+        raise UsageError("a network without any layer that latency tables know")
     found = [(layer, costs.of(layer)) for layer in layers]
     overhead = costs.overhead.of(layers[0].in_elements, layers[-1].out_elements)
     return Prediction(

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from edgekd import probes, runtimes
 from edgekd.config import Recipe, Target
-from edgekd.devices.local import host_info, local_kind
+from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.latency.costs import Costs
 from edgekd.latency.profiler import STRAIGHT, axes_of, fill
-from edgekd.latency.table import Clock, Table, clock_of, load_for
+from edgekd.latency.table import VERSION, Clock, Table, clock_of, load_for
 from edgekd.latency.timing import measure_here
 from edgekd.layers import Layer
 from edgekd.progress import QUIET, Display
@@ -42,7 +44,7 @@ def clock_here(target: Target, host: Mapping[str, Any] | None = None) -> Clock:
 
 def path_of(clock: Clock, store: Store) -> Path:
     """Where the table of a clock lies."""
-    return store.root / "latency" / f"{hash_of(clock.model_dump())[:24]}.json"
+    return store.root / "latency" / f"{hash_of([VERSION, clock.model_dump()])[:24]}.json"
 
 
 def profile(target: Target, layers: Iterable[Layer], store: Store, display: Display = QUIET) -> Table:
@@ -60,9 +62,19 @@ def profile(target: Target, layers: Iterable[Layer], store: Store, display: Disp
     """
     clock = clock_here(target)
     path = path_of(clock, store)
-    table = load_for(path, clock) if path.is_file() else Table(clock, local_kind(target))
-    fill(layers, table, measure_here(table, path, display))
-    table.save(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        display.line("  another run measures into the same latency table: waiting")
+        lock.acquire()
+    try:
+        table = load_for(path, clock) if path.is_file() else Table(clock)
+        fill(layers, table, measure_here(table, path, display))
+        table.save(path)
+    finally:
+        lock.release()
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from edgekd.latency.costs import Costs, base_chains, chains_of
@@ -14,6 +15,7 @@ Measure = Callable[[Sequence[Chain], str], None]
 
 # Between two widths a straight line will do where the middle lies this close to it.
 STRAIGHT = 0.06
+_SURE = 3.0  # standard errors that a bend must stand out by
 
 
 def fill(layers: Iterable[Layer], table: Table, measure: Measure) -> None:
@@ -26,9 +28,10 @@ def fill(layers: Iterable[Layer], table: Table, measure: Measure) -> None:
     """
     grids = _grids(layers, table.grids)
     wanted = [chain for layer in _corners(grids) for chain in chains_of(layer)]
-    _measure_missing([*base_chains(), *wanted], table, measure, "widths")
+    coarse = [*base_chains(), *wanted]
+    _measure_missing(coarse, table, measure, "widths")
     table.grids.update({layer.shape: grid for layer, grid in grids.items()})
-    _refine(grids, table, measure)
+    _refine(grids, coarse, table, measure)
 
 
 def _grids(layers: Iterable[Layer], known: dict[str, Grid]) -> dict[Layer, Grid]:
@@ -50,13 +53,13 @@ def _grids(layers: Iterable[Layer], known: dict[str, Grid]) -> dict[Layer, Grid]
 
 
 def coarse_widths(widest: int) -> set[int]:
-    """Widths up to the widest: the steps of kernels are of 4, 8 and 16 channels, rougher where wide.
-
-    An image has no other number of channels than its own.
-    """
+    """Widths up to the widest: the steps of kernels are of 4, 8 and 16 channels, rougher where wide."""
     if widest < 4:
-        return {widest}
-    grid = {4, *range(8, 33, 8), *range(48, 65, 16), *range(96, 129, 32), *range(192, widest, 64)}
+        return {*range(1, widest + 1)}
+    grid, more = {4, 8, 16, 24, 32}, 48
+    while more < widest:  # 48, 64, 96, 128, 192, 256, ...
+        grid |= {more, more // 3 * 4}
+        more *= 2
     return {w for w in grid if w < widest} | {widest}
 
 
@@ -67,15 +70,17 @@ def _corners(grids: dict[Layer, Grid]) -> Iterable[Layer]:
                 yield layer.at(inner, outer)
 
 
-def _refine(grids: dict[Layer, Grid], table: Table, measure: Measure) -> None:
-    """Splits each gap of each axis until a straight line describes it."""
+def _refine(grids: dict[Layer, Grid], known: Sequence[Chain], table: Table, measure: Measure) -> None:
+    """Splits each gap of each axis until a straight line describes it; `known` has been timed."""
+    wanted = list(known)
     axes = [axis for layer, grid in grids.items() for axis in axes_of(layer, grid)]
     gaps = [(axis, a, b) for axis in axes for a, b in axis.gaps()]
     first = True
     while gaps:
         tried = [(axis, a, b, _inside(a, b, first)) for axis, a, b in gaps]
         layers = [axis.layer_at(width) for axis, _, _, widths in tried for width in widths]
-        _measure_missing([chain for layer in layers for chain in chains_of(layer)], table, measure, "steps")
+        wanted += [chain for layer in layers for chain in chains_of(layer)]
+        _measure_missing(wanted, table, measure, "steps")
         costs, gaps, first = Costs(table), [], False
         for axis, a, b, widths in tried:
             axis.fine.update(widths)
@@ -95,7 +100,8 @@ def _inside(a: int, b: int, first: bool) -> list[int]:
 def _is_straight(axis: Axis, a: int, width: int, b: int, costs: Costs) -> bool:
     low, here, high = (costs.timed(axis.layer_at(w)) for w in (a, width, b))
     line = low + (width - a) / (b - a) * (high - low)
-    return abs(here - line) <= STRAIGHT * max(low, here, high)
+    unsure = _SURE * math.hypot(*(costs.error(axis.layer_at(w)) for w in (a, width, b)))
+    return abs(here - line) <= max(STRAIGHT * max(low, here, high), unsure)
 
 
 class Axis:
@@ -139,6 +145,7 @@ def _keep(axes: list[Axis], table: Table) -> None:
 
 
 def _measure_missing(chains: Iterable[Chain], table: Table, measure: Measure, what: str) -> None:
-    missing = [chain for chain in dict.fromkeys(chains) if chain not in table.ratios]
-    if missing:
+    wanted = dict.fromkeys(chains)
+    # Measuring may show that what was measured before was disturbed: then that is missing again.
+    while missing := [chain for chain in wanted if chain not in table.ratios]:
         measure(missing, what)

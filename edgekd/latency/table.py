@@ -1,7 +1,7 @@
 """A latency table: what chains of layers took on one target.
 
 Everything is kept in units of one reference chain that was timed in turns with all others, since
-processors change their clocks while they are measured.
+processors change their clocks, and are shared, while they are measured.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -88,10 +88,17 @@ class _File(Strict):
 
     edgekd_latency_table: int
     clock: Clock
-    kind: str
     fastest_ms: float | None
     grids: dict[str, Grid]
-    ratios: dict[str, tuple[float, float]] = Field(strict=False)
+    ratios: dict[str, tuple[float, float, float]] = Field(strict=False)
+
+
+class Ratio(NamedTuple):
+    """What a chain takes in units of the reference, how sure that is, and what the reference took then."""
+
+    value: float
+    standard_error: float
+    reference_ms: float
 
 
 @dataclass
@@ -100,17 +107,24 @@ class Table:
 
     Attributes:
         clock: whose times they are.
-        kind: `measured` on the target itself, or `host`.
         fastest_ms: what the reference took at full speed, the unit of all else.
         grids: shape of a layer -> widths that were timed.
-        ratios: chain -> (time in units of the reference, standard error of it).
+        ratios: what each chain takes.
     """
 
     clock: Clock
-    kind: str
     fastest_ms: float | None = None
     grids: dict[str, Grid] = field(default_factory=dict)
-    ratios: dict[Chain, tuple[float, float]] = field(default_factory=dict)
+    ratios: dict[Chain, Ratio] = field(default_factory=dict)
+
+    def add(self, found: Mapping[Chain, Ratio], full_speed: float) -> None:
+        """Takes up new measurements; those of times that turn out to have been disturbed are forgotten.
+
+        A time counts where the reference took at most `full_speed` times what it took at its fastest.
+        """
+        self.ratios.update(found)
+        slow = full_speed * self.unit_ms
+        self.ratios = {chain: ratio for chain, ratio in self.ratios.items() if ratio.reference_ms <= slow}
 
     @property
     def unit_ms(self) -> float:
@@ -124,10 +138,9 @@ class Table:
         record = _File(
             edgekd_latency_table=VERSION,
             clock=self.clock,
-            kind=self.kind,
             fastest_ms=self.fastest_ms,
             grids=dict(sorted(self.grids.items())),
-            ratios={chain_text(chain): value for chain, value in sorted(self.ratios.items())},
+            ratios={chain_text(chain): ratio for chain, ratio in sorted(self.ratios.items())},
         )
         write_atomic(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 
@@ -143,19 +156,20 @@ def load(path: Path) -> Table:
         if found.edgekd_latency_table != VERSION:
             raise UsageError(
                 f"{path}: a latency table of version {found.edgekd_latency_table}",
-                hint=f"this edgekd reads version {VERSION}; measure again: edgekd profile",
+                hint=f"this edgekd reads version {VERSION}; delete it, edgekd profile makes it anew",
             )
         ratios = {
-            tuple(parse(part) for part in text.split(" > ")): value for text, value in found.ratios.items()
+            tuple(parse(part) for part in text.split(" > ")): Ratio(*value)
+            for text, value in found.ratios.items()
         }
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file", hint="edgekd profile makes it") from None
     except (ValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"{path}: not a latency table: {reason}", hint="measure again: edgekd profile"
+            f"{path}: not a latency table: {reason}", hint="delete it; edgekd profile makes it anew"
         ) from None
-    return Table(found.clock, found.kind, found.fastest_ms, dict(found.grids), ratios)
+    return Table(found.clock, found.fastest_ms, dict(found.grids), ratios)
 
 
 def load_for(path: Path, clock: Clock) -> Table:

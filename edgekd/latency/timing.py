@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd import probes
 from edgekd.devices.local import run_agent
+from edgekd.errors import MeasurementError
 from edgekd.latency.profiler import Measure
-from edgekd.latency.table import REFERENCE, Chain, Clock, Table, chain_text
+from edgekd.latency.table import REFERENCE, Chain, Clock, Ratio, Table, chain_text
 from edgekd.progress import QUIET, Display
 
 BATCH = 48  # files a process, then the table is saved
@@ -45,11 +45,11 @@ def _time(chains: Sequence[Chain], table: Table) -> None:
             for i, chain in enumerate(chains)
         }
         found = ratios_of(files, table, Path(folder))
-    table.ratios.update({chain: found[chain_text(chain)] for chain in chains})
+    table.add({chain: found[chain_text(chain)] for chain in chains}, FULL_SPEED)
 
 
-def ratios_of(files: Mapping[str, Path], table: Table, folder: Path) -> dict[str, tuple[float, float]]:
-    """What files take in units of a table's reference: name -> (ratio, standard error).
+def ratios_of(files: Mapping[str, Path], table: Table, folder: Path) -> dict[str, Ratio]:
+    """What files take in units of a table's reference, by name.
 
     Args:
         files: name -> model file in the format of the table's clock.
@@ -71,16 +71,21 @@ def ratios_of(files: Mapping[str, Path], table: Table, folder: Path) -> dict[str
         "fastest_ms": table.fastest_ms,
         "seed": 0,
     }
-    events = run_agent(job, time_limit_s=TIME_LIMIT_S)
+    try:
+        events = run_agent(job, time_limit_s=TIME_LIMIT_S)
+    except MeasurementError as error:
+        if table.fastest_ms is None or "never undisturbed" not in error.message:
+            raise
+        raise MeasurementError(
+            f"{error.message}, which was {table.fastest_ms:.4g} ms when the table was begun",
+            hint=f"{error.hint}; a computer that is slower for good needs a new table: delete the old one",
+        ) from None
     table.fastest_ms = next(event["fastest_ms"] for event in events if event["event"] == "reference")
-    return {event["id"]: _summary(event["values"]) for event in events if event["event"] == "ratios"}
-
-
-def _summary(values: Sequence[float]) -> tuple[float, float]:
-    """Median, and its standard error by the median deviation."""
-    middle = statistics.median(values)
-    spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
-    return middle, 1.2533 * spread / len(values) ** 0.5
+    return {
+        event["id"]: Ratio(event["value"], event["standard_error"], event["reference_ms"])
+        for event in events
+        if event["event"] == "ratios"
+    }
 
 
 def _written(chain: Chain, clock: Clock, path: Path) -> Path:

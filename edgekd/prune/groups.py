@@ -56,7 +56,10 @@ class Prunable:
         self._graph = _graph(self.net, example_input)
         self._most = config.max_pruning_ratio
         ignored = _ignored(self.net, example_input, config)
+        makers = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
         for members in list(self._graph.get_all_groups(ignored_layers=ignored)):
+            if not any(dep.handler in makers for dep, _ in members):
+                continue  # channels of the network's input, on a depthwise convolution: nothing makes them
             blocks = _blocks(members)
             # Blocks lose the same channels, so those at the same place in each block are scored together.
             scores = importance(members).detach().view(blocks, -1).mean(dim=0)

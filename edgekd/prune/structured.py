@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.config import PruneConfig
@@ -19,6 +20,7 @@ from edgekd.prune import widths
 from edgekd.prune.groups import History, Prunable
 from edgekd.prune.wiring import Wire, wire
 
+_BATCH = 128
 SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
 
 
@@ -121,6 +123,7 @@ def prune_by_price(
     price: widths.Price,
     limit: float,
     samples: Tensor,
+    columns: Sequence[slice],
     seed: int,
 ) -> tuple[nn.Module, History, float]:
     """A pruned copy whose layers together cost at most `limit`, its history, and what they cost.
@@ -136,6 +139,7 @@ def prune_by_price(
         price: of a layer.
         limit: of all layers, in the price's unit.
         samples: inputs (N, *shape) that are not the test's.
+        columns: of the outputs, those of each head.
         seed: for the importance `random`.
 
     Raises:
@@ -149,7 +153,7 @@ def prune_by_price(
     candidates = widths.edges(wires, found.widths, least, price)
     if all(len(c) == 1 for c in candidates):
         raise _nothing(module, "that any width would make cheaper")
-    chosen = widths.choose(wires, candidates, _losses(found, candidates, samples), price, limit)
+    chosen = widths.choose(wires, candidates, _losses(found, candidates, samples, columns), price, limit)
     for i, kept in enumerate(chosen):
         found.narrow(i, kept)
     return found.net, found.history, widths.total(wires, chosen, price)
@@ -158,24 +162,34 @@ def prune_by_price(
 def _wires(found: Prunable, example_input: Tensor) -> tuple[Wire, ...]:
     """Found by narrowing one group after the other, and looking at what has become narrower."""
     traces = [layers_of(found.net, example_input)]
-    narrowed = [i for i, width in enumerate(found.widths) if width > 1]
+    # A depthwise convolution of one channel would be told as another kind of layer.
+    narrowed = [i for i, width in enumerate(found.widths) if width > 2]
     for i in narrowed:
         found.narrow(i, found.widths[i] - 1)
         traces.append(layers_of(found.net, example_input))
-    return wire(traces, found.widths, narrowed)
+    try:
+        return wire(traces, found.widths, narrowed)
+    except ValueError as error:
+        raise UsageError(f"prune: {error}", hint="prune.ignored_layers leaves layers whole") from None
 
 
 @torch.no_grad()
-def _losses(found: Prunable, candidates: list[list[int]], samples: Tensor) -> list[NDArray[np.float64]]:
+def _losses(
+    found: Prunable, candidates: list[list[int]], samples: Tensor, columns: Sequence[slice]
+) -> list[NDArray[np.float64]]:
     """For each group how far the answers move at each of its widths, the others being whole."""
-    whole = found.net(samples).log_softmax(dim=1)
-    losses = []
+
+    def answers() -> list[Tensor]:
+        logits = torch.cat([found.net(samples[i : i + _BATCH]) for i in range(0, len(samples), _BATCH)])
+        return [logits[:, head].log_softmax(dim=1) for head in columns]
+
+    whole, losses = answers(), []
     for i, choices in enumerate(candidates):
         moved = []
         for kept in choices:
             with found.masked(i, kept):
-                answer = found.net(samples).log_softmax(dim=1)
-            moved.append(float(nn.functional.kl_div(answer, whole, reduction="batchmean", log_target=True)))
+                pairs = list(zip(answers(), whole, strict=True))
+            moved.append(sum(float(kl_div(a, b, reduction="batchmean", log_target=True)) for a, b in pairs))
         # A narrower group never counts as better: what it gains here is chance.
         losses.append(np.maximum.accumulate(np.array(moved)[::-1])[::-1])
     return losses

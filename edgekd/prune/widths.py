@@ -1,9 +1,9 @@
-"""The widths of all groups at once: the least importance lost within a budget.
+"""The widths of all groups at once: the least lost within a budget.
 
 A layer's price depends on the widths of the groups on both of its sides, so groups cannot be chosen one by
 one. A mixed-integer programme chooses them together: one binary for each width of each group, and
 for each set of groups that share layers the share of each combination of widths, whose marginals are those
-binaries (the local polytope of a graphical model, Wainwright and Jordan 2008). HiGHS solves it exactly.
+binaries (the local polytope of a graphical model, Wainwright and Jordan 2008). HiGHS solves it to GAP.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from edgekd.prune.wiring import Wire
 # What a layer costs: in time, multiplications or parameters.
 Price = Callable[[Layer], float]
 
-GAP = 1e-3  # the loss of importance may be that much above the best one
+GAP = 1e-3  # what is lost may be that much more than the least
 TIME_LIMIT_S = 60.0
+_GOOD_ENOUGH = 0.05  # as GAP, where the time is up
 MOST_CANDIDATES = 12
 # A wider group that costs so little more, of what its layers cost, costs the same: tables are not better.
 _SAME = 0.02
@@ -81,20 +82,21 @@ def choose(
     price: Price,
     budget: float,
 ) -> list[int]:
-    """The widths that lose the least importance at a price of at most `budget`.
+    """The widths that lose the least at a price of at most `budget`.
 
     Args:
         wires: the layers.
         candidates: for each group its widths, ascending.
-        losses: for each group the importance lost at each candidate.
+        losses: for each group what is lost at each candidate.
         price: of a layer.
         budget: in the price's unit.
 
     Raises:
-        UsageError: even the narrowest network costs more, with what that costs; or no answer in time.
+        OutOfReach: even the narrowest network costs more.
+        UsageError: no answer that is known to be good, in time.
     """
     narrowest = [min(widths) for widths in candidates]
-    if (least := total(wires, narrowest, price)) > budget:
+    if (least := total(wires, narrowest, price)) > budget or budget <= 0:
         raise OutOfReach(least)
     programme = _Programme(candidates, losses)
     for groups, members in _together(wires).items():
@@ -196,8 +198,11 @@ class _Programme:
             ),
             options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
         )
-        if found.x is None:
-            raise UsageError(f"prune: no widths were found within {TIME_LIMIT_S:.0f} s: {found.message}")
+        if found.x is None or (found.status != 0 and found.mip_gap > _GOOD_ENOUGH):
+            raise UsageError(
+                f"prune: no good widths were found within {TIME_LIMIT_S:.0f} s: {found.message}",
+                hint="prune.ignored_layers leaves layers whole, which makes the choice smaller",
+            )
         return [
             self._candidates[group][int(np.argmax(found.x[columns]))]
             for group, columns in enumerate(self._columns)

@@ -322,7 +322,7 @@ def _predicted(s: StageRecord) -> str:
     p = s.predicted_latency
     if p is None:
         return words.ABSENT
-    return f"{p.pruned_ms:.3g} of {p.whole_ms:.3g}, asked {p.limit_ms:.3g}"
+    return f"{p.pruned_ms:.3g} of {p.whole_ms:.3g}, asked {p.limit_ms:.3g}; {KIND_WORDS[p.kind]}"
 
 
 def _head_tables(report: Report) -> tuple[Table, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
 from edgekd.latency.costs import Costs
-from edgekd.latency.network import layers_of
+from edgekd.latency.network import layers_of, predict
 from edgekd.latency.profile import profile
 from edgekd.layers import Layer
 from edgekd.nodes import Node
@@ -59,20 +59,33 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     }
 
 
+def check(context: Context) -> None:
+    """Nothing where latency tables know all layers of what shall be pruned to a latency; before any training.
+
+    Raises:
+        UsageError: an operator that they do not know, with its name.
+    """
+    for node in context.plan.nodes:
+        if node.stage == "prune" and "clock" in node.config:
+            student = context.plan.node(node.parents["network"])
+            layers_of(saved.fresh(dict(student.config), context), saved.example_input(context.task))
+
+
 def _to_latency(
     module: nn.Module, example: Tensor, config: PruneConfig, node: Node, context: Context
 ) -> tuple[nn.Module, groups.History, dict[str, Any]]:
     """Cut to a latency by the table of this node's targets, measured now where it is missing."""
+    # All targets of a node have one clock.
     target = next(t for t in context.plan.targets if t.name in node.targets)
     layers = layers_of(module, example)
     table = profile(target, layers, context.store, context.display)
     costs, unit_ms = Costs(table), table.unit_ms
-    overhead_ms = costs.overhead.of(layers[0].in_elements, layers[-1].out_elements) * unit_ms
 
     def price_ms(layer: Layer) -> float:
         return costs.of(layer).value * unit_ms
 
-    whole_ms = overhead_ms + sum(map(price_ms, layers))
+    whole_ms = predict(layers, costs).ratio * unit_ms
+    overhead_ms = whole_ms - sum(map(price_ms, layers))
     limit_ms = config.limit if config.limit is not None else whole_ms * (config.keep or 1.0)
     if limit_ms >= whole_ms:
         raise UsageError(
@@ -88,6 +101,7 @@ def _to_latency(
             price=price_ms,
             limit=limit_ms - overhead_ms,
             samples=_samples(context),
+            columns=tuple(context.task.columns.values()),
             seed=context.seed,
         )
     except OutOfReach as error:
@@ -100,7 +114,6 @@ def _to_latency(
         "whole_ms": whole_ms,
         "pruned_ms": overhead_ms + layers_ms,
         "limit_ms": limit_ms,
-        "kind": table.kind,
     }
     return cut, history, {"predicted_latency": told}
 

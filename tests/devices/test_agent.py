@@ -190,32 +190,41 @@ def ratios_of(monkeypatch, busy, slowdowns=(2.0, 1.2, 3.0), **changes):
         **changes,
     }
     agent.ratios(job, lambda event, **fields: events.append({"event": event, **fields}))
-    return {e["id"]: e["values"] for e in events if e["event"] == "ratios"}, events[0]
+    return {e.pop("id"): e for e in events if e.pop("event") == "ratios"}, events[0]
 
 
 def test_ratios_are_those_of_an_undisturbed_processor(monkeypatch):
-    found, reference = ratios_of(monkeypatch, busy=lambda ms: ms % 40 > 12)
-    assert found == {"a": pytest.approx([2.0] * 4), "b": pytest.approx([17.0] * 4)}
-    assert reference == {"event": "reference", "fastest_ms": pytest.approx(0.1)}
+    for busy in (lambda ms: ms % 40 > 12, lambda ms: ms < 100, lambda ms: ms % 90 < 50):
+        found, reference = ratios_of(monkeypatch, busy)
+        exact = {
+            "standard_error": pytest.approx(0, abs=1e-9),
+            "reference_ms": pytest.approx(0.1),
+            "num_turns": 4,
+        }
+        assert found == {
+            "a": {"value": pytest.approx(2.0), **exact},
+            "b": {"value": pytest.approx(17.0), **exact},
+        }
+        assert reference == {"fastest_ms": pytest.approx(0.1)}
 
 
 def test_without_a_bound_on_speed_disturbed_turns_count(monkeypatch):
     found, _ = ratios_of(monkeypatch, busy=lambda ms: ms % 40 > 12, full_speed=100.0)
-    assert max(found["b"]) > 20
+    assert abs(found["a"]["value"] - 2) > 0.1 or abs(found["b"]["value"] - 17) > 1
 
 
 def test_rounds_go_on_until_the_ratio_is_known_or_they_are_over(monkeypatch):
-    # Each run of a model takes another time: 1, 1.2, 1.4, 1, ... times its own.
-    count = [0]
-
     def wavering(self, prepared):
-        count[0] += 1
-        self.clock[0] += int(self.ms * (1.0 + 0.2 * (count[0] % 3) * (self.ms > 1)) * 1e6)
+        """The large model takes 1, 1.2 or 1.4 times its time, another one every 11 ms."""
+        factor = 1.0 + 0.2 * (self.clock[0] // 11_000_000 % 3) * (self.ms > 1)
+        self.clock[0] += int(self.ms * factor * 1e6)
         return []
 
     monkeypatch.setattr(Shared, "invoke", wavering)
     found, _ = ratios_of(monkeypatch, busy=None, precision=0.0001)
-    assert len(found["a"]) == 4
+    assert (found["a"]["num_turns"], found["b"]["num_turns"]) == (4, 9)
+    found, _ = ratios_of(monkeypatch, busy=None, precision=0.2)
+    assert (found["a"]["num_turns"], found["b"]["num_turns"]) == (4, 4)
 
 
 # Never undisturbed; and for a moment only, in which the reference alone finds room.
@@ -228,17 +237,18 @@ def test_a_processor_that_is_never_ours_is_an_error(monkeypatch, busy):
 
 def test_patience_is_about_turns_that_count_not_about_all_of_them(monkeypatch):
     found, _ = ratios_of(monkeypatch, lambda ms: ms % 40 > 20, min_rounds=5000, max_rounds=5000)
-    assert len(found["b"]) == 5000  # which takes more than 60 s of that clock
+    assert found["b"]["num_turns"] == 5000  # which takes more than 60 s of that clock
 
 
 def test_the_standard_error_of_a_median_by_hand():
-    known = agent._Ratios("x")
-    known.values = [1.00, 1.02, 1.01, 1.04]
+    kept = agent._Ratios("x")
+    for value in (1.00, 1.02, 1.01, 1.04):
+        kept.add(value, 0.1 * value)
     # Median 1.015; deviations 0.015, 0.005, 0.005, 0.025, their median 0.01, so 1.4826 * 0.01 / 2 * 1.2533
-    assert known.known(4, 0.0092)
-    assert not known.known(4, 0.0091)
-    assert not known.known(5, 0.5)
-    assert not agent._Ratios("y").known(0, 1.0)
+    assert kept.median() == pytest.approx((1.015, 0.0092906), rel=1e-4)
+    assert kept.is_precise(0.00916) and not kept.is_precise(0.00915)
+    kept.drop(lambda ms: ms > 0.1015)
+    assert (kept.values, kept.slowest_ms()) == ([1.00, 1.01], pytest.approx(0.101))
 
 
 def test_ratios_of_real_files_in_both_runtimes(onnx_file, tmp_path):
@@ -265,10 +275,9 @@ def test_ratios_of_real_files_in_both_runtimes(onnx_file, tmp_path):
         "full_speed": 1e9,
     }
     events = run_agent(job)
-    found = {e["id"]: sorted(e["values"])[4] for e in events if e["event"] == "ratios"}
-    assert 2 < found["longer"] < 6  # four times the layers, one overhead
-    assert 0.5 < found["same"] < 2
-    assert [len(e["values"]) for e in events if e["event"] == "ratios"] == [9, 9, 9]
+    found = {e["id"]: e["value"] for e in events if e["event"] == "ratios"}
+    assert found["longer"] > 1.5 * found["same"]  # four times the layers
+    assert [e["num_turns"] for e in events if e["event"] == "ratios"] == [9, 9, 9]
     assert next(e["fastest_ms"] for e in events if e["event"] == "reference") > 0
 
 

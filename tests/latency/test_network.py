@@ -51,6 +51,21 @@ def test_the_network_is_left_as_it_was(training):
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
+class Mean(nn.Module):
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x):
+        return x.mean(self.dims)
+
+
+@pytest.mark.parametrize("pool", [Mean((2, 3)), Mean((-1, -2)), nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(6)])
+def test_means_over_the_whole_image_are_pools(pool):
+    found = layers_of(Odd(nn.Conv2d(2, 4, 3), nn.ReLU6(), pool, nn.Flatten(), nn.Linear(4, 3)), EXAMPLE)
+    assert found[1:] == (Layer("global_pool", 6, 6, 4, 4), Layer("linear", 1, 1, 4, 3))
+
+
 class Odd(nn.Module):
     def __init__(self, *layers):
         super().__init__()
@@ -69,7 +84,11 @@ class Odd(nn.Module):
         ([nn.Conv2d(2, 4, 3, dilation=2)], r"dilation \[2, 2\]"),
         ([nn.Conv2d(2, 4, (3, 1))], r"kernel \(3, 1\)"),
         ([nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=2)], "groups 2"),
+        ([nn.Conv2d(2, 4, 3, groups=2)], "groups 2"),
         ([nn.ReLU()], "relu.* apart from"),
+        ([nn.Conv2d(2, 4, 3), nn.Hardtanh(-1, 1)], "hardtanh.* from -1"),
+        ([nn.Conv2d(2, 4, 3), Mean((1, 2))], "mean.* whole image"),
+        ([nn.Conv2d(2, 4, 3), Mean((1, 3))], "mean.* whole image"),
         ([nn.MaxPool2d(2)], "max_pool2d"),
         ([nn.Linear(8, 3)], "on 16 rows"),
         ([nn.AvgPool2d(2)], "avg_pool2d.* whole image"),

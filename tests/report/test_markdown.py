@@ -231,7 +231,7 @@ def test_a_latency_by_the_table_has_a_column_where_something_was_pruned_to_one(m
     stages = (report.stages[0].model_copy(update={"predicted_latency": told}), *report.stages[1:])
     rows = table_after(markdown(report.model_copy(update={"stages": stages})), "<summary>Stages</summary>")
     assert rows[0][-1] == "By latency table, ms"
-    assert rows[2][-1] == "0.124 of 0.25, asked 0.125"
+    assert rows[2][-1] == "0.124 of 0.25, asked 0.125; on this computer, standing in"
     assert {row[-1] for row in rows[3:]} == {words.ABSENT}
 
 

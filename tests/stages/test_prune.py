@@ -6,7 +6,7 @@ import pytest
 from runs import TINY
 
 import edgekd
-from edgekd import config
+from edgekd import assemble, config, processes
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.latency import timing
@@ -54,6 +54,31 @@ def test_targets_of_one_clock_share_a_network_and_others_branch_at_pruning(recip
     assert [n.targets for n in plan.nodes if n.stage == "quantize"] == list(prunes)
 
 
+def test_processes_that_train_together_do_not_measure(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(UsageError, match=r"processes that train together would disturb each other"):
+        plan_of(recipe, tmp_path, "host")
+
+
+def test_a_layer_that_tables_do_not_know_is_refused_before_the_teacher_is_trained(
+    recipe, tmp_path, monkeypatch
+):
+    (tmp_path / "odd_nets.py").write_text(
+        """
+from torch import nn
+def pooled(shape, classes):
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, classes))
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = recipe.read_text().replace('kind = "resnet"\nblocks = [1]\nwidth = 24', 'kind = "odd_nets:pooled"')
+    recipe.write_text(text)
+    store = tmp_path / "store"
+    with pytest.raises(UsageError, match=r"max_pool2d\S* is not in latency tables"):
+        edgekd.compress(recipe, targets=["host"], until="prune", store=store, workdir=tmp_path / "work")
+    assert [p.name.partition("-")[0] for p in store.glob("*-*")] == ["data"]
+
+
 def test_a_target_without_tables_is_refused_when_the_plan_is_made(recipe, tmp_path):
     with pytest.raises(UsageError, match=r"'android-gpu'.*no latency tables"):
         plan_of(recipe, tmp_path, "android-gpu")
@@ -66,8 +91,7 @@ def test_a_student_is_pruned_to_a_share_of_its_own_latency(recipe, tmp_path, sto
     predicted = result["predicted_latency"]
     assert predicted["limit_ms"] == pytest.approx(0.7 * predicted["whole_ms"])
     assert 0 < predicted["pruned_ms"] <= predicted["limit_ms"]
-    assert predicted["kind"] == "measured"
-    assert len(list((store / "latency").iterdir())) == 1
+    assert len(list(store.glob("latency/*.json"))) == 1
     (student,) = store.glob("distill-*/result.json")
     assert result["macs"] < json.loads(student.read_text())["result"]["macs"]
 
@@ -84,3 +108,12 @@ def test_a_goal_that_cannot_be_is_told_with_what_can(recipe, tmp_path, store, go
     folders = {"store": store, "workdir": tmp_path / "work"}
     with pytest.raises(UsageError, match=message):
         edgekd.compress(recipe, targets=["host"], until="prune", **folders)
+
+
+def test_a_network_that_targets_share_is_told_as_measured_only_where_it_is_for_all(recipe, tmp_path):
+    told = {"whole_ms": 2.0, "pruned_ms": 1.0, "limit_ms": 1.0}
+    for targets, kind in ((("host",), "measured"), (("host", "raspberry-pi-4"), "host")):
+        plan = plan_of(recipe, tmp_path, *targets)
+        (prune,) = [n for n in plan.nodes if n.stage == "prune"]
+        assert assemble._predicted(plan, prune, told).model_dump() == {**told, "kind": kind}
+    assert assemble._predicted(plan, plan.node("student"), None) is None
