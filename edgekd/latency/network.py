@@ -40,13 +40,7 @@ _FREE = {
     aten._to_copy.default,
 }
 _WITH_BOUNDS = {aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default}
-_RELUS = {
-    aten.relu.default,
-    aten.relu_.default,
-    aten.hardtanh.default,
-    aten.hardtanh_.default,
-    aten.clamp.default,
-}
+_RELUS = {aten.relu.default, aten.relu_.default, *_WITH_BOUNDS}
 
 
 def layers_of(module: nn.Module, example_input: Tensor) -> tuple[Layer, ...]:

@@ -14,7 +14,7 @@ from edgekd.config import Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.latency.costs import Costs
-from edgekd.latency.profiler import STRAIGHT, axes_of, fill
+from edgekd.latency.profiler import MATTERS, STRAIGHT, axes_of, fill
 from edgekd.latency.table import VERSION, Clock, Table, clock_of, load_for
 from edgekd.latency.timing import measure_here
 from edgekd.layers import Layer
@@ -87,19 +87,19 @@ def steps(table: Table, layers: Iterable[Layer]) -> dict[str, list[tuple[int, fl
     found: dict[str, list[tuple[int, float]]] = {}
     for layer in {layer.shape: layer for layer in layers}.values():
         for axis in axes_of(layer, table.grids[layer.shape]):
-            line = [(w, costs.timed(axis.layer_at(w)) * unit_ms) for w in axis.widths]
+            line = [(w, costs.timed(axis.layer_at(w))) for w in axis.widths]
             name = layer.shape if axis.side == "both" else f"{layer.shape} {axis.side}"
-            found[name] = _bends(line)
+            found[name] = [(w, cost * unit_ms) for w, cost in _bends(line)]
     return found
 
 
 def _bends(line: list[tuple[int, float]]) -> list[tuple[int, float]]:
     kept = line[:1]
-    for (w, ms), (after, after_ms) in itertools.pairwise(line[1:]):
-        before, before_ms = kept[-1]
-        straight = before_ms + (w - before) / (after - before) * (after_ms - before_ms)
-        if abs(ms - straight) > STRAIGHT * max(ms, before_ms, after_ms):
-            kept.append((w, ms))
+    for (w, cost), (after, later) in itertools.pairwise(line[1:]):
+        before, earlier = kept[-1]
+        straight = earlier + (w - before) / (after - before) * (later - earlier)
+        if abs(cost - straight) > max(STRAIGHT * max(cost, earlier, later), MATTERS):
+            kept.append((w, cost))
     return kept + line[1:][-1:]
 
 

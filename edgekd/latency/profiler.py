@@ -15,6 +15,8 @@ Measure = Callable[[Sequence[Chain], str], None]
 
 # Between two widths a straight line will do where the middle lies this close to it.
 STRAIGHT = 0.06
+# ... or closer than this, in units of the reference: of layers that cost next to nothing, noise is all.
+MATTERS = 0.01
 _SURE = 3.0  # standard errors that a bend must stand out by
 
 
@@ -101,7 +103,7 @@ def _is_straight(axis: Axis, a: int, width: int, b: int, costs: Costs) -> bool:
     low, here, high = (costs.timed(axis.layer_at(w)) for w in (a, width, b))
     line = low + (width - a) / (b - a) * (high - low)
     unsure = _SURE * math.hypot(*(costs.error(axis.layer_at(w)) for w in (a, width, b)))
-    return abs(here - line) <= max(STRAIGHT * max(low, here, high), unsure)
+    return abs(here - line) <= max(STRAIGHT * max(low, here, high), MATTERS, unsure)
 
 
 class Axis:

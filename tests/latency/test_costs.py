@@ -25,11 +25,12 @@ def clock(**changes):
 
 def stairs(layer):
     """Kernels that work through 16 output channels at a time and 4 input channels."""
-    pixels = layer.out_height * layer.out_width
+    # So that each costs enough for its steps to matter.
+    pixels = 200 if layer.kind in ("linear", "global_pool") else layer.out_height * layer.out_width
     if layer.kind in ONE_WIDTH:
-        return 1e-4 * pixels * math.ceil(layer.in_channels / 8)
+        return 1e-3 * pixels * math.ceil(layer.in_channels / 8)
     tiles = math.ceil(layer.out_channels / 16) * math.ceil(layer.in_channels / 4)
-    return 2e-5 * pixels * layer.kernel**2 * tiles
+    return 2e-4 * pixels * layer.kernel**2 * tiles
 
 
 class Clock:
@@ -100,11 +101,17 @@ def test_where_the_clock_is_straight_no_more_is_timed():
 
 def test_steps_that_are_no_larger_than_the_noise_are_not_looked_for():
     noisy, exact = Table(clock()), Table(clock())
-    fill([CONV], noisy, Clock(noisy, error=1.0))
+    fill([CONV], noisy, Clock(noisy, error=10.0))
     fill([CONV], exact, Clock(exact))
     # The next width up and the middle of each gap are always tried.
     assert len(noisy.grids[CONV.shape].fine_out) == 2 * 5
     assert len(exact.grids[CONV.shape].fine_out) > 2 * 5
+
+
+def test_steps_of_layers_that_cost_next_to_nothing_are_not_looked_for():
+    cheap = Table(clock())
+    fill([CONV], cheap, Clock(cheap, cost=lambda layer: stairs(layer) / 1000))
+    assert len(cheap.grids[CONV.shape].fine_out) == 2 * 5
 
 
 def test_times_that_turn_out_to_have_been_disturbed_are_measured_again():
