@@ -39,7 +39,7 @@ def clock_here(target: Target, host: Mapping[str, Any] | None = None) -> Clock:
             f"target {target.name!r}: no latency tables for scheme {target.artifact.scheme!r}",
             hint=f"they are for: {', '.join(probes.SCHEMES)}",
         )
-    return clock_of(target, runtimes.probe(target.runtime.name), host or host_info())
+    return clock_of(target, runtimes.version(target.runtime.name), host or host_info())
 
 
 def path_of(clock: Clock, store: Store) -> Path:

@@ -153,23 +153,29 @@ def load(path: Path) -> Table:
     """
     try:
         found = _File.model_validate_json(path.read_bytes())
-        if found.edgekd_latency_table != VERSION:
-            raise UsageError(
-                f"{path}: a latency table of version {found.edgekd_latency_table}",
-                hint=f"this edgekd reads version {VERSION}; delete it, edgekd profile makes it anew",
-            )
         ratios = {
             tuple(parse(part) for part in text.split(" > ")): Ratio(*value)
             for text, value in found.ratios.items()
         }
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file", hint="edgekd profile makes it") from None
-    except (ValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (ValidationError, UsageError, OSError) as error:
+        reason = _first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise UsageError(
             f"{path}: not a latency table: {reason}", hint="delete it; edgekd profile makes it anew"
         ) from None
+    if found.edgekd_latency_table != VERSION:
+        raise UsageError(
+            f"{path}: a latency table of version {found.edgekd_latency_table}",
+            hint=f"this edgekd reads version {VERSION}; delete it, edgekd profile makes it anew",
+        )
     return Table(found.clock, found.fastest_ms, dict(found.grids), ratios)
+
+
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}" if key else first["msg"]
 
 
 def load_for(path: Path, clock: Clock) -> Table:

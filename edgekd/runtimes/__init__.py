@@ -20,6 +20,7 @@ __all__ = [
     "open_session",
     "preload",
     "probe",
+    "version",
 ]
 
 RUNTIMES = {
@@ -70,6 +71,15 @@ def probe(runtime: str) -> str:
     if found.tolist() != [[0.0, 2.5]]:
         raise MeasurementError(f"{runtime}: relu(-1.5, 2.5) came out as {found.tolist()}")
     return session.version
+
+
+def version(runtime: str) -> str:
+    """The runtime's version, without a model: nothing is said of whether it works.
+
+    Raises:
+        MeasurementError: it is not installed.
+    """
+    return str(_module(runtime).version())
 
 
 def preload(runtime: str) -> None:

@@ -22,7 +22,7 @@ def open_session(path: Path, delegate: str, num_threads: int) -> Session:
     if delegate == "gpu":
         return GpuSession(path, num_threads)
     return _interpreter.InterpreterSession(
-        _import(), path, delegate, num_threads, runtime="litert", version=_version()
+        _import(), path, delegate, num_threads, runtime="litert", version=version()
     )
 
 
@@ -46,7 +46,7 @@ class GpuSession(Session):
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         self.inputs = tuple(_interpreter.tensor_info(d)._replace(shape=_fixed(d)) for d in inputs)
         self.outputs = tuple(_interpreter.tensor_info(d)._replace(shape=_fixed(d)) for d in outputs)
-        self.version, self.num_threads = _version(), num_threads
+        self.version, self.num_threads = version(), num_threads
         self._model = _compile_for_gpu(path)
         self.backend = "gpu"
         self._in = self._model.create_input_buffers(0)
@@ -103,5 +103,7 @@ def _import() -> Any:
     return interpreter
 
 
-def _version() -> str:
+def version() -> str:
+    """Of the package that is installed."""
+    _import()  # which says how to get it
     return metadata.version("ai-edge-litert")

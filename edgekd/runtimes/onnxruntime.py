@@ -48,7 +48,7 @@ class OnnxSession(Session):
 
     def __init__(self, path: Path, delegate: str, num_threads: int) -> None:
         ort = _import()
-        self.version = str(ort.__version__)
+        self.version = version()
         provider = _provider(ort, delegate)
         options = _options(ort, num_threads)
         if provider != _CPU:
@@ -105,6 +105,11 @@ def list_operators(path: Path) -> tuple[OperatorInfo, ...]:
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     )
+
+
+def version() -> str:
+    """Of the package that is installed."""
+    return str(_import().__version__)
 
 
 def _import() -> Any:

@@ -16,16 +16,15 @@ DELEGATES = ("cpu", "xnnpack")
 
 def open_session(path: Path, delegate: str, num_threads: int) -> Session:
     """A TFLite file loaded; see `edgekd.runtimes.open_session`."""
-    module = _import()
-    version = metadata.version("tflite-runtime")
+    module, installed = _import(), version()
     try:
         return _interpreter.InterpreterSession(
-            module, path, delegate, num_threads, runtime="tflite_runtime", version=version
+            module, path, delegate, num_threads, runtime="tflite_runtime", version=installed
         )
     except (ImportError, AttributeError, SystemError) as error:
         # It imports beside numpy 2 and only breaks here.
         raise MeasurementError(
-            f"tflite_runtime {version} cannot make an interpreter: {first_line(error)}",
+            f"tflite_runtime {installed} cannot make an interpreter: {first_line(error)}",
             hint="it needs numpy<2, in an environment of its own",
         ) from None
 
@@ -38,6 +37,12 @@ def list_operators(path: Path) -> tuple[OperatorInfo, ...]:
 def preload() -> None:
     """Imports the runtime."""
     _import()
+
+
+def version() -> str:
+    """Of the package that is installed."""
+    _import()  # which says how to get it
+    return metadata.version("tflite-runtime")
 
 
 def _import() -> Any:

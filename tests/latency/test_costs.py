@@ -243,6 +243,7 @@ def test_a_table_of_another_clock_is_refused(tmp_path, table, field, value, show
         lambda record: record.update(surprise=1),
         lambda record: record["ratios"].update({"conv 1x1": [1, 1]}),
         lambda record: record["ratios"].update({str(CONV): ["1", 0, 0]}),
+        lambda record: record["ratios"].update({"conv of nothing": [1, 1, 1]}),
         lambda record: record.update(edgekd_latency_table=2),
     ],
 )
@@ -252,7 +253,7 @@ def test_what_is_no_table_of_this_version_is_refused(tmp_path, table, damage):
     record = json.loads(path.read_text())
     damage(record)
     path.write_text(json.dumps(record))
-    with pytest.raises(UsageError, match=r"latency table|is no layer"):
+    with pytest.raises(UsageError, match=r"t\.json: .*latency table"):
         load(path)
 
 

@@ -2,10 +2,11 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from runs import TINY
+from runs import TINY, WITHOUT_TORCH, Commands
 from typer.testing import CliRunner
 
 from edgekd import cli
@@ -124,6 +125,25 @@ def test_the_command_shows_steps_and_where_the_table_lies(tmp_path, monkeypatch)
     for widths in told["steps"].values():
         assert [w for w, _ in widths] == sorted({w for w, _ in widths})
         assert all(ms >= 0 for _, ms in widths)
+
+
+# The command with few layers to time, where every turn counts.
+PROFILE = """
+from edgekd.latency import profile, timing
+from edgekd.layers import parse
+timing.FULL_SPEED, timing.MAX_ROUNDS = 1e9, 3
+profile.common_layers = lambda: [parse("linear 1x1 k1 s1 p0 8-3")]
+"""
+
+
+def test_a_tflite_target_is_profiled_without_the_training_half(tmp_path):
+    forbidden, main = WITHOUT_TORCH.split("from edgekd.cli")
+    script = f"{forbidden}{PROFILE}from edgekd.cli{main}"
+    run = Commands(tmp_path, tmp_path / "store")
+    found = run("profile", "--target", "host", "--json", python=["-c", script])
+    assert found.returncode == 0, found.stderr
+    assert load(Path(json.loads(found.stdout)["table"])).ratios
+    assert "XNNPACK" not in found.stderr  # what a runtime says while it loads belongs in the log
 
 
 def test_the_students_layers_are_those_of_the_recipe(tmp_path):

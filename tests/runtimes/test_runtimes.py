@@ -18,7 +18,12 @@ TRAVELLERS = [*sorted((PACKAGE / "runtimes").glob("*.py")), PACKAGE / "devices" 
 def test_every_runtime_in_the_table_has_what_a_runtime_needs(name):
     module = importlib.import_module(runtimes.RUNTIMES[name])
     assert "cpu" in module.DELEGATES
-    assert all(callable(getattr(module, f)) for f in ("open_session", "list_operators", "preload"))
+    assert all(callable(getattr(module, f)) for f in ("open_session", "list_operators", "preload", "version"))
+
+
+@pytest.mark.parametrize("name", ["litert", "onnxruntime"])
+def test_the_version_without_a_model_is_that_of_a_session(name):
+    assert runtimes.version(name) == runtimes.probe(name)
 
 
 def test_unknown_runtime_and_delegate_name_the_known_ones(tmp_path):
