@@ -42,8 +42,8 @@ STAGES = {
     "outputs": Stage("edgekd.stages.outputs", 2, _TORCH, 5),
     "distill": Stage("edgekd.stages.distill", 3, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 3, (*_TORCH, "torch-pruning"), 20),
-    "quantize": Stage("edgekd.stages.quantize", 3, (*_TORCH, "nncf"), 30),
-    "export": Stage("edgekd.stages.export", 2, _EXPORT, 8),
+    "quantize": Stage("edgekd.stages.quantize", 4, (*_TORCH, "nncf"), 30),
+    "export": Stage("edgekd.stages.export", 3, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
 }

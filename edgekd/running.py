@@ -47,6 +47,8 @@ def run_stages(context: Context, until: str | None = None) -> None:
             demands.check(context.plan.recipe, context.task)
             if any("clock" in node.config for node in nodes):
                 importlib.import_module(STAGES["prune"].module).check(context)
+            if any(node.stage == "quantize" and node.label not in found for node in nodes):
+                importlib.import_module(STAGES["quantize"].module).check(context)
         if history := entry.result.get("history"):
             context.watch(node.label, history)
 

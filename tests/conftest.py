@@ -100,7 +100,7 @@ def exported(tmp_path_factory):
             if scheme == "static_wi8_ai8":
                 if source not in made:
                     made[source] = qat.prepare(sources[source], nets.inputs(48), nets.policy())
-                module = schemes.lower(made[source], example, activations)
+                module = schemes.lower(made[source], example, activations, format)
             else:
                 module = schemes.fold_batch_norm(sources[source])
             path = folder / ("-".join(key) + exporters.SUFFIXES[format])

@@ -75,6 +75,38 @@ def tiny_mobilenet(width=8, blocks=(1, 2), expand=2, seed=0):
     return lively(mobilenet.build((2, 8, 8), CLASSES, width=width, blocks=blocks, expand=expand))
 
 
+def tiny_gated(width=8, seed=0):
+    """Hard-swish and squeeze-and-excite, as in MobileNetV3."""
+    torch.manual_seed(seed)
+    return lively(mobilenet.MobileNet(2, CLASSES, width, (1, 1), 2, "hardswish", squeeze_excite=True))
+
+
+class Gates(nn.Module):
+    """Every activation that is made of gates, as modules and written out."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(2 if i == 0 else width, width, 3, padding=1) for i in range(5))
+        self.silu, self.gelu = nn.SiLU(), nn.GELU()
+        self.gate = nn.Conv2d(width, width, 1)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x):
+        x = self.silu(self.convs[0](x))
+        x = self.gelu(self.convs[1](x))
+        x = nn.functional.hardswish(self.convs[2](x))
+        x = self.convs[3](x)
+        x = x * torch.sigmoid(x)
+        x = self.convs[4](x)
+        x = x * nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        return self.head(nn.functional.leaky_relu(x, 0.1).mean((2, 3)))
+
+
+def gates(seed=0):
+    torch.manual_seed(seed)
+    return Gates().eval()
+
+
 class Flat(nn.Module):
     """Convolution, ReLU, flatten, linear: each channel feeds 64 columns of the linear layer."""
 

@@ -62,6 +62,7 @@ def _trace(module: nn.Module, example_input: Tensor, path: Path, input_name: str
     assert program is not None
     model = program.model_proto
     _pool_globally(model)
+    _scale_at_dequantizers(model)
     path.write_bytes(model.SerializeToString())
 
 
@@ -116,15 +117,45 @@ def _pool_globally(model: Any) -> None:
     Runs before quantized weights are folded, so that the runtime sees one operator.
     """
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
-    for node in model.graph.node:
+    for node in list(model.graph.node):
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
             continue
         settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         axes = sorted(constants[node.input[1]].tolist())
-        if axes in ([2, 3], [-2, -1]) and settings.get("keepdims", 1) == 1:
+        if axes in ([2, 3], [-2, -1]):
             node.op_type = "GlobalAveragePool"
-            del node.input[1:]
+            both = node.input.pop()
             del node.attribute[:]
+            if settings.get("keepdims", 1) == 0:
+                flat, node.output[0] = node.output[0], f"{node.output[0]}_pooled"
+                squeeze = onnx.helper.make_node(
+                    "Squeeze", [node.output[0], both], [flat], f"{node.name}_flat"
+                )
+                model.graph.node.insert(list(model.graph.node).index(node) + 1, squeeze)
+
+
+def _scale_at_dequantizers(model: Any) -> None:
+    """8-bit values times a positive constant are the same bytes with another scale."""
+    graph = model.graph
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type not in ("Mul", "Div") or len(node.input) != 2:
+            continue
+        source, factor = made.get(node.input[0]), constants.get(node.input[1])
+        if source is None or source.op_type != "DequantizeLinear" or factor is None or factor.size != 1:
+            continue
+        scale = constants.get(source.input[1])
+        if scale is None or scale.size != 1 or factor.item() <= 0:
+            continue
+        scaled = scale * factor if node.op_type == "Mul" else scale / factor
+        name = f"{node.output[0]}_scale"
+        graph.initializer.append(onnx.numpy_helper.from_array(scaled.reshape(()).astype(scale.dtype), name))
+        node.op_type = "DequantizeLinear"
+        node.input[:] = [source.input[0], name, *source.input[2:]]
+    used = {name for node in graph.node for name in node.input} | {out.name for out in graph.output}
+    for node in [n for n in graph.node if n.op_type == "DequantizeLinear" and n.output[0] not in used]:
+        graph.node.remove(node)
 
 
 def _clean(model: Any) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgekd.config import CalibrationPolicy
 from edgekd.errors import ExportError, UsageError
+from edgekd.quantize import gaps
 from edgekd.quantize.observers import BINS, choose_range
 from edgekd.quantize.schemes import OutputQuantizer, QuantizedNet, fold_batch_norm
 
@@ -89,33 +90,31 @@ def prepare(module: nn.Module, samples: NDArray[np.float32], policy: Calibration
         reason = " ".join(str(error).split())[:300]
         raise ExportError(f"{type(module).__name__}: NNCF cannot quantize it: {reason}") from error
     net = QuantizedNet(body, OutputQuantizer())
-    _set_ranges(net, batches, policy)
+    _set_ranges(net, gaps.fill(body, batches[0][:1]), batches, policy)
     return net.eval()
 
 
-class _Named(nn.Module):
-    """A network under a name: NNCF fails on one whose top level is a bare nn.Sequential."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the network gives."""
-        return self.net(x)  # type: ignore[no-any-return]
-
-
 def _folded(module: nn.Module) -> nn.Module:
-    folded = fold_batch_norm(module)
-    return _Named(folded) if isinstance(folded, nn.Sequential) else folded
+    return gaps.named(fold_batch_norm(module))
 
 
-def _set_ranges(net: QuantizedNet, batches: list[Tensor], policy: CalibrationPolicy) -> None:
-    quantizers = dict(activation_quantizers(net.body))
+def _set_ranges(
+    net: QuantizedNet, added: list[Any], batches: list[Tensor], policy: CalibrationPolicy
+) -> None:
+    quantizers: dict[str, Any] = dict(activation_quantizers(net.body))
     if not quantizers:
         raise ExportError(f"{type(net.body).__name__}: no layer takes a quantizer")
-    for name, (counts, low, high) in _histograms(net, batches, quantizers).items():
-        _set_range(quantizers[name], *choose_range(counts, low, high, policy.observer, policy.percentile))
+    for quantizer in added:
+        quantizer.disable_quantization()  # without a range yet it would clip what comes after it
+    found = _histograms(net, batches, quantizers)
+    for quantizer in added:
+        quantizer.enable_quantization()
+    for name, (counts, low, high) in found.items():
+        if (gate := gaps.gate_of(name)) is not None:
+            _set_range(quantizers[name], *gate)
+            quantizers[name].disable_gradients()
+        else:
+            _set_range(quantizers[name], *choose_range(counts, low, high, policy.observer, policy.percentile))
     # The logits keep the full range that they have now: a clipped logit changes who wins.
     _, low, high = _histograms(net, batches, {"output": net.output})["output"]
     net.output = OutputQuantizer(low, high)

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgekd.errors import ExportError
+from edgekd.quantize.decompositions import Decompositions
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
@@ -126,13 +127,26 @@ class _PerChannel(nn.Module):
         return ops.dequantize_per_channel(ops.quantize_per_channel(x, *setting), *setting)  # type: ignore[no-any-return]
 
 
-def lower(net: QuantizedNet, example_input: Tensor, activations: str) -> nn.Module:
+class _Lowered(nn.Module):
+    """Body and output on the grid, with activations in a format's own operators."""
+
+    def __init__(self, body: nn.Module, output: nn.Module, forms: Decompositions) -> None:
+        super().__init__()
+        self.body, self.output, self._forms = body, output, forms
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self._forms:
+            return self.output(self.body(x))  # type: ignore[no-any-return]
+
+
+def lower(net: QuantizedNet, example_input: Tensor, activations: str, format: str) -> nn.Module:
     """A copy ready for export: every fake quantizer replaced by quantize and dequantize operators.
 
     Args:
         net: the quantized network; left as it is.
         example_input: (1, *shape).
         activations: "unsigned" or "signed"; weights are signed in both.
+        format: "onnx" or "tflite": which operators there are in integers.
     """
     import nncf
 
@@ -145,7 +159,7 @@ def lower(net: QuantizedNet, example_input: Tensor, activations: str) -> nn.Modu
         if isinstance(module, torch.ao.quantization.FakeQuantize):
             body.set_submodule(name, _pair(module, shift))
     output = _PerTensor(float(net.output.scale), int(net.output.zero_point) - shift, -shift)
-    return nn.Sequential(body, output).eval()
+    return _Lowered(body, output, Decompositions(format, _PerTensor, -shift)).eval()
 
 
 def _pair(fake: torch.ao.quantization.FakeQuantize, shift: int) -> nn.Module:

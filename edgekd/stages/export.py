@@ -66,7 +66,7 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     else:
         module = saved.load(source, context)
         if isinstance(module, schemes.QuantizedNet):
-            module = schemes.lower(module, saved.example_input(task), config["activations"])
+            module = schemes.lower(module, saved.example_input(task), config["activations"], config["format"])
         else:
             module = schemes.fold_batch_norm(module)
         exporters.export(

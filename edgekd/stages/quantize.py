@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekd.config import QuantizeConfig
 from edgekd.nodes import Node
-from edgekd.quantize import qat
+from edgekd.quantize import gaps, qat
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.distill import learn
@@ -37,6 +37,21 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         "val_accuracy_calibrated": calibrated,
         "val_accuracy": saved.accuracy_on(net, "val", context),
     }
+
+
+def check(context: Context) -> None:
+    """Says, before any training, what of a network will compute in float in the int8 files."""
+    for node in context.plan.nodes:
+        if node.stage == "quantize" and context.store.get(node.stage, node.key) is None:
+            network = context.plan.node(node.parents["network"])
+            while network.stage == "prune":
+                network = context.plan.node(network.parents["network"])
+            module = saved.fresh(dict(network.config), context)
+            if found := gaps.float_operators(module, saved.example_input(context.task)):
+                shown = ", ".join(f"{kind} ({times})" for kind, times in sorted(found.items()))
+                context.display.line(
+                    f"  {network.label}: no 8-bit kernels: {shown}; int8 files keep these in float"
+                )
 
 
 def calibration_inputs(node: Node, context: Context) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -54,7 +54,7 @@ def test_the_layer_with_the_spoilt_weight_is_named(exported, case, layer, tmp_pa
     spoilt = SPOIL[case[0]](path, LAYERS[layer], tmp_path / path.name)
     told = first_departure(module, spoilt, case[0], X)
     assert told.startswith("the first tensor that departs: ")
-    prefix = "" if case[1] == "fp32" else "0."  # the quantized network is the first part of what is exported
+    prefix = "" if case[1] == "fp32" else "body."  # beside it in what is exported is the output's quantizer
     assert told.endswith(f"the output of '{prefix}{layer}'")
 
 

@@ -91,6 +91,28 @@ def test_networks_fit_the_task_and_follow_the_seed(tiny_task, kind):
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("activation", "act", "gate"),
+    [
+        ("hardswish", lambda x: x * (x + 3).clamp(0, 6) / 6, lambda x: (x + 3).clamp(0, 6) / 6),
+        ("silu", lambda x: x / (1 + torch.exp(-x)), lambda x: 1 / (1 + torch.exp(-x))),
+    ],
+)
+@torch.no_grad()
+def test_inverted_residual_with_squeeze_and_excite_written_out(activation, act, gate):
+    torch.manual_seed(0)
+    block = lively(mobilenet.InvertedResidual(4, 6, 2, 3, activation, squeeze_excite=True))
+    a, a_norm, _, b, b_norm, _, weigh, c, c_norm = block.body
+    _, down, _, up, _ = weigh.weights
+    assert down.out_channels == 8  # a quarter of 12, but no narrower than that
+    x = torch.randn(2, 4, 8, 8)
+    y = act(norm(F.conv2d(x, a.weight), a_norm))
+    y = act(norm(F.conv2d(y, b.weight, stride=2, padding=1, groups=12), b_norm))
+    inner = (y.mean((2, 3)) @ down.weight[:, :, 0, 0].T + down.bias).clamp(min=0)
+    y = y * gate(inner @ up.weight[:, :, 0, 0].T + up.bias)[:, :, None, None]
+    torch.testing.assert_close(block(x), norm(F.conv2d(y, c.weight), c_norm), atol=1e-5, rtol=1e-5)
+
+
 def test_options_reach_the_network(tiny_task):
     assert make(tiny_task, "resnet", width=6, blocks=[1, 1, 1, 1]).head.in_features == 48
     assert make(tiny_task, "mobilenet", width=6, blocks=[1, 1], expand=2).head.in_features == 48
@@ -114,6 +136,7 @@ def test_options_reach_the_network(tiny_task):
         ("resnet", {"blocks": []}, "must be at least 1"),
         ("mobilenet", {"expand": 0}, "must be at least 1"),
         ("mobilenet", {"blocks": [1, 0]}, "must be at least 1"),
+        ("mobilenet", {"activation": "mish"}, r"activation 'mish': one of relu, hardswish, silu, gelu"),
         ("mlp", {"hidden": []}, "one width or more"),
         ("mlp", {"hidden": "wide"}, "model 'mlp'"),
         (

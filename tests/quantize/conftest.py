@@ -4,7 +4,7 @@ import pytest
 
 from edgekd.quantize import qat
 
-MAKES = {"resnet": nets.tiny_resnet, "mobilenet": nets.tiny_mobilenet}
+MAKES = {"resnet": nets.tiny_resnet, "mobilenet": nets.tiny_mobilenet, "gated": nets.tiny_gated}
 
 
 @pytest.fixture(scope="session")
