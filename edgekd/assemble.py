@@ -221,6 +221,8 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         robust_accuracy=entry.result.get("robust_accuracy"),
         head_accuracy=entry.result.get("head_accuracy", {}),
         predicted_latency=_predicted(made.plan, node, entry.result.get("predicted_latency")),
+        sensitivity=_sensitivity(made, node),
+        float_layers=tuple(entry.result.get("float_layers", ())),
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )
@@ -232,6 +234,14 @@ def _predicted(plan: Plan, node: Node, found: Mapping[str, float] | None) -> Pre
         return None
     kinds = {timings_of.kind(target) for target in plan.targets if target.name in node.targets}
     return PredictedLatency(**found, kind="measured" if kinds == {"measured"} else "host")
+
+
+def _sensitivity(made: Assembly, node: Node) -> tuple[schema.LayerSensitivity, ...]:
+    """Of a quantized network, where its layers were measured."""
+    found = made.context.entries.get(node.label.replace("quantize-", "sensitivity-", 1))
+    if node.stage != "quantize" or found is None:
+        return ()
+    return tuple(schema.LayerSensitivity(**layer) for layer in found.result["layers"])
 
 
 def _in_the_chain(plan: Plan) -> list[Node]:

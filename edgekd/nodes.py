@@ -42,6 +42,7 @@ STAGES = {
     "outputs": Stage("edgekd.stages.outputs", 2, _TORCH, 5),
     "distill": Stage("edgekd.stages.distill", 3, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 3, (*_TORCH, "torch-pruning"), 20),
+    "sensitivity": Stage("edgekd.stages.sensitivity", 1, (*_TORCH, "nncf"), 30),
     "quantize": Stage("edgekd.stages.quantize", 4, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 3, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),

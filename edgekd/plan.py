@@ -344,8 +344,12 @@ def _quantized(
             hint='add [quantize] with method = "qat" or "ptq"',
         )
     told = _told(builder, config, data, teacher) if config.method == "qat" else {}
-    parents = {"data": data, "calibration": calibration, "network": network, **told}
-    return builder.add(f"quantize-{network}", "quantize", {"quantize": config.model_dump()}, parents)
+    parents = {"data": data, "calibration": calibration, "network": network}
+    if config.sensitivity or config.max_val_drop_pp is not None:
+        ranked = builder.add(f"sensitivity-{network}", "sensitivity", {}, parents)
+        told |= {"sensitivity": ranked} if config.max_val_drop_pp is not None else {}
+    settings = {"quantize": config.model_dump(exclude={"sensitivity"})}
+    return builder.add(f"quantize-{network}", "quantize", settings, {**parents, **told})
 
 
 def _export(

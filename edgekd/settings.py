@@ -189,6 +189,18 @@ class QuantizeConfig(DistillConfig):
         default=0.0, ge=0, description="as in training; per-channel scales (four dimensions) decay too"
     )
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm")
+    sensitivity: bool = Field(
+        default=False, description="measure what each layer costs that alone is in 8 bits, for the report"
+    )
+    float_layers: tuple[str, ...] = Field(
+        default=(), strict=False, description="module paths of convolutions and linear layers left in float"
+    )
+    max_val_drop_pp: float | None = Field(
+        default=None,
+        ge=0,
+        description="where the accuracy on val falls by more than that from the float student's, the fewest "
+        "layers go back to float until it does not, those that cost most in 8 bits first",
+    )
 
 
 class GateConfig(Strict):
@@ -273,6 +285,9 @@ class Recipe(Strict):
                     )
             if self.quantize is not None and self.quantize.method == "qat":
                 raise ValueError('student.onnx cannot be trained: quantize.method must be "ptq"')
+            for key in ("sensitivity", "float_layers", "max_val_drop_pp"):
+                if self.quantize is not None and getattr(self.quantize, key):
+                    raise ValueError(f"quantize.{key} works on a network, not on student.onnx")
         if self.student is not None and self.student.model is not None:
             weights = self.student.checkpoint is not None or self.student.model.brings_weights
             if self.distill is None and not weights:

@@ -66,16 +66,43 @@ def test_the_same_recipe_has_the_same_keys(make):
         ({"distill__lr": 0.01}, {"distill", "prune", "quantize", *FILES}),
         ({"prune__keep": 0.5}, {"prune", "quantize", *FILES}),
         ({"quantize__lr": 0.01}, {"quantize", *FILES}),
+        ({"quantize__sensitivity": True}, set()),
+        ({"quantize__float_layers": ["head"]}, {"quantize", *FILES}),
+        ({"quantize__max_val_drop_pp": 0.5}, {"quantize", *FILES}),
         ({"policy": {**POLICY, "observer": "min_max"}}, {"calibration", "quantize", *FILES}),
         ({"host": {"cpu": "other"}}, {"measure"}),
         ({"gate": {"max_drop_pp": 2.0}}, set()),
         ({"name": "other", "description": "other"}, set()),
     ],
-    ids=["distill", "prune", "quantize", "calibration", "host", "gate", "name"],
+    ids=[
+        "distill",
+        "prune",
+        "quantize",
+        "sensitivity",
+        "float",
+        "val",
+        "calibration",
+        "host",
+        "gate",
+        "name",
+    ],
 )
 def test_what_a_setting_changes_is_what_comes_after_it(make, changes, stages):
     # Which files are measured together gives the measurement its label, so it is a new one each time.
     assert changed(make(), make(**changes)) == stages
+
+
+def test_layers_are_measured_where_it_is_asked_for_or_needed(make):
+    def labels(**quantize):
+        plan = make(**{f"quantize__{key}": value for key, value in quantize.items()})
+        return {n.label: set(n.parents) for n in plan.nodes if n.stage in ("sensitivity", "quantize")}
+
+    (usual,) = labels().values()
+    assert labels(sensitivity=True) == {
+        "sensitivity-prune-8": {"data", "calibration", "network"},
+        "quantize-prune-8": usual,
+    }
+    assert labels(max_val_drop_pp=0.0)["quantize-prune-8"] == usual | {"sensitivity"}
 
 
 def test_the_seed_changes_everything(make):

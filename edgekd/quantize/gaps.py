@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_WEIGHTED = ("conv1d", "conv2d", "linear")
+WEIGHTED = ("conv1d", "conv2d", "linear")
 # Values of a gate have a range of their own, whatever is fed; LiteRT's kernel insists on the sigmoid's.
 GATES = {"sigmoid": (0.0, 255 / 256), "hardsigmoid": (0.0, 1.0)}
 # Elementwise, with 8-bit kernels in the runtimes or made of such (see `decompositions`).
 _ACTIVATIONS = ("gelu", "hardswish", "leaky_relu", "silu", *GATES)
 # What has the same values before and after, only elsewhere.
-_MOVES = (
+MOVES = (
     "contiguous",
     "dropout",
     "flatten",
@@ -47,8 +47,8 @@ _OTHERS = (
     "relu",
     "relu6",
 )
-_QUANTIZERS = ("asymmetric_quantize", "symmetric_quantize")
-_CONSTANT = "nncf_model_const"
+QUANTIZERS = ("asymmetric_quantize", "symmetric_quantize")
+CONSTANT = "nncf_model_const"
 
 
 class _Named(nn.Module):
@@ -68,6 +68,11 @@ def named(module: nn.Module) -> nn.Module:
     return _Named(module) if isinstance(module, nn.Sequential) else module
 
 
+def prefix(body: nn.Module) -> str:
+    """What stands before the network's own paths in one that `named` gave."""
+    return "net." if isinstance(body, _Named) else ""
+
+
 def fill(body: nn.Module, example_input: Tensor) -> list[Any]:
     """Adds what is missing to a network that NNCF has quantized; returns the new quantizers of activations.
 
@@ -81,13 +86,13 @@ def fill(body: nn.Module, example_input: Tensor) -> list[Any]:
     added: dict[tuple[str, int], Any] = {}
     for node in graph.get_all_nodes():
         for edge in _integer_inputs(graph, node):
-            if edge.from_node.node_type == _CONSTANT:
+            if edge.from_node.node_type == CONSTANT:
                 quantizer = _of_weights(weights[edge.from_node.node_name])
                 register_pre_function_hook(body, node.node_name, edge.input_port_id, quantizer)
                 continue
-            edge = _made_by(graph, edge)
+            edge = made_by(graph, edge)
             place = (edge.from_node.node_name, edge.output_port_id)
-            if edge.from_node.node_type not in (*_QUANTIZERS, _CONSTANT) and place not in added:
+            if edge.from_node.node_type not in (*QUANTIZERS, CONSTANT) and place not in added:
                 added[place] = _of_activations()
                 register_post_function_hook(body, *place, added[place])
     return list(added.values())
@@ -99,7 +104,7 @@ def float_operators(module: nn.Module, example_input: Tensor) -> dict[str, int]:
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
     graph = build_nncf_graph(wrap_model(named(copy.deepcopy(module))), example_input)
-    integer = (*_WEIGHTED, *_ACTIVATIONS, *_MOVES, *_OTHERS)
+    integer = (*WEIGHTED, *_ACTIVATIONS, *MOVES, *_OTHERS)
     kinds = [node.node_type for node in graph.get_all_nodes()]
     return dict(Counter(kind for kind in kinds if kind not in integer and not kind.startswith("nncf_model")))
 
@@ -107,19 +112,17 @@ def float_operators(module: nn.Module, example_input: Tensor) -> dict[str, int]:
 def _integer_inputs(graph: Any, node: Any) -> Iterator[Any]:
     """The edges into a node that must carry 8-bit values for it to compute in integers."""
     edges = graph.get_input_edges(node)
-    if node.node_type in _WEIGHTED:
+    if node.node_type in WEIGHTED:
         yield from (edge for edge in edges if edge.input_port_id in (0, 1))  # not the bias
     elif node.node_type in _ACTIVATIONS:
         yield edges[0]
-    elif node.node_type == "mul" and any(
-        _made_by(graph, edge).from_node.node_type in GATES for edge in edges
-    ):
+    elif node.node_type == "mul" and any(made_by(graph, edge).from_node.node_type in GATES for edge in edges):
         yield from edges
 
 
-def _made_by(graph: Any, edge: Any) -> Any:
+def made_by(graph: Any, edge: Any) -> Any:
     """The edge on which the values first are what they are on this one."""
-    while edge.from_node.node_type in _MOVES:
+    while edge.from_node.node_type in MOVES:
         edge = graph.get_input_edges(edge.from_node)[0]
     return edge
 

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report import tables, words
 from edgekd.report.schema import Report
+from edgekd.report.sensitivity import sensitivity_bars, sensitivity_tables
 from edgekd.report.waterfall import Row, Waterfall, waterfall, worst_sentence
 
 TRACK = 1000.0  # width of a bar's own coordinates; the page stretches them to the column
@@ -89,7 +90,8 @@ def html(report: Report) -> str:
             sizes=tables.size_bars(report),
             latencies=tables.latency_bars(report),
             checks=tables.check_rows(report),
-            details=tables.detail_tables(report),
+            sensitivity=sensitivity_bars(report),
+            details=(*tables.detail_tables(report), *sensitivity_tables(report)),
             notes=tuple(tables.settings(report.data.notes)),
             recipe=words.toml(report.recipe.config),
             absent=words.ABSENT,

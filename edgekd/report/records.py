@@ -114,6 +114,16 @@ class PredictedLatency(Record):
     kind: Kind = Field(description="whether the table was measured on the target itself")
 
 
+class LayerSensitivity(Record):
+    """What a layer costs that alone is in 8 bits, the rest being float; on a part of val."""
+
+    path: str = Field(description="of the module in the network")
+    logit_error: float = Field(
+        ge=0, description="root mean square change of the logits over that of the logits"
+    )
+    drop_pp: float = Field(description="accuracy lost, percentage points; negative is a gain")
+
+
 class StageRecord(Record):
     """One stage; `parent_id` makes the stages a tree."""
 
@@ -135,6 +145,12 @@ class StageRecord(Record):
     )
     predicted_latency: PredictedLatency | None = Field(
         default=None, description="null where nothing was pruned to a latency"
+    )
+    sensitivity: tuple[LayerSensitivity, ...] = Field(
+        default=(), description="of a quantized network, the costliest layer first; empty where not measured"
+    )
+    float_layers: tuple[str, ...] = Field(
+        default=(), description="layers that a quantized network keeps in float"
     )
     seconds: float = Field(ge=0)
     predictions: PredictionsFile | None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekd.config import QuantizeConfig
+from edgekd.errors import TrainingError
 from edgekd.nodes import Node
-from edgekd.quantize import gaps, qat
+from edgekd.quantize import gaps, mixed, qat
+from edgekd.quantize.schemes import QuantizedNet
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.distill import learn
@@ -21,11 +24,18 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     config = QuantizeConfig.model_validate(node.config["quantize"])
     source = context.parent(node, "network")
     net = qat.prepare(saved.load(source, context), calibration_inputs(node, context), context.plan.policy)
+    example = saved.example_input(context.task)
+    if config.float_layers:
+        net = mixed.in_float(net, example, config.float_layers)
     calibrated = saved.accuracy_on(net, "val", context)
     history, robust = [], {}
     if config.method == "qat":
         history = learn(net, config, node, context)
         robust = saved.robust_accuracy(net, config, context)
+    floats = list(config.float_layers)
+    if config.max_val_drop_pp is not None:
+        floats += _needed(net, config.max_val_drop_pp, node, context, floats)
+        net = mixed.in_float(net, example, [path for path in floats if path not in config.float_layers])
     architecture = {**saved.architecture_of(source), "quantizers": qat.describe(net)}
     heads = saved.save(folder, net, context, architecture)
     return {
@@ -33,10 +43,41 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         "params": source.result["params"],
         "macs": source.result["macs"],
         **robust,
+        "float_layers": floats,
         "history": history,
         "val_accuracy_calibrated": calibrated,
         "val_accuracy": saved.accuracy_on(net, "val", context),
     }
+
+
+def _needed(
+    net: QuantizedNet, most_pp: float, node: Node, context: Context, floats: Sequence[str]
+) -> list[str]:
+    """The fewest layers that have to go back to float for the accuracy on val to fall by no more than that.
+
+    Raises:
+        TrainingError: not even with all layers in float does it.
+    """
+    example = saved.example_input(context.task)
+    least = context.parent(node, "network").result["val_accuracy"] - most_pp
+    ranked = context.parent(node, "sensitivity").result["layers"]
+    macs = {layer.path: layer.macs for layer in mixed.layers(net, example)}
+
+    @functools.cache
+    def accuracy(paths: frozenset[str]) -> float:
+        return saved.accuracy_on(mixed.in_float(net, example, paths), "val", context)
+
+    left = [layer["path"] for layer in ranked if layer["path"] not in floats]
+    found = mixed.fewest(left, macs, lambda paths: accuracy(frozenset(paths)) >= least)
+    if found is None:
+        raise TrainingError(
+            f"quantize.max_val_drop_pp = {most_pp}: with all layers in float the accuracy on val is still "
+            f"{accuracy(frozenset(left)):.2f}%, {least:.2f}% is asked for",
+            hint="train longer, or allow more",
+        )
+    if found:
+        context.display.line(f"  back to float for the accuracy on val: {', '.join(found)}")
+    return found
 
 
 def check(context: Context) -> None:

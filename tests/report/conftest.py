@@ -57,6 +57,8 @@ def stage(id_, parent, name, targets, params, macs, drop, n, seconds):
         "robust_accuracy": None,
         "head_accuracy": {},
         "predicted_latency": None,
+        "sensitivity": [],
+        "float_layers": [],
         "seconds": seconds,
         "predictions": predictions(id_),
     }

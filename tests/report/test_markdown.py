@@ -6,8 +6,9 @@ import pytest
 
 from edgekd.report import words
 from edgekd.report.markdown import escape, markdown
-from edgekd.report.records import PredictedLatency
+from edgekd.report.records import LayerSensitivity, PredictedLatency
 from edgekd.report.schema import parse
+from edgekd.report.sensitivity import sensitivity_bars
 from edgekd.report.waterfall import scale, waterfall, worst_sentence
 
 
@@ -233,6 +234,45 @@ def test_a_latency_by_the_table_has_a_column_where_something_was_pruned_to_one(m
     assert rows[0][-1] == "By latency table, ms"
     assert rows[2][-1] == "0.124 of 0.25, asked 0.125; on this computer, standing in"
     assert {row[-1] for row in rows[3:]} == {words.ABSENT}
+
+
+def told_of_layers(report):
+    """The report with three layers measured, one of them and one more in float."""
+    costs = (("stem", 0.1234, 1.5), ("blocks.0", 0.05, -0.25), ("head", 0.0, 0.0))
+    found = tuple(LayerSensitivity(path=p, logit_error=e, drop_pp=d) for p, e, d in costs)
+    more = {"sensitivity": found, "float_layers": ("stem", "tail")}
+    stages = (*report.stages[:-1], report.stages[-1].model_copy(update=more))
+    return report.model_copy(update={"stages": stages})
+
+
+def test_layers_are_listed_with_what_they_cost_and_what_they_are_emitted_in(make):
+    report = parse(make("PASS"))
+    assert "Sensitivity" not in markdown(report)
+    rows = table_after(markdown(told_of_layers(report)), "<summary>Sensitivity of layers to 8 bits</summary>")
+    assert [row[1:] for row in rows[2:]] == [
+        ["stem", "12.340", "+1.50", "float"],
+        ["blocks.0", "5.000", "−0.25", "int8"],
+        ["head", "0.000", "0.00", "int8"],
+        ["tail", words.ABSENT, words.ABSENT, "float"],
+    ]
+
+
+def test_bars_of_layers_are_to_scale_and_the_costliest_are_shown(make):
+    report = parse(make("PASS"))
+    assert sensitivity_bars(report) == ()
+    (group,) = sensitivity_bars(told_of_layers(report))
+    assert [(bar.label, bar.text, bar.note, bar.reference) for bar in group.bars] == [
+        ("stem", "12.34", "+1.50 pp · float", True),
+        ("blocks.0", "5.00", "−0.25 pp", False),
+        ("head", "0.00", "0.00 pp", False),
+    ]
+    assert [bar.share for bar in group.bars] == pytest.approx([1, 0.05 / 0.1234, 0])
+    assert "in the details" not in group.title
+    stage = report.stages[-1]
+    many = tuple(LayerSensitivity(path=f"l{i}", logit_error=1 / (i + 1), drop_pp=0.0) for i in range(20))
+    longer = report.model_copy(update={"stages": (stage.model_copy(update={"sensitivity": many}),)})
+    (group,) = sensitivity_bars(longer)
+    assert len(group.bars) == 16 and group.title.endswith("4 layers that cost less stand in the details")
 
 
 def test_accuracy_under_attack_has_a_column_where_something_was_attacked(make):
