@@ -69,7 +69,8 @@ def written(
     emission = target.artifact
     for name, (net, example) in nets.items():
         samples = np.random.default_rng(0).standard_normal((64, *example.shape[1:])).astype(np.float32)
-        module = schemes.lower(qat.prepare(net, samples, policy), example, emission.activation_signedness)
+        quantized = qat.prepare(net, samples, policy)
+        module = schemes.lower(quantized, example, emission.activation_signedness, emission.format)
         paths[name] = folder / f"{len(paths)}{exporters.SUFFIXES[emission.format]}"
         exporters.export(
             module,
