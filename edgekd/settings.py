@@ -163,7 +163,11 @@ class PruneConfig(DistillConfig):
     )
     keep: Fraction | None = Field(default=None, description="goal as a fraction of the student's own")
     limit: float | None = Field(default=None, gt=0, description="goal as an absolute number")
-    importance: Literal["l1", "l2", "random"] = Field(default="l2", description="norm over the coupled group")
+    importance: Literal["l1", "l2", "bn_scale", "taylor", "activation", "random"] = Field(
+        default="l2",
+        description="of a channel: the norm of its weights, BatchNorm's factor, the first-order change "
+        "of the loss, or what flows through it",
+    )
     max_pruning_ratio: float = Field(
         default=0.7, gt=0, lt=1, description="at most this share of any one group"
     )

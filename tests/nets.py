@@ -15,6 +15,7 @@ from edgekd import exporters
 from edgekd.config import CalibrationPolicy, PruneConfig, TrainConfig
 from edgekd.models import mobilenet, resnet
 from edgekd.progress import Display
+from edgekd.prune.importance import Samples
 from edgekd.types import ACCURACY, InputSpec, Split, Task
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +134,12 @@ def train_config(**changes):
 
 def prune_config(goal="macs", **changes):
     return PruneConfig(**{"epochs": 1, "goal": goal, "max_pruning_ratio": 0.7, **changes})
+
+
+def samples(n=64, labels=True):
+    """What pruning looks at."""
+    y = torch.from_numpy(np.random.default_rng([n, 2]).integers(0, CLASSES, n)) if labels else None
+    return Samples(torch.from_numpy(inputs(n, 3)), y, [slice(0, CLASSES)])
 
 
 def policy(observer="min_max", **changes):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
+from edgekd.prune.importance import Samples, scorer
 
 History = list[Any]
 
@@ -43,27 +44,26 @@ class Prunable:
         groups: what is cut together.
     """
 
-    def __init__(self, module: nn.Module, example_input: Tensor, config: PruneConfig) -> None:
+    def __init__(
+        self, module: nn.Module, example_input: Tensor, config: PruneConfig, samples: Samples
+    ) -> None:
         import torch_pruning as tp
 
-        importance = {
-            "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
-            "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-            "random": tp.importance.RandomImportance,
-        }[config.importance]()
         self.net = copy.deepcopy(module).eval()
         self.groups: list[Group] = []
         self._graph = _graph(self.net, example_input)
         self._most = config.max_pruning_ratio
         ignored = _ignored(self.net, example_input, config)
+        score = scorer(config.importance, self.net, samples)
         makers = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
         for members in list(self._graph.get_all_groups(ignored_layers=ignored)):
             if not any(dep.handler in makers for dep, _ in members):
                 continue  # channels of the network's input, on a depthwise convolution: nothing makes them
             blocks = _blocks(members)
             # Blocks lose the same channels, so those at the same place in each block are scored together.
-            scores = importance(members).detach().view(blocks, -1).mean(dim=0)
+            scores = score(members).view(blocks, -1).mean(dim=0)
             self.groups.append(Group(members, blocks, scores))
+        self.net.zero_grad()  # what scores may have left there
 
     @property
     def widths(self) -> list[int]:

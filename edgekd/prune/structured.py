@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of
 from edgekd.prune import widths
 from edgekd.prune.groups import History, Prunable
+from edgekd.prune.importance import Samples
 from edgekd.prune.wiring import Wire, wire
 
-_BATCH = 128
 SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
 
 
@@ -43,6 +43,7 @@ def prune(
     *,
     channel_multiple: int,
     bytes_per_weight: int,
+    samples: Samples,
     seed: int,
 ) -> tuple[nn.Module, History]:
     """A pruned copy that just meets the goal, and the history that makes it again from the original.
@@ -56,6 +57,7 @@ def prune(
         config: goal, importance, what to leave alone.
         channel_multiple: widths are rounded to multiples of this.
         bytes_per_weight: for the goal size_bytes: 1 for int8 weights, 2 for fp16, 4 for fp32.
+        samples: for the importance `taylor` and `activation`.
         seed: for the importance `random`.
 
     Raises:
@@ -76,7 +78,7 @@ def prune(
 
     def attempt(ratio: float) -> tuple[nn.Module, History, int]:
         torch.manual_seed(seed)
-        cut, history = _cut(module, example_input, config, ratio, channel_multiple)
+        cut, history = _cut(module, example_input, config, samples, ratio, channel_multiple)
         return cut, history, cost(cut)
 
     best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
@@ -122,8 +124,7 @@ def prune_by_price(
     *,
     price: widths.Price,
     limit: float,
-    samples: Tensor,
-    columns: Sequence[slice],
+    samples: Samples,
     seed: int,
 ) -> tuple[nn.Module, History, float]:
     """A pruned copy whose layers together cost at most `limit`, its history, and what they cost.
@@ -138,8 +139,7 @@ def prune_by_price(
         config: importance, what to leave alone.
         price: of a layer.
         limit: of all layers, in the price's unit.
-        samples: inputs (N, *shape) that are not the test's.
-        columns: of the outputs, those of each head.
+        samples: on which it is seen what a width loses.
         seed: for the importance `random`.
 
     Raises:
@@ -147,13 +147,13 @@ def prune_by_price(
         OutOfReach: the narrowest network costs more.
     """
     torch.manual_seed(seed)
-    found = Prunable(module, example_input, config)
-    wires = _wires(Prunable(module, example_input, config), example_input)
+    found = Prunable(module, example_input, config, samples)
+    wires = _wires(Prunable(module, example_input, config, samples), example_input)
     least = [found.least(i) for i in range(len(found.groups))]
     candidates = widths.edges(wires, found.widths, least, price)
     if all(len(c) == 1 for c in candidates):
         raise _nothing(module, "that any width would make cheaper")
-    chosen = widths.choose(wires, candidates, _losses(found, candidates, samples, columns), price, limit)
+    chosen = widths.choose(wires, candidates, _losses(found, candidates, samples), price, limit)
     for i, kept in enumerate(chosen):
         found.narrow(i, kept)
     return found.net, found.history, widths.total(wires, chosen, price)
@@ -174,14 +174,12 @@ def _wires(found: Prunable, example_input: Tensor) -> tuple[Wire, ...]:
 
 
 @torch.no_grad()
-def _losses(
-    found: Prunable, candidates: list[list[int]], samples: Tensor, columns: Sequence[slice]
-) -> list[NDArray[np.float64]]:
+def _losses(found: Prunable, candidates: list[list[int]], samples: Samples) -> list[NDArray[np.float64]]:
     """For each group how far the answers move at each of its widths, the others being whole."""
 
     def answers() -> list[Tensor]:
-        logits = torch.cat([found.net(samples[i : i + _BATCH]) for i in range(0, len(samples), _BATCH)])
-        return [logits[:, head].log_softmax(dim=1) for head in columns]
+        logits = torch.cat([found.net(x) for x, _ in samples.batches()])
+        return [logits[:, head].log_softmax(dim=1) for head in samples.columns]
 
     whole, losses = answers(), []
     for i, choices in enumerate(candidates):
@@ -196,14 +194,19 @@ def _losses(
 
 
 def _cut(
-    module: nn.Module, example_input: Tensor, config: PruneConfig, ratio: float, multiple: int
+    module: nn.Module,
+    example_input: Tensor,
+    config: PruneConfig,
+    samples: Samples,
+    ratio: float,
+    multiple: int,
 ) -> tuple[nn.Module, History]:
     """A copy without the least important `ratio` of all channels, ranked over all groups of layers.
 
     The rounding is done here, since Torch-Pruning's own goes below max_pruning_ratio and
     skips a group that it rounded to nothing: a higher ratio could give a larger network.
     """
-    found = Prunable(module, example_input, config)
+    found = Prunable(module, example_input, config, samples)
     ranked = torch.cat([g.scores for g in found.groups]).sort().values if found.groups else torch.empty(0)
     number = round(ratio * len(ranked))
     if number == 0:

@@ -18,6 +18,7 @@ from edgekd.latency.profile import profile
 from edgekd.layers import Layer
 from edgekd.nodes import Node
 from edgekd.prune import groups, structured
+from edgekd.prune.importance import Samples
 from edgekd.prune.widths import OutOfReach
 from edgekd.stages import saved
 from edgekd.stages.context import Context
@@ -42,6 +43,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             config,
             channel_multiple=node.config["channel_multiple"],
             bytes_per_weight=node.config["bytes_per_weight"],
+            samples=_samples(context),
             seed=context.seed,
         )
     before = saved.accuracy_on(module, "val", context)
@@ -101,7 +103,6 @@ def _to_latency(
             price=price_ms,
             limit=limit_ms - overhead_ms,
             samples=_samples(context),
-            columns=tuple(context.task.columns.values()),
             seed=context.seed,
         )
     except OutOfReach as error:
@@ -118,8 +119,13 @@ def _to_latency(
     return cut, history, {"predicted_latency": told}
 
 
-def _samples(context: Context) -> Tensor:
-    """Some of the training samples, as the network sees them."""
+def _samples(context: Context) -> Samples:
+    """Some of the training samples."""
     split, spec = context.task.splits["train"], context.task.input_spec
     chosen = np.random.default_rng(context.seed).permutation(len(split))[:SAMPLES]
-    return torch.from_numpy(spec.preprocess(np.asarray(split.inputs[np.sort(chosen)])))
+    chosen = np.sort(chosen)
+    return Samples(
+        torch.from_numpy(spec.preprocess(np.asarray(split.inputs[chosen]))),
+        None if split.labels is None else torch.from_numpy(split.labels[chosen]),
+        tuple(context.task.columns.values()),
+    )

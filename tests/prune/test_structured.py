@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from nets import Flat, flat, inputs, outputs, prune_config, run_python, tiny_mobilenet, tiny_resnet
+from nets import Flat, flat, inputs, outputs, prune_config, run_python, samples, tiny_mobilenet, tiny_resnet
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,7 +19,15 @@ NETS = {"resnet": lambda: tiny_resnet(16), "mobilenet": lambda: tiny_mobilenet(1
 
 
 def cut(net, config, multiple=4, width=4, seed=0):
-    return prune(net, EXAMPLE, config, channel_multiple=multiple, bytes_per_weight=width, seed=seed)
+    return prune(
+        net,
+        EXAMPLE,
+        config,
+        channel_multiple=multiple,
+        bytes_per_weight=width,
+        samples=samples(),
+        seed=seed,
+    )
 
 
 def costs(net, width=4):
@@ -91,7 +99,7 @@ def test_goals_are_met_tightly_in_whole_multiples(kind, goal, multiple):
     # Nothing wider would do: none of the cuts on a finer grid lies between.
     between = []
     for step in range(1, 13):
-        other, _ = structured._cut(net, EXAMPLE, config, step / 13, multiple)
+        other, _ = structured._cut(net, EXAMPLE, config, samples(), step / 13, multiple)
         between.append(found < costs(other, 2)[goal] <= limit)
     assert not any(between)
     assert outputs(pruned, inputs(3)).shape == (3, 5)
@@ -101,19 +109,25 @@ def test_goals_are_met_tightly_in_whole_multiples(kind, goal, multiple):
 @pytest.mark.parametrize(("multiple", "most"), [(1, 0.7), (3, 0.7), (8, 0.3), (8, 0.7)])
 def test_a_higher_ratio_never_gives_a_costlier_network(kind, multiple, most):
     net, config = NETS[kind](), prune_config(keep=0.5, max_pruning_ratio=most)
-    found = [count(structured._cut(net, EXAMPLE, config, r / 5, multiple)[0], EXAMPLE) for r in range(6)]
+    found = [
+        count(structured._cut(net, EXAMPLE, config, samples(), r / 5, multiple)[0], EXAMPLE) for r in range(6)
+    ]
     assert found == sorted(found, reverse=True)
     assert found[0] == count(net, EXAMPLE)
 
 
 def test_the_smallest_network_has_every_group_at_its_limit():
     # 30% of 16 and of 24 are 4.8 and 7.2: rounded up to multiples of 4
-    smallest, _ = structured._cut(flat(), EXAMPLE, prune_config(keep=0.5), 1.0, 4)
+    smallest, _ = structured._cut(flat(), EXAMPLE, prune_config(keep=0.5), samples(), 1.0, 4)
     assert widths(smallest) == {"conv": 8, "fc": 8, "head": 5}
     assert smallest.fc.in_features == 8 * 64
     # 5% of 16 and of 24 are 0.8 and 1.2
     config = prune_config(keep=0.5, max_pruning_ratio=0.95)
-    assert widths(structured._cut(flat(), EXAMPLE, config, 1.0, 1)[0]) == {"conv": 1, "fc": 2, "head": 5}
+    assert widths(structured._cut(flat(), EXAMPLE, config, samples(), 1.0, 1)[0]) == {
+        "conv": 1,
+        "fc": 2,
+        "head": 5,
+    }
 
 
 def test_limits_are_absolute():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import flat, inputs, outputs, prune_config, tiny_mobilenet, tiny_resnet
+from nets import CLASSES, flat, inputs, outputs, prune_config, tiny_mobilenet, tiny_resnet
 from scipy.special import softmax
 from torch import nn
 
@@ -14,10 +14,12 @@ from edgekd.latency.network import layers_of
 from edgekd.layers import Layer
 from edgekd.prune import structured, widths
 from edgekd.prune.groups import Prunable, rebuild
+from edgekd.prune.importance import Samples
 from edgekd.prune.wiring import Width, Wire, wire
 
 EXAMPLE = torch.from_numpy(inputs(1))
-SAMPLES = torch.from_numpy(inputs(16, seed=7))
+X = inputs(16, seed=7)
+SAMPLES = Samples(torch.from_numpy(X), None, [slice(0, CLASSES)])
 NETS = {"resnet": lambda: tiny_resnet(16, (2, 1)), "mobilenet": lambda: tiny_mobilenet(8), "flat": flat}
 
 
@@ -40,8 +42,8 @@ def stairs(layer):
 
 def wires_of(net):
     config = prune_config(keep=0.5)
-    found = Prunable(net, EXAMPLE, config)
-    return structured._wires(Prunable(net, EXAMPLE, config), EXAMPLE), found.widths
+    found = Prunable(net, EXAMPLE, config, SAMPLES)
+    return structured._wires(Prunable(net, EXAMPLE, config, SAMPLES), EXAMPLE), found.widths
 
 
 def test_the_wires_of_a_resnet_by_hand():
@@ -74,7 +76,7 @@ def test_wires_tell_the_layers_of_any_widths(kind, seed):
     net = NETS[kind]()
     wires, whole = wires_of(net)
     chosen = [int(np.random.default_rng([seed, i]).integers(1, w + 1)) for i, w in enumerate(whole)]
-    found = Prunable(net, EXAMPLE, prune_config(keep=0.5))
+    found = Prunable(net, EXAMPLE, prune_config(keep=0.5), SAMPLES)
     for i, kept in enumerate(chosen):
         found.narrow(i, kept)
     assert tuple(w.at(chosen) for w in wires) == layers_of(found.net, EXAMPLE)
@@ -159,7 +161,6 @@ def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
         price=stairs,
         limit=share * whole,
         samples=SAMPLES,
-        columns=[slice(None)],
         seed=0,
     )
     layers = layers_of(cut, EXAMPLE)
@@ -175,32 +176,32 @@ def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
 @pytest.mark.parametrize("kind", NETS)
 def test_a_masked_group_answers_as_the_pruned_network(kind):
     config = prune_config(keep=0.5)
-    found = Prunable(NETS[kind](), EXAMPLE, config)
-    whole = outputs(found.net, SAMPLES)
+    found = Prunable(NETS[kind](), EXAMPLE, config, SAMPLES)
+    whole = outputs(found.net, X)
     for i, width in enumerate(found.widths):
         with found.masked(i, width // 2):
-            masked = outputs(found.net, SAMPLES)
-        cut = Prunable(NETS[kind](), EXAMPLE, config)
+            masked = outputs(found.net, X)
+        cut = Prunable(NETS[kind](), EXAMPLE, config, SAMPLES)
         cut.narrow(i, width // 2)
-        np.testing.assert_allclose(masked, outputs(cut.net, SAMPLES), atol=1e-5)
+        np.testing.assert_allclose(masked, outputs(cut.net, X), atol=1e-5)
         assert np.abs(masked - whole).max() > 1e-3
-    np.testing.assert_array_equal(outputs(found.net, SAMPLES), whole)
+    np.testing.assert_array_equal(outputs(found.net, X), whole)
     assert not any(m._forward_hooks for m in found.net.modules())
 
 
 @pytest.mark.parametrize("columns", [[slice(None)], [slice(0, 3), slice(3, 5)]])
 def test_what_a_width_loses_is_how_far_the_answers_of_each_head_move(columns):
-    config = prune_config(keep=0.5)
-    found = Prunable(tiny_resnet(16), EXAMPLE, config)
+    config, heads = prune_config(keep=0.5), Samples(SAMPLES.inputs, None, columns)
+    found = Prunable(tiny_resnet(16), EXAMPLE, config, SAMPLES)
     candidates = [[w // 4, w // 2, w] for w in found.widths]
-    for i, lost in enumerate(structured._losses(found, candidates, SAMPLES, columns)):
+    for i, lost in enumerate(structured._losses(found, candidates, heads)):
         by_hand = []
         for width in candidates[i]:
-            cut = Prunable(tiny_resnet(16), EXAMPLE, config)
+            cut = Prunable(tiny_resnet(16), EXAMPLE, config, SAMPLES)
             cut.narrow(i, width)
             moved = 0.0
             for head in columns:
-                answers = (outputs(n, SAMPLES).astype(np.float64)[:, head] for n in (found.net, cut.net))
+                answers = (outputs(n, X).astype(np.float64)[:, head] for n in (found.net, cut.net))
                 p, q = (softmax(answer, axis=1) for answer in answers)
                 moved += (p * (np.log(p) - np.log(q))).sum(axis=1).mean()
             by_hand.append(moved)
@@ -236,10 +237,10 @@ class Early(nn.Module):
 def test_channels_of_the_image_and_tiny_groups_are_left_alone():
     torch.manual_seed(0)
     net = Early().eval()
-    found = Prunable(net, EXAMPLE, prune_config(keep=0.5))
+    found = Prunable(net, EXAMPLE, prune_config(keep=0.5), SAMPLES)
     assert sorted(found.widths) == [2, 3, 16, 16]
     limit = 0.7 * sum(map(stairs, layers_of(net, EXAMPLE)))
-    settings = {"samples": SAMPLES, "columns": [slice(None)], "seed": 0}
+    settings = {"samples": SAMPLES, "seed": 0}
     cut, _, _ = structured.prune_by_price(
         net, EXAMPLE, prune_config(keep=0.5), price=stairs, limit=limit, **settings
     )
@@ -261,7 +262,6 @@ def test_of_two_channels_that_cost_the_same_the_smaller_goes():
         price=macs,
         limit=0.8 * sum(map(macs, layers_of(net, EXAMPLE))),
         samples=SAMPLES,
-        columns=[slice(None)],
         seed=0,
     )
     kept = cut.conv.weight.flatten(1).norm(dim=1) ** 2
@@ -278,6 +278,5 @@ def test_nothing_to_prune_is_an_error():
             price=lambda layer: 1.0,
             limit=1.0,
             samples=SAMPLES,
-            columns=[slice(None)],
             seed=0,
         )

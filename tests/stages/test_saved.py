@@ -35,7 +35,9 @@ def same(one, other):
 
 def pruned(net):
     config = nets.prune_config(keep=0.7)
-    return structured.prune(net, EXAMPLE, config, channel_multiple=2, bytes_per_weight=4, seed=0)
+    return structured.prune(
+        net, EXAMPLE, config, channel_multiple=2, bytes_per_weight=4, samples=nets.samples(), seed=0
+    )
 
 
 def test_a_network_comes_back_as_it_was_saved(context, tmp_path):
