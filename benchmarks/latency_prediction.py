@@ -89,7 +89,7 @@ def compare(target: Target, table: Table, nets: dict[str, Any], folder: Path) ->
     found = ratios_of(written(target, nets, folder), table, folder)
     for name, (net, example) in nets.items():
         predicted = predict(layers_of(net, example), costs)
-        taken, error = found[name]
+        taken, error, _ = found[name]
         rows.append(
             {
                 "network": name,
