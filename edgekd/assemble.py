@@ -238,10 +238,12 @@ def _predicted(plan: Plan, node: Node, found: Mapping[str, float] | None) -> Pre
 
 def _sensitivity(made: Assembly, node: Node) -> tuple[schema.LayerSensitivity, ...]:
     """Of a quantized network, where its layers were measured."""
-    found = made.context.entries.get(node.label.replace("quantize-", "sensitivity-", 1))
-    if node.stage != "quantize" or found is None:
+    if node.stage != "quantize":
         return ()
-    return tuple(schema.LayerSensitivity(**layer) for layer in found.result["layers"])
+    network = node.parents["network"]
+    ranked = [n for n in made.plan.nodes if n.stage == "sensitivity" and n.parents["network"] == network]
+    found = [layer for n in ranked for layer in made.context.entries[n.label].result["layers"]]
+    return tuple(schema.LayerSensitivity(**layer) for layer in found)
 
 
 def _in_the_chain(plan: Plan) -> list[Node]:

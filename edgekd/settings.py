@@ -290,7 +290,9 @@ class Recipe(Strict):
             if self.quantize is not None and self.quantize.method == "qat":
                 raise ValueError('student.onnx cannot be trained: quantize.method must be "ptq"')
             for key in ("sensitivity", "float_layers", "max_val_drop_pp"):
-                if self.quantize is not None and getattr(self.quantize, key):
+                if self.quantize is None:
+                    break
+                if getattr(self.quantize, key) != QuantizeConfig.model_fields[key].default:
                     raise ValueError(f"quantize.{key} works on a network, not on student.onnx")
         if self.student is not None and self.student.model is not None:
             weights = self.student.checkpoint is not None or self.student.model.brings_weights

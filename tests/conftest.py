@@ -91,7 +91,7 @@ def exported(tmp_path_factory):
     from edgekd.quantize import qat, schemes
 
     folder = tmp_path_factory.mktemp("exported")
-    sources, made = {"resnet": nets.tiny_resnet(), "mobilenet": nets.tiny_mobilenet()}, {}
+    sources, made = {kind: getattr(nets, f"tiny_{kind}")() for kind in ("resnet", "mobilenet", "gated")}, {}
     example = torch.from_numpy(nets.inputs(1))
 
     def export(format, scheme, activations="signed", source="resnet"):

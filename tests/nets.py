@@ -88,7 +88,7 @@ class Gates(nn.Module):
     def __init__(self, width=8):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(2 if i == 0 else width, width, 3, padding=1) for i in range(5))
-        self.silu, self.gelu = nn.SiLU(), nn.GELU()
+        self.silu, self.gelu = nn.SiLU(inplace=True), nn.GELU()
         self.gate = nn.Conv2d(width, width, 1)
         self.head = nn.Linear(width, CLASSES)
 

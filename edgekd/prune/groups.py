@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
-from edgekd.prune.importance import Samples, scorer
+from edgekd.prune.importance import Samples, scorer, thawed
 
 History = list[Any]
 
@@ -122,14 +122,8 @@ def _graph(module: nn.Module, example_input: Tensor) -> Any:
     """Which layers must be cut together. Found by following autograd, so nothing is frozen meanwhile."""
     import torch_pruning as tp
 
-    frozen = [p for p in module.parameters() if not p.requires_grad]
-    for p in frozen:
-        p.requires_grad_(True)
-    with torch.enable_grad():
-        graph = tp.DependencyGraph().build_dependency(module, example_input)
-    for p in frozen:
-        p.requires_grad_(False)
-    return graph
+    with thawed(module):
+        return tp.DependencyGraph().build_dependency(module, example_input)
 
 
 def _blocks(group: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,8 @@ def scorer(kind: str, net: nn.Module, samples: Samples) -> Scorer:
         samples: for taylor, with labels, and activation.
 
     Raises:
-        UsageError: taylor without labels; bn_scale where a group has no BatchNorm.
+        UsageError: taylor without labels; bn_scale where a group has no BatchNorm of its own width;
+            activation where no layer takes a group.
     """
     import torch_pruning as tp
 
@@ -70,9 +72,17 @@ def scorer(kind: str, net: nn.Module, samples: Samples) -> Scorer:
             layer = next(dep.target.name for dep, _ in members)
             raise UsageError(
                 f"prune.importance = {kind!r}: the channels of {layer} have no BatchNorm",
-                hint='importance = "l2" or "taylor" needs none',
+                hint='importance = "l2" needs none; prune.ignored_layers leaves layers whole',
             )
-        return found.detach()  # type: ignore[no-any-return]
+        if len(found) != len(members[0].idxs):
+            layer = members[0].dep.target.name
+            raise UsageError(
+                f"prune.importance = {kind!r}: {len(found)} scores for the {len(members[0].idxs)} channels "
+                f"of {layer}, whose BatchNorm stands behind a flatten",
+                hint='importance = "l2", or name the layer in prune.ignored_layers',
+            )
+        # Torch-Pruning divides by the mean, which is 0 where nothing of the group reaches the loss.
+        return found.detach().nan_to_num(nan=0.0)  # type: ignore[no-any-return]
 
     return score
 
@@ -84,32 +94,47 @@ def _differentiate(net: nn.Module, samples: Samples) -> None:
             "prune.importance = 'taylor' needs labels in the training split",
             hint='importance = "activation" needs none',
         )
-    frozen = [p for p in net.parameters() if not p.requires_grad]
-    for p in frozen:
-        p.requires_grad_(True)
     net.zero_grad()
-    with torch.enable_grad():
+    with thawed(net):
         for x, rows in samples.batches():
             outputs = net(x)[:, samples.columns[0]]
             loss = cross_entropy(outputs, samples.labels[rows], reduction="sum") / len(samples.inputs)
             torch.autograd.backward(loss)
+    if any(p.grad is not None and not bool(p.grad.isfinite().all()) for p in net.parameters()):
+        raise UsageError(
+            "prune.importance = 'taylor': a gradient is no number",
+            hint="look at the student's accuracy and losses",
+        )
+
+
+@contextmanager
+def thawed(net: nn.Module) -> Iterator[None]:
+    """While it is open, all parameters have gradients."""
+    frozen = [p for p in net.parameters() if not p.requires_grad]
     for p in frozen:
-        p.requires_grad_(False)
+        p.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
 
 
 def _by_activation(net: nn.Module, samples: Samples) -> Scorer:
     import torch_pruning as tp
 
-    sizes: dict[nn.Module, Tensor] = {}
+    sums: dict[nn.Module, Tensor] = {}
+    counts: dict[nn.Module, int] = {}
 
-    def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].abs()
+    def see(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        x = (args[0] if args else named["input"]).abs()
         over = tuple(range(x.dim() - 1)) if isinstance(module, nn.Linear) else (0, *range(2, x.dim()))
-        share = len(x) / len(samples.inputs)
-        sizes[module] = sizes.get(module, torch.zeros(())) + share * x.mean(dim=over)
+        sums[module] = sums.get(module, torch.zeros(())) + len(x) * x.mean(dim=over)
+        counts[module] = counts.get(module, 0) + len(x)
 
     layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-    hooks = [m.register_forward_pre_hook(see) for m in layers]
+    hooks = [m.register_forward_pre_hook(see, with_kwargs=True) for m in layers]
     with torch.no_grad():
         for x, _ in samples.batches():
             net(x)
@@ -121,11 +146,16 @@ def _by_activation(net: nn.Module, samples: Samples) -> Scorer:
         width = len(members[0].idxs)
         total, times = torch.zeros(width), torch.zeros(width)
         for i, (dep, places) in enumerate(members):
-            if dep.handler in takers and (size := sizes.get(dep.target.module)) is not None:
+            if dep.handler in takers and (taker := dep.target.module) in sums:
                 channels = torch.tensor(members[i].root_idxs)
-                total.index_add_(0, channels, size[list(places)])
+                total.index_add_(0, channels, sums[taker][list(places)] / counts[taker])
                 times.index_add_(0, channels, torch.ones(len(places)))
-        mean = total / times.clamp(min=1)
+        if not bool(times.all()):
+            raise UsageError(
+                f"prune.importance = 'activation': no layer takes what {members[0].dep.target.name} gives",
+                hint='importance = "l2", or name the layer in prune.ignored_layers',
+            )
+        mean = total / times
         return mean / mean.mean().clamp(min=torch.finfo(mean.dtype).tiny)
 
     return score

@@ -60,7 +60,12 @@ class Decompositions(TorchFunctionMode):
     ) -> Any:
         """The parts, or the call as it was."""
         form, named = self._forms.get(func), kwargs or {}
-        return form(args[0] if args else named["input"]) if form is not None else func(*args, **named)
+        if form is None:
+            return func(*args, **named)
+        x = args[0] if args else named["input"]
+        # Only what can be done in place has a second positional argument.
+        in_place = args[1] if len(args) > 1 else named.get("inplace", False)
+        return x.copy_(form(x)) if in_place else form(x)
 
     def _grid(self, lowest: float, highest: float) -> nn.Module:
         scale = (highest - lowest) / _STEPS

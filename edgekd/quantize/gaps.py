@@ -33,6 +33,19 @@ MOVES = (
     "unsqueeze",
     "view",
 )
+# What computes nothing, but can stand between a quantizer and what it is for.
+_NOTHING = (
+    "__getitem__",
+    "chunk",
+    "clone",
+    "detach",
+    "is_contiguous",
+    "split",
+    "t",
+    "to",
+    "unflatten",
+    "zeros",
+)
 # What else runs in 8 bits, or is folded into what does.
 _OTHERS = (
     "adaptive_avg_pool2d",
@@ -82,13 +95,17 @@ def fill(body: nn.Module, example_input: Tensor) -> list[Any]:
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
     graph = build_nncf_graph(body, example_input)
-    weights = dict(body.named_parameters())
+    constants = {**dict(body.named_parameters()), **dict(body.named_buffers())}
     added: dict[tuple[str, int], Any] = {}
     for node in graph.get_all_nodes():
         for edge in _integer_inputs(graph, node):
             if edge.from_node.node_type == CONSTANT:
-                quantizer = _of_weights(weights[edge.from_node.node_name])
-                register_pre_function_hook(body, node.node_name, edge.input_port_id, quantizer)
+                place = (node.node_name, edge.input_port_id)
+                if node.node_type in WEIGHTED:
+                    quantizer = _of_weights(constants[edge.from_node.node_name])
+                else:
+                    quantizer = added[place] = _of_activations()
+                register_pre_function_hook(body, *place, quantizer)
                 continue
             edge = made_by(graph, edge)
             place = (edge.from_node.node_name, edge.output_port_id)
@@ -104,7 +121,7 @@ def float_operators(module: nn.Module, example_input: Tensor) -> dict[str, int]:
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
     graph = build_nncf_graph(wrap_model(named(copy.deepcopy(module))), example_input)
-    integer = (*WEIGHTED, *_ACTIVATIONS, *MOVES, *_OTHERS)
+    integer = (*WEIGHTED, *_ACTIVATIONS, *MOVES, *_NOTHING, *_OTHERS)
     kinds = [node.node_type for node in graph.get_all_nodes()]
     return dict(Counter(kind for kind in kinds if kind not in integer and not kind.startswith("nncf_model")))
 

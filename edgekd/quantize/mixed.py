@@ -6,17 +6,17 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgekd.errors import UsageError, nearest
+from edgekd.errors import TrainingError, UsageError, nearest
 from edgekd.progress import QUIET, Display
-from edgekd.quantize.gaps import CONSTANT, MOVES, QUANTIZERS, WEIGHTED, made_by, prefix
+from edgekd.quantize.gaps import CONSTANT, QUANTIZERS, WEIGHTED, made_by, named, prefix
 from edgekd.quantize.schemes import QuantizedNet
 
 _BATCH = 256
@@ -54,50 +54,54 @@ class Sensitivity:
 
 def layers(net: QuantizedNet, example_input: Tensor) -> tuple[Layer, ...]:
     """The layers, in the order they run; one that is called twice stands once."""
-    graph, found = _graph(net, example_input), dict[str, Layer]()
+    graph, found = _graph(net.body, example_input), dict[str, Layer]()
     for node in graph.get_all_nodes():
-        if path := _layer_of(graph, node):
-            places = {_place(graph, made_by(graph, e).from_node) for e in graph.get_input_edges(node)}
-            weight = net.body.get_parameter(f"{path}.weight")
+        if path := _path_of(graph, node, net.body):
+            edges = {e.input_port_id: e for e in graph.get_input_edges(node)}
+            quantizers = {_place(graph, made_by(graph, edges[port]).from_node) for port in (0, 1)} - {""}
             shape = graph.get_output_edges(node)[0].tensor_shape
             positions = math.prod(shape[1:-1] if node.node_type == "linear" else shape[2:])
             before = found.get(path, Layer(path, (), 0))
-            quantizers = sorted({*before.quantizers, *places} - {""})
-            found[path] = Layer(path, tuple(quantizers), before.macs + weight.numel() * positions)
-    start = prefix(net.body)
-    return tuple(replace(layer, path=layer.path.removeprefix(start)) for layer in found.values())
+            macs = before.macs + math.prod(edges[1].tensor_shape) * positions
+            found[path] = Layer(path, tuple(sorted({*before.quantizers, *quantizers})), macs)
+    return tuple(found.values())
+
+
+def check_paths(module: nn.Module, example_input: Tensor, paths: Iterable[str]) -> None:
+    """Nothing where a float network has all these layers.
+
+    Raises:
+        UsageError: there is no such layer; names the nearest.
+    """
+    from nncf.torch.function_hook import wrap_model
+
+    body = wrap_model(named(copy.deepcopy(module)))
+    graph = _graph(body, example_input)
+    found = (_path_of(graph, node, body) for node in graph.get_all_nodes())
+    known = list(dict.fromkeys(path for path in found if path))
+    for path in paths:
+        if path not in known:
+            raise UsageError(
+                f"quantize.float_layers: no layer {path!r}",
+                hint=nearest(path, known, f"layers: {', '.join(known)}"),
+            )
 
 
 def in_float(net: QuantizedNet, example_input: Tensor, paths: Iterable[str]) -> QuantizedNet:
     """A copy whose named layers compute in float.
 
-    Their weights have no quantizers, nor has what flows between two of them; what an integer layer gives or
-    takes stays in 8 bits.
-
-    Raises:
-        UsageError: there is no such layer; names the nearest.
+    Their weights have no quantizers, nor has what flows where no integer layer gives or takes it; the
+    network's input stays in 8 bits.
     """
-    chosen = {*paths}
-    known = [layer.path for layer in layers(net, example_input)]
-    if unknown := sorted(chosen - set(known)):
-        raise UsageError(
-            f"quantize.float_layers: no layer {unknown[0]!r}",
-            hint=nearest(unknown[0], known, f"layers: {', '.join(known)}"),
-        )
-    graph, floats, start = _graph(net, example_input), dict[int, bool](), prefix(net.body)
-    for node in graph.get_all_nodes():  # in the order they run
-        before = [e.from_node for e in graph.get_input_edges(node) if e.from_node.node_type != CONSTANT]
-        path = _layer_of(graph, node)
-        # The input is in 8 bits whatever comes after it; sums and activations go with what they are fed.
-        fed = bool(before) and all(floats[n.node_id] for n in before)
-        floats[node.node_id] = path.removeprefix(start) in chosen if path else fed
+    chosen, graph = set(paths), _graph(net.body, example_input)
     gone = []
     for node in graph.get_all_nodes():
-        if node.node_type not in QUANTIZERS:
+        if node.node_type not in QUANTIZERS or _of_input(graph, node):
             continue
-        taken = list(_takers(graph, node))
-        of_weights = all(e.from_node.node_type == CONSTANT for e in graph.get_input_edges(node))
-        if (of_weights or floats[node.node_id]) and all(floats[n.node_id] for n in taken):
+        # A sum or an activation between two quantizers has no layer beside it: then those further off decide.
+        beside = _beside(graph, node) or _beside(graph, node, further=True)
+        touched = {_path_of(graph, layer, net.body) for layer in beside}
+        if touched and touched <= chosen:
             gone.append(_place(graph, node))
     mixed = copy.deepcopy(net)
     for place in gone:
@@ -123,12 +127,20 @@ def sensitivities(
         labels: their classes (N,).
         columns: of the outputs, those that the labels are about.
         display: where progress is shown.
+
+    Raises:
+        TrainingError: the float network's logits are all 0, or no numbers.
     """
     found = []
     with _only(net, ()):
         whole = _logits(net, samples, columns)
     right = whole.argmax(axis=1) == labels
     size = math.sqrt(float((whole**2).mean()))
+    if not 0 < size < math.inf:
+        raise TrainingError(
+            f"sensitivity: the network's logits are {size:g} on the validation split",
+            hint="look at the student's accuracy and losses",
+        )
     all_layers = layers(net, example_input)
     for layer in display.track(all_layers, "sensitivity", len(all_layers)):
         with _only(net, layer.quantizers):
@@ -161,39 +173,58 @@ def fewest(
     return chosen
 
 
-def _graph(net: QuantizedNet, example_input: Tensor) -> Any:
+def _graph(body: nn.Module, example_input: Tensor) -> Any:
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
-    return build_nncf_graph(net.body, example_input)
+    return build_nncf_graph(body, example_input)
 
 
-def _layer_of(graph: Any, node: Any) -> str:
-    """The module path where a node is a layer; else nothing."""
+def _path_of(graph: Any, node: Any, body: nn.Module) -> str:
+    """Of a layer its module's path, or its parameter's where that is not called weight; else nothing."""
     if node.node_type not in WEIGHTED:
         return ""
-    weight = next(e for e in graph.get_input_edges(node) if e.input_port_id == 1).from_node
-    while weight.node_type != CONSTANT:
-        weight = next(iter(graph.get_input_edges(weight))).from_node
-    return str(weight.node_name).rpartition(".")[0]
+    edges, port = graph.get_input_edges(node), 1
+    while edges:
+        weight = next(e for e in edges if e.input_port_id == port).from_node
+        if weight.node_type == CONSTANT:
+            return str(weight.node_name).removesuffix(".weight").removeprefix(prefix(body))
+        edges, port = graph.get_input_edges(weight), 0
+    return ""  # multiplied by what is computed from data
+
+
+def _of_input(graph: Any, node: Any) -> bool:
+    return any(e.from_node.node_type == "nncf_model_input" for e in graph.get_input_edges(node))
 
 
 def _place(graph: Any, node: Any) -> str:
-    """Of a quantizer its path in the network; of what is none nothing."""
+    """Of a quantizer the path of this place of it (a shared one has several); of another node nothing."""
     if node.node_type not in QUANTIZERS:
         return ""
-    constants = [
-        e.from_node.node_name for e in graph.get_input_edges(node) if e.from_node.node_type == CONSTANT
-    ]
-    return next(str(name).rpartition(".")[0] for name in constants if name.startswith("__nncf_hooks"))
+    name = str(node.node_name)
+    if "pre_hook__" in name:
+        edge = graph.get_output_edges(node)[0]
+        kind, operator, port = "pre_hooks", edge.to_node.node_name, edge.input_port_id
+    else:
+        edge = next(e for e in graph.get_input_edges(node) if e.from_node.node_type != CONSTANT)
+        kind, operator, port = "post_hooks", edge.from_node.node_name, edge.output_port_id
+    return f"__nncf_hooks.{kind}.{operator.replace('.', ':')}__{port}.0"
 
 
-def _takers(graph: Any, node: Any) -> Iterator[Any]:
-    """The nodes that work on what a node gives."""
-    for after in graph.get_next_nodes(node):
-        if after.node_type in MOVES:
-            yield from _takers(graph, after)
-        elif after.node_type != "nncf_model_output":
-            yield after
+def _beside(graph: Any, node: Any, further: bool = False) -> list[Any]:
+    """The layers that give or take what a quantizer rounds; `further`: also those behind other quantizers."""
+    found: dict[int, Any] = {}
+    for neighbours in (graph.get_previous_nodes, graph.get_next_nodes):
+        todo, seen = list(neighbours(node)), set[int]()
+        while todo:
+            other = todo.pop()
+            if other.node_id in seen or other.node_type == CONSTANT:
+                continue
+            seen.add(other.node_id)
+            if other.node_type in WEIGHTED:
+                found[other.node_id] = other
+            elif further or other.node_type not in QUANTIZERS:
+                todo += neighbours(other)
+    return list(found.values())
 
 
 @contextmanager

@@ -28,14 +28,14 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.float_layers:
         net = mixed.in_float(net, example, config.float_layers)
     calibrated = saved.accuracy_on(net, "val", context)
-    history, robust = [], {}
+    history = []
     if config.method == "qat":
         history = learn(net, config, node, context)
-        robust = saved.robust_accuracy(net, config, context)
     floats = list(config.float_layers)
     if config.max_val_drop_pp is not None:
         floats += _needed(net, config.max_val_drop_pp, node, context, floats)
-        net = mixed.in_float(net, example, [path for path in floats if path not in config.float_layers])
+        net = mixed.in_float(net, example, floats)
+    robust = saved.robust_accuracy(net, config, context) if config.method == "qat" else {}
     architecture = {**saved.architecture_of(source), "quantizers": qat.describe(net)}
     heads = saved.save(folder, net, context, architecture)
     return {
@@ -65,7 +65,7 @@ def _needed(
 
     @functools.cache
     def accuracy(paths: frozenset[str]) -> float:
-        return saved.accuracy_on(mixed.in_float(net, example, paths), "val", context)
+        return saved.accuracy_on(mixed.in_float(net, example, {*floats, *paths}), "val", context)
 
     left = [layer["path"] for layer in ranked if layer["path"] not in floats]
     found = mixed.fewest(left, macs, lambda paths: accuracy(frozenset(paths)) >= least)
@@ -81,13 +81,19 @@ def _needed(
 
 
 def check(context: Context) -> None:
-    """Says, before any training, what of a network will compute in float in the int8 files."""
+    """Says, before any training, what of a network will compute in float in the int8 files.
+
+    Raises:
+        UsageError: quantize.float_layers names a layer that is not there.
+    """
     for node in context.plan.nodes:
         if node.stage == "quantize" and context.store.get(node.stage, node.key) is None:
             network = context.plan.node(node.parents["network"])
             while network.stage == "prune":
                 network = context.plan.node(network.parents["network"])
             module = saved.fresh(dict(network.config), context)
+            named = QuantizeConfig.model_validate(node.config["quantize"]).float_layers
+            mixed.check_paths(module, saved.example_input(context.task), named)
             if found := gaps.float_operators(module, saved.example_input(context.task)):
                 shown = ", ".join(f"{kind} ({times})" for kind, times in sorted(found.items()))
                 context.display.line(

@@ -102,3 +102,66 @@ def test_a_head_that_is_not_judged_does_not_count():
     np.testing.assert_allclose(
         scores(wide, "taylor", several)["conv"], scores(net, "taylor")["conv"], rtol=1e-4
     )
+
+
+class Normed(nn.Module):
+    """A BatchNorm behind a flatten; a second trunk that no judged output sees."""
+
+    def __init__(self, flat):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 8, 3, padding=1)
+        self.other = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.norm = nn.BatchNorm1d(512) if flat else nn.Identity()
+        self.head, self.second = nn.Linear(512, CLASSES), nn.Linear(512, 2)
+
+    def forward(self, x):
+        first = self.head(self.norm(self.conv(x).relu().flatten(1)))
+        return torch.cat([first, self.second(self.other(x).relu().flatten(1))], dim=1)
+
+
+def test_a_norm_of_another_width_has_no_scale_for_a_channel():
+    with pytest.raises(UsageError, match=r"512 scores for the 8 channels of conv"):
+        scores(Normed(flat=True).eval(), "bn_scale", samples())
+
+
+def test_what_the_judged_head_does_not_see_is_worth_nothing_by_taylor():
+    seen = samples()
+    several = Samples(seen.inputs, seen.labels, [slice(0, CLASSES), slice(CLASSES, CLASSES + 2)])
+    found = scores(Normed(flat=False).eval(), "taylor", several)
+    assert (found["other.0"] == 0).all()
+    assert found["conv"].mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_a_gradient_that_is_no_number_is_told():
+    net = flat()
+    with torch.no_grad():
+        net.fc.weight[0, 0] = float("nan")
+    with pytest.raises(UsageError, match="a gradient is no number"):
+        scores(net, "taylor")
+
+
+class Twice(nn.Module):
+    """A layer that is called twice, once by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, CLASSES)
+
+    def parts(self, x):
+        first = self.stem(x).relu()
+        second = self.conv(input=first).relu()
+        return first, second, self.conv(second).relu()
+
+    def forward(self, x):
+        return self.head(self.parts(x)[-1].mean((2, 3)))
+
+
+def test_a_layer_called_twice_counts_once():
+    torch.manual_seed(1)
+    net = Twice().eval()
+    with torch.no_grad():
+        first, second, third = (a.abs().mean((0, 2, 3)).numpy() for a in net.parts(samples().inputs))
+    (found,) = scores(net, "activation").values()  # one group: what goes in is as wide as what comes out
+    expected = ((first + second) / 2 + third) / 2
+    np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-4)

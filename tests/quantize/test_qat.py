@@ -1,9 +1,10 @@
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
-from nets import inputs, outputs, policy, run_python, tiny_resnet
+from nets import inputs, outputs, policy, run_onnx, run_python, run_tflite, tiny_resnet
 from safetensors.torch import save_file
 from torch import nn
 
@@ -237,3 +238,18 @@ def test_what_nncf_cannot_quantize_is_an_error_in_words(monkeypatch):
     monkeypatch.setattr(nncf, "quantize", fails)
     with pytest.raises(ExportError, match="NNCF cannot quantize it: no such operator"):
         qat.prepare(tiny_resnet(), inputs(32), policy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_files_and_the_fake_quantized_network_agree_within_two_steps(prepared, exported, kind):
+    _, net = prepared[kind]
+    x = inputs(128, 9)
+    onnx, tflite = (
+        exported(format, "static_wi8_ai8", activations, kind)[1]
+        for format, activations in (("onnx", "unsigned"), ("tflite", "signed"))
+    )
+    found = [outputs(net, x), run_onnx(onnx, x), run_tflite(tflite, x)]
+    step = float(net.output.scale)
+    for a, b in itertools.combinations(found, 2):
+        worst = np.abs(a - b).max(axis=1) / step
+        assert (worst <= 2.01).mean() >= 0.99, worst

@@ -1,6 +1,7 @@
 """What is said of an int8 file before anything is trained for it, and which of its layers are float."""
 
 import json
+import shutil
 
 import pytest
 from runs import TINY, Commands
@@ -33,48 +34,80 @@ def test_operators_without_kernels_are_named_before_the_teacher_is_trained(tmp_p
     assert "mish" not in again.stdout + again.stderr  # it stands in the report by now
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Of a store in which networks are trained once."""
-    return tmp_path_factory.mktemp("quantize")
-
-
-def quantized(folder, **settings):
-    """(the quantized network's result, the student's, the ranked layers)."""
+def recipe(method="ptq", **settings):
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
     start, end = TINY.index("[prune]"), TINY.index("[quantize]")
-    text = TINY[:start] + TINY[end:].replace('method = "qat"\n', f'method = "ptq"\n{lines}')
-    path = folder / "tiny.toml"
-    path.write_text(text)
+    return TINY[:start] + TINY[end:].replace('method = "qat"\n', f'method = "{method}"\n{lines}')
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store that holds the student and nothing of what comes after it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(recipe())
+    edgekd.compress(folder / "tiny.toml", until="student", store=folder / "store", workdir=folder / "work")
+    return folder / "store"
+
+
+@pytest.fixture
+def folder(tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "store")
+    return tmp_path
+
+
+def quantized(folder, method="ptq", **settings):
+    """(the quantized network's result, the student's, the ranked layers, the quantizers' description)."""
+    (folder / "tiny.toml").write_text(recipe(method, **settings))
     before = set(folder.glob("store/quantize-*"))
-    edgekd.compress(path, until="quantize", store=folder / "store", workdir=folder / "work")
+    edgekd.compress(folder / "tiny.toml", until="quantize", store=folder / "store", workdir=folder / "work")
     (new,) = set(folder.glob("store/quantize-*")) - before
     (student,) = folder.glob("store/distill-*")
     ranked = list(folder.glob("store/sensitivity-*"))
-    results = [json.loads((entry / "result.json").read_text())["result"] for entry in (new, student, *ranked)]
-    return results[0], results[1], results[2]["layers"] if ranked else None
+    found = [json.loads((entry / "result.json").read_text())["result"] for entry in (new, student, *ranked)]
+    return found[0], found[1], found[2]["layers"] if ranked else None, (new / "architecture.json").read_text()
 
 
-def test_layers_go_back_to_float_until_the_accuracy_on_val_is_kept(folder, monkeypatch):
-    right, student, _ = quantized(folder)
-    budget = student["val_accuracy"] - right["val_accuracy"] + 3.0
+def spoil(monkeypatch, *layers):
+    """From now on nothing is left of these layers' weights once they are calibrated."""
     real = qat.prepare
 
     def prepare(*arguments):
-        """Calibration after which nothing is left of the weights of two layers of three."""
         net = real(*arguments)
         for path, module in net.body.named_modules():
-            if ("pre_hooks.body/2" in path or "pre_hooks.head" in path) and hasattr(module, "scale"):
+            if any(f"pre_hooks.{layer}" in path for layer in layers) and hasattr(module, "scale"):
                 module.scale.data.mul_(400)
         return net
 
     monkeypatch.setattr(qat, "prepare", prepare)
-    found, _, ranked = quantized(folder, max_val_drop_pp=budget)
+
+
+def test_layers_go_back_to_float_until_the_accuracy_on_val_is_kept(folder, monkeypatch):
+    right, student, _, _ = quantized(folder)
+    budget = student["val_accuracy"] - right["val_accuracy"] + 3.0
+    spoil(monkeypatch, "body/2", "head")
+    found, _, ranked, _ = quantized(folder, max_val_drop_pp=budget)
     assert sorted(found["float_layers"]) == ["body.2", "head"]
     assert found["val_accuracy"] >= student["val_accuracy"] - budget
     assert {layer["path"] for layer in ranked[:2]} == {"body.2", "head"} and len(ranked) == 3
     errors = [layer["logit_error"] for layer in ranked]
     assert errors == sorted(errors, reverse=True) and errors[1] > 10 * errors[2]
+
+
+def test_layers_named_and_layers_needed_make_one_network(folder, monkeypatch):
+    spoil(monkeypatch, "body/2", "head")
+    named, student, _, text = quantized(folder, float_layers=["body.2", "head"])
+    budget = max(student["val_accuracy"] - named["val_accuracy"], 0.0)
+    assert "body/3/relu/0__0" not in text  # between the two
+    found, _, _, again = quantized(folder, float_layers=["body.2"], max_val_drop_pp=budget)
+    assert found["float_layers"] == ["body.2", "head"]
+    assert found["val_accuracy"] == named["val_accuracy"]
+    assert json.loads(again)["quantizers"] == json.loads(text)["quantizers"]
+
+
+def test_layers_named_stay_in_float_through_training(folder):
+    found, _, _, text = quantized(folder, "qat", float_layers=["body.0"], max_val_drop_pp=90)
+    assert found["float_layers"] == ["body.0"] and len(found["history"]) == 1
+    assert "body/0/linear/0__1" not in text and "body/2/linear/0__1" in text
 
 
 def test_a_drop_that_no_layer_in_float_mends_is_told(folder, monkeypatch):
@@ -91,11 +124,29 @@ def test_a_drop_that_no_layer_in_float_mends_is_told(folder, monkeypatch):
 
 
 def test_named_layers_stay_in_float(folder):
-    found, _, ranked = quantized(folder, float_layers=["body.0"], sensitivity=True)
+    _, _, ranked, text = quantized(folder)
+    assert ranked is None and "body/0/linear/0__1" in text
+    found, _, ranked, text = quantized(folder, float_layers=["body.0"], sensitivity=True)
     assert found["float_layers"] == ["body.0"]
-    assert ranked is not None
+    assert len(ranked) == 3
+    assert "body/0/linear/0__1" not in text and "body/2/linear/0__1" in text
 
 
-def test_a_layer_that_is_not_there_is_told(folder):
+def test_a_layer_that_is_not_there_is_told_before_anything_is_trained(tmp_path):
+    (tmp_path / "tiny.toml").write_text(recipe(float_layers=["body.9"]))
     with pytest.raises(UsageError, match=r"quantize\.float_layers: no layer 'body\.9'"):
-        quantized(folder, float_layers=["body.9"])
+        edgekd.compress(
+            tmp_path / "tiny.toml", until="quantize", store=tmp_path / "s", workdir=tmp_path / "w"
+        )
+    assert [p.name.partition("-")[0] for p in (tmp_path / "s").glob("*-*")] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sensitivity", True), ("float_layers", ["a"]), ("max_val_drop_pp", 0.0)]
+)
+def test_layers_of_an_onnx_file_cannot_be_chosen(tmp_path, key, value):
+    text = recipe(**{key: value})
+    start, end = text.index("[student.model]"), text.index("[quantize]")
+    (tmp_path / "tiny.toml").write_text(text[:start] + '[student]\nonnx = "a.onnx"\n' + text[end:])
+    with pytest.raises(UsageError, match=rf"quantize\.{key} works on a network"):
+        edgekd.compress(tmp_path / "tiny.toml", store=tmp_path / "s", workdir=tmp_path / "w")
