@@ -2,7 +2,7 @@
 
 The network is a ResNet of 19 blocks a stage: 57 groups inside the blocks and 3 that the sums tie together.
 What each width loses is drawn at random (it falls with the width), since only time is looked at: for five
-shares of the latency, each with three draws. The table is made here where it is missing (some minutes).
+latencies, each with three draws. The table is made here where it is missing (some minutes).
 
 Prints a table; the last line is one JSON document.
 """
@@ -28,7 +28,8 @@ from edgekd.store import Store
 from edgekd.terminal import console
 
 LIMIT_S = 5.0
-KEEPS, DRAWS = (0.9, 0.75, 0.6, 0.5, 0.4), 3
+# Of the way from the narrowest network that is allowed to the whole one.
+SHARES, DRAWS = (0.8, 0.6, 0.4, 0.2, 0.1), 3
 
 
 def main() -> int:
@@ -51,20 +52,23 @@ def main() -> int:
     candidates = widths.edges(wires, found.widths, least, price)
     pricing_s = time.perf_counter() - started
     whole = widths.total(wires, found.widths, price)
+    narrowest = widths.total(wires, [min(c) for c in candidates], price)
     rows = []
-    for keep in KEEPS:
+    for share in SHARES:
+        budget = narrowest + share * (whole - narrowest)
         for draw in range(DRAWS):
             rng = np.random.default_rng(draw)
             losses = [np.sort(rng.exponential(size=len(c)))[::-1] * (np.array(c) < c[-1]) for c in candidates]
             started = time.perf_counter()
-            chosen = widths.choose(wires, candidates, losses, price, keep * whole)
+            chosen = widths.choose(wires, candidates, losses, price, budget)
             took_s = time.perf_counter() - started
-            share = widths.total(wires, chosen, price) / whole
-            rows.append({"keep": keep, "draw": draw, "share": share, "seconds": took_s})
+            met = widths.total(wires, chosen, price)
+            asked, reached = budget / whole, met / whole
+            rows.append({"asked": asked, "draw": draw, "reached": reached, "seconds": took_s})
     print(f"{len(found.groups)} groups, {sum(map(len, candidates))} widths, found in {pricing_s:.2f} s")
-    print("| keep | draw | share met | s |\n|---:|---:|---:|---:|")
+    print("| latency asked for | draw | reached | s |\n|---:|---:|---:|---:|")
     for row in rows:
-        print(f"| {row['keep']} | {row['draw']} | {row['share']:.4f} | {row['seconds']:.2f} |")
+        print(f"| {row['asked']:.4f} | {row['draw']} | {row['reached']:.4f} | {row['seconds']:.2f} |")
     worst_s = max(row["seconds"] for row in rows)
     groups = len(found.groups)
     print(json.dumps({"benchmark": "solve_widths", "groups": groups, "worst_s": worst_s, "rows": rows}))
