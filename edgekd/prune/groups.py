@@ -42,6 +42,7 @@ class Prunable:
     Attributes:
         net: the copy, in eval mode.
         groups: what is cut together.
+        unreached: convolutions and linear layers that the outputs could not be followed back to.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Prunable:
         self.net = copy.deepcopy(module).eval()
         self.groups: list[Group] = []
         self._graph = _graph(self.net, example_input)
+        layers = {n: m for n, m in self.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+        self.unreached = [name for name, m in layers.items() if m not in self._graph.module2node]
         self._most = config.max_pruning_ratio
         ignored = _ignored(self.net, example_input, config)
         score = scorer(config.importance, self.net, samples)

@@ -83,7 +83,8 @@ def prune(
 
     best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
     if not best[1]:
-        raise _nothing(module, f"to multiples of {channel_multiple}")
+        found = Prunable(module, example_input, config, samples)
+        raise _nothing(module, found, f"to multiples of {channel_multiple}")
     if best[2] > limit:
         raise UsageError(
             f"prune: {config.goal} = {limit:,} is out of reach: the smallest network has {best[2]:,}",
@@ -92,11 +93,15 @@ def prune(
     return _search(attempt, best, limit)
 
 
-def _nothing(module: nn.Module, how: str) -> UsageError:
-    return UsageError(
-        f"prune: nothing in {type(module).__name__} can be pruned {how}",
-        hint="a wider student, a smaller channel_multiple, or fewer prune.ignored_layers",
-    )
+def _nothing(module: nn.Module, found: Prunable, how: str) -> UsageError:
+    """Torch-Pruning passes over what it does not know without a word: what it found says why."""
+    hint = "a wider student, a smaller channel_multiple, or fewer prune.ignored_layers"
+    if not any(isinstance(m, nn.Linear | nn.modules.conv._ConvNd) for m in module.modules()):
+        hint = "it has no convolution or linear layer of torch.nn; Keras layers cannot be pruned"
+    elif found.unreached:
+        names = ", ".join(found.unreached)
+        hint = f"no gradient comes from its outputs to {names}: a detach, or numpy, in forward"
+    return UsageError(f"prune: nothing in {type(module).__name__} can be pruned {how}", hint=hint)
 
 
 def _search(
@@ -152,7 +157,7 @@ def prune_by_price(
     least = [found.least(i) for i in range(len(found.groups))]
     candidates = widths.edges(wires, found.widths, least, price)
     if all(len(c) == 1 for c in candidates):
-        raise _nothing(module, "that any width would make cheaper")
+        raise _nothing(module, found, "that any width would make cheaper")
     chosen = widths.choose(wires, candidates, _losses(found, candidates, samples), price, limit)
     for i, kept in enumerate(chosen):
         found.narrow(i, kept)

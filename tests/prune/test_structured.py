@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgekd.errors import UsageError
+from edgekd.models import keras as keras_net
 from edgekd.prune import structured
 from edgekd.prune.groups import rebuild
 from edgekd.prune.structured import count, prune
@@ -300,3 +301,32 @@ def test_frozen_networks_are_cut_like_others():
     for p in net.parameters():
         p.requires_grad_(False)
     assert widths(cut(net, prune_config(keep=0.5))[0]) == widths(expected)
+
+
+class Broken(nn.Module):
+    """Between its layers gradients end."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)).detach())
+
+
+def test_a_network_that_cannot_be_followed_says_where():
+    with pytest.raises(UsageError, match=r"no gradient comes from its outputs to conv: a detach"):
+        cut(Broken().eval(), prune_config(keep=0.5))
+
+
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
+def test_keras_layers_are_not_passed_over_without_a_word(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    import keras
+
+    layers = keras.layers
+    net = keras.Sequential([keras.Input((8, 8, 2)), layers.Conv2D(16, 3), layers.Flatten(), layers.Dense(5)])
+    net.save(tmp_path / "a.keras")
+    module = keras_net.build((2, 8, 8), 5, str(tmp_path / "a.keras")).eval()
+    with pytest.raises(UsageError, match=r"nothing in KerasNet can be pruned.*Keras layers cannot be pruned"):
+        cut(module, prune_config(keep=0.5))
