@@ -142,9 +142,10 @@ def _scale_at_dequantizers(model: Any) -> None:
     for node in graph.node:
         if node.op_type not in ("Mul", "Div") or len(node.input) != 2:
             continue
-        if node.op_type == "Mul" and node.input[0] in constants:
-            node.input[:] = node.input[::-1]
-        source, factor = made.get(node.input[0]), constants.get(node.input[1])
+        values, constant = node.input
+        if node.op_type == "Mul" and values in constants:
+            values, constant = constant, values
+        source, factor = made.get(values), constants.get(constant)
         if source is None or source.op_type != "DequantizeLinear" or factor is None or factor.size != 1:
             continue
         if factor.ndim > 1:  # it may add dimensions to what it is multiplied by

@@ -116,13 +116,20 @@ def test_what_has_no_kernels_is_named_with_its_number():
 
 
 @pytest.mark.parametrize(
-    ("op", "factor", "folds"), [("Mul", 1.7, True), ("Div", 6.0, True), ("Mul", -2.0, False)]
+    ("op", "factor", "folds", "first"),
+    [
+        ("Mul", 1.7, True, False),
+        ("Mul", 1.7, True, True),
+        ("Div", 6.0, True, False),
+        ("Div", 6.0, False, True),
+        ("Mul", -2.0, False, False),
+    ],
 )
-def test_a_constant_factor_goes_into_the_scale(tmp_path, op, factor, folds):
+def test_a_constant_factor_goes_into_the_scale(tmp_path, op, factor, folds, first):
     make, scalar = onnx.helper.make_node, onnx.numpy_helper.from_array
     nodes = [
         make("DequantizeLinear", ["x", "s", "z"], ["real"]),
-        make(op, ["real", "c"], ["scaled"]),
+        make(op, ["c", "real"] if first else ["real", "c"], ["scaled"]),
         make("Add", ["scaled", "real"], ["y"]),
     ]
     constants = [
@@ -134,8 +141,8 @@ def test_a_constant_factor_goes_into_the_scale(tmp_path, op, factor, folds):
     graph = onnx.helper.make_graph(
         nodes,
         "g",
-        [info("x", onnx.TensorProto.UINT8, [1, 256])],
-        [info("y", onnx.TensorProto.FLOAT, [1, 256])],
+        [info("x", onnx.TensorProto.UINT8, [1, 248])],
+        [info("y", onnx.TensorProto.FLOAT, [1, 248])],
         constants,
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
@@ -143,9 +150,10 @@ def test_a_constant_factor_goes_into_the_scale(tmp_path, op, factor, folds):
     onnx.checker.check_model(model, full_check=True)
     kinds = [node.op_type for node in model.graph.node]
     assert kinds == ["DequantizeLinear", "DequantizeLinear" if folds else op, "Add"]
-    x = np.arange(256, dtype=np.uint8)[None]
+    x = np.arange(8, 256, dtype=np.uint8)[None]  # above the zero point: one divides by it
     real = (x.astype(np.float64) - 7) * 0.1
-    expected = real + (real / factor if op == "Div" else real * factor)
+    quotient = factor / real if first else real / factor
+    expected = real + (quotient if op == "Div" else real * factor)
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     found = run_onnx(path, x)
