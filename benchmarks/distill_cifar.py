@@ -113,6 +113,7 @@ def tuned_teacher() -> Path:
 def run_one(method: str, seed: int) -> None:
     """One training in this process; its JSON when it ends."""
     from edgekd.store import sha256_file
+    from edgekd.training import cpu_has_bf16
 
     path = tuned_teacher()
     context = stages_until("student", recipe({"checkpoint": str(path)}, method, seed))
@@ -132,6 +133,7 @@ def run_one(method: str, seed: int) -> None:
         "params": student.result["params"],
         "macs": student.result["macs"],
         "seconds": student.seconds,
+        "precision": "bf16-mixed" if cpu_has_bf16() else "32-true",
         "teacher_sha256": sha256_file(path),
         "losses": METHODS[method],
         "training": {**TRAINING, "views": EPOCHS},
