@@ -112,8 +112,8 @@ def tuned_teacher() -> Path:
 
 def run_one(method: str, seed: int) -> None:
     """One training in this process; its JSON when it ends."""
+    from edgekd.precision import cpu_has_bf16
     from edgekd.store import sha256_file
-    from edgekd.training import cpu_has_bf16
 
     path = tuned_teacher()
     context = stages_until("student", recipe({"checkpoint": str(path)}, method, seed))

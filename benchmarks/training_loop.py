@@ -25,8 +25,9 @@ from edgekd.batches import TrainingSet
 from edgekd.config import LossConfig, TrainConfig
 from edgekd.models import resnet
 from edgekd.objective import Objective
+from edgekd.precision import cpu_has_bf16
 from edgekd.progress import QUIET
-from edgekd.training import cpu_has_bf16, fit
+from edgekd.training import fit
 from edgekd.types import InputSpec, Split
 
 BATCH, VIEWS = 128, 4

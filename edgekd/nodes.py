@@ -39,7 +39,7 @@ STAGES = {
     "network": Stage("edgekd.stages.network", 3, (*_TORCH, "keras", "transformers"), 5),
     "file": Stage("edgekd.stages.file", 1, ("onnxruntime", "ai-edge-litert", "tensorflow"), 5),
     "ensemble": Stage("edgekd.stages.ensemble", 1, _TORCH, 5),
-    "outputs": Stage("edgekd.stages.outputs", 2, _TORCH, 5),
+    "outputs": Stage("edgekd.stages.outputs", 3, _TORCH, 5),
     "distill": Stage("edgekd.stages.distill", 3, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 3, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 1, (*_TORCH, "nncf"), 30),

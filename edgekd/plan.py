@@ -219,9 +219,11 @@ def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | Non
         "mix": config.mix.model_dump(),
         "views": views,
         "unlabelled": unlabelled,
+        "precision": config.precision,
     }
     names = [*augment, *(f"{name}_{alpha!r}" for name, alpha in mixed.items())]
     names += ["unlabelled"] if unlabelled else []
+    names += [config.precision] if config.precision != "auto" else []
     label = f"{teacher}-outputs" + "".join(f"-{name}" for name in names) + f"-{views}"
     return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}
 

@@ -8,7 +8,6 @@ together (torchrun), each takes its share of every step.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,6 +31,7 @@ from edgekd.errors import TrainingError
 from edgekd.losses.common import Batch
 from edgekd.objective import Objective
 from edgekd.optimizers import learning_rate, make_optimizer
+from edgekd.precision import make_fabric
 from edgekd.progress import Display
 from edgekd.store import write_atomic
 from edgekd.types import InputSpec
@@ -42,33 +41,6 @@ MAX_HALVINGS = 3
 
 # Told the name of a stage and its epochs so far, after each.
 Watch = Callable[[str, Sequence[dict[str, float]]], None]
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; elsewhere autocast only costs time."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
-
-
-def make_fabric(precision: str, unused: bool = False) -> Fabric:
-    """Device, precision and processes in one object; "auto" takes bf16 where the hardware gains from it.
-
-    `unused`: whether some weights may get no gradient, as those behind the layer that a loss looks at.
-    """
-    gains = torch.cuda.is_available() or cpu_has_bf16()
-    chosen: Any = ("bf16-mixed" if gains else "32-true") if precision == "auto" else precision
-    if processes.count() == 1:
-        return Fabric(accelerator="auto", devices=1, precision=chosen)
-    processes.join()
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    strategy = DDPStrategy(find_unused_parameters=unused)
-    nodes = processes.count() // here
-    fabric = Fabric(accelerator="auto", devices=here, num_nodes=nodes, strategy=strategy, precision=chosen)
-    fabric.launch()
-    return fabric
 
 
 def fit(

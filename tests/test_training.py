@@ -345,16 +345,6 @@ def test_predict_is_the_direct_forward(n):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_precision_is_what_was_asked_for(monkeypatch):
-    assert training.make_fabric("32-true")._precision.precision == "32-true"
-    assert training.make_fabric("bf16-mixed")._precision.precision == "bf16-mixed"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(training, "cpu_has_bf16", lambda: False)
-    assert training.make_fabric("auto")._precision.precision == "32-true"
-    monkeypatch.setattr(training, "cpu_has_bf16", lambda: True)
-    assert training.make_fabric("auto")._precision.precision == "bf16-mixed"
-
-
 def crd_objective(folder):
     terms = [
         LossConfig(kind="cross_entropy"),

@@ -54,7 +54,7 @@ def of_module(module: nn.Module) -> Teacher:
         if fed.dim() == 4:
             fed = fed.contiguous(memory_format=torch.channels_last)
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        return module(fed).numpy()  # type: ignore[no-any-return]
+        return module(fed).float().numpy()  # type: ignore[no-any-return]
 
     return network
 

@@ -180,9 +180,39 @@ NETWORK = {"model": {"kind": "mlp", "hidden": [64, 64]}, "train": {"epochs": 4, 
 OTHER = {"model": {"kind": "mlp", "hidden": [32]}, "train": {"epochs": 4, "batch_size": 16, "lr": 0.02}}
 
 
+def training_inputs(copied):
+    data = next(copied.store.glob("data-*"))
+    raw, spec = np.load(data / "train.inputs.npy"), json.loads((data / "task.json").read_text())["input_spec"]
+    return torch.from_numpy(
+        ((raw / spec["scale"] - spec["mean"][0]) / spec["std"][0]).reshape(len(raw), -1)
+    ).float()
+
+
+def mlp_logits(folder, x):
+    """What the network that a stage left says, layer by layer."""
+    state, y = load_file(folder / "model.safetensors"), x
+    for name in [n for n in ("body.0", "body.2") if f"{n}.weight" in state]:
+        y = torch.relu(y @ state[f"{name}.weight"].T + state[f"{name}.bias"])
+    return y @ state["head.weight"].T + state["head.bias"]
+
+
+def test_it_is_asked_in_the_precision_of_the_training(copied):
+    teacher = NETWORK | {"train": {"epochs": 4, "batch_size": 16, "lr": 0.03}}  # no other test has left it
+    error, found = {}, {}
+    for precision in ("32-true", "bf16-mixed"):
+        distill = {"epochs": 1, "batch_size": 16, "precision": precision, "losses": [{"kind": "kd"}]}
+        found |= taught(copied, teacher, distill=distill)
+        (cached,) = [np.load(f / "logits.npy")[0].astype(np.float32) for f in found["outputs"]]
+        exact = mlp_logits(found["network"][0], training_inputs(copied)).numpy()
+        error[precision] = np.abs(cached - exact).max() / np.abs(exact).max()
+    # Eleven bits of significand in the cache, eight in bfloat16, rounded at each of three layers.
+    assert error["32-true"] < 2**-11 + 1e-5 and 2**-10 < error["bf16-mixed"] < 3 * 2**-8
+
+
 def test_several_at_once(copied):
     members = [NETWORK, OTHER]
-    found = taught(copied, {"members": members, "weights": "val_accuracy"})
+    distill = {"epochs": 4, "batch_size": 16, "precision": "32-true"}
+    found = taught(copied, {"members": members, "weights": "val_accuracy"}, distill=distill)
     first, second = found["network"]  # a member is the same stage under another name: its role is its own
     (whole,) = found["ensemble"]
     weights = [result(f)["val_accuracy"] for f in (first, second)]
@@ -195,16 +225,8 @@ def test_several_at_once(copied):
     np.testing.assert_allclose(np.exp(scores(whole)), w[0] * parts[0] + w[1] * parts[1], atol=1e-5)
     # What the student learns from is the same mean, on the training samples, by networks built here.
     (cached,) = [np.load(f / "logits.npy")[0] for f in found["outputs"]]
-    raw, said = np.load(next(copied.store.glob("data-*")) / "train.inputs.npy"), []
-    spec = json.loads((next(copied.store.glob("data-*")) / "task.json").read_text())["input_spec"]
-    x = torch.from_numpy(
-        ((raw / spec["scale"] - spec["mean"][0]) / spec["std"][0]).reshape(len(raw), -1)
-    ).float()
-    for folder in (first, second):
-        state, y = load_file(folder / "model.safetensors"), x
-        for name in [n for n in ("body.0", "body.2") if f"{n}.weight" in state]:
-            y = torch.relu(y @ state[f"{name}.weight"].T + state[f"{name}.bias"])
-        said.append((y @ state["head.weight"].T + state["head.bias"]).softmax(dim=1).numpy())
+    x = training_inputs(copied)
+    said = [mlp_logits(folder, x).softmax(dim=1).numpy() for folder in (first, second)]
     np.testing.assert_allclose(np.exp(cached.astype(np.float32)), w[0] * said[0] + w[1] * said[1], atol=5e-3)
     assert result(found["distill"][0])["val_accuracy"] > 40
 
