@@ -54,7 +54,7 @@ def built(teacher: torch.nn.Module, split: Split) -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         cache.build(
-            of_module(teacher),
+            of_module(teacher, SPEC.shape),
             split,
             SPEC,
             ("crop", "flip"),

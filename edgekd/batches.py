@@ -124,8 +124,7 @@ class View:
         x = self._augmented(picked)
         if self.pairs is None:
             return x
-        mixed = mixing.apply(x, self._augmented(self.pairs.partners[picked]), self.pairs, picked)
-        return mixed.contiguous(memory_format=torch.channels_last) if mixed.dim() == 4 else mixed
+        return mixing.apply(x, self._augmented(self.pairs.partners[picked]), self.pairs, picked)
 
     def _augmented(self, picked: NDArray[np.int64]) -> Tensor:
         # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
@@ -138,8 +137,7 @@ def normalise(raw: Tensor, spec: InputSpec) -> Tensor:
     along = (1, -1) + (1,) * (len(spec.shape) - 1)
     mean = torch.tensor(spec.mean, device=raw.device).reshape(along)
     std = torch.tensor(spec.std, device=raw.device).reshape(along)
-    x = (raw.float() / spec.scale - mean) / std
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    return (raw.float() / spec.scale - mean) / std
 
 
 def mapped_view(outputs: NDArray[np.float16], view: int) -> NDArray[np.float16]:

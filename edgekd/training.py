@@ -29,6 +29,7 @@ from edgekd.batches import Step, TrainingSet, normalise, steps, steps_of
 from edgekd.config import TrainConfig
 from edgekd.errors import TrainingError
 from edgekd.losses.common import Batch
+from edgekd.memory_format import lay_out
 from edgekd.objective import Objective
 from edgekd.optimizers import learning_rate, make_optimizer
 from edgekd.precision import make_fabric
@@ -110,8 +111,7 @@ class _Training:
         self.module, self.data, self.objective, self.config = module, data, objective, config
         self.what, self.checkpoint = what, checkpoint
         self.fabric = make_fabric(config.precision, unused=bool(data.student_layers))
-        if len(data.spec.shape) == 3:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.layout = lay_out(module, data.spec.shape)
         optimizer = make_optimizer(module, config, what, objective)
         self.average = None
         both = {"model": module, "objective": objective}
@@ -245,6 +245,7 @@ class _Training:
     def _answered(self, x: Tensor, batch: Batch) -> Batch:
         """The batch with what the student says: of the samples, or of attacked ones beside the clean."""
         config, n = self.config.adversarial, len(x)
+        x = x.contiguous(memory_format=self.layout)
         if config is not None:
             attacked = attack(
                 self.module, x, wrong_about(batch, self.data.num_classes), config, self.data.spec
@@ -312,7 +313,9 @@ class _Live:
 
     def __init__(self, data: TrainingSet, fabric: Fabric, stack: ExitStack) -> None:
         assert data.live is not None
-        self._module = fabric.to_device(data.live.eval())
+        shape = (data.spec if data.others is None else data.others[1]).shape
+        self._layout = lay_out(data.live.eval(), shape)
+        self._module = fabric.to_device(data.live)
         self._fabric = fabric
         self._layers = stack.enter_context(Activations(self._module, data.teacher_layers))
 
@@ -320,7 +323,7 @@ class _Live:
     def looks_at(self, x: Tensor, batch: Batch) -> Batch:
         """The batch with the teacher's outputs and layers."""
         with self._fabric.autocast():
-            outputs = self._module(x)
+            outputs = self._module(x.contiguous(memory_format=self._layout))
         layers = {path: layer.float() for path, layer in self._layers.last().items()}
         return replace(batch, teacher=outputs.float(), teacher_layers=layers)
 
@@ -330,14 +333,12 @@ def predict(
     module: nn.Module, inputs: NDArray[Any], spec: InputSpec, device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
     """Scores (N, classes) in float32 for raw samples (N, *shape); `device` is where the module lies."""
-    module.eval()
-    if len(spec.shape) == 3:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    parts = []
+    layout, parts = lay_out(module.eval(), spec.shape), []
     for start in range(0, len(inputs), EVAL_BATCH):
         # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
         raw = torch.from_numpy(np.array(inputs[start : start + EVAL_BATCH], order="C"))
-        parts.append(module(normalise(raw, spec).to(device)).float().cpu().numpy())
+        x = normalise(raw, spec).to(device).contiguous(memory_format=layout)
+        parts.append(module(x).float().cpu().numpy())
     return np.concatenate(parts)
 
 

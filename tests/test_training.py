@@ -284,7 +284,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, bad):
 
 
 class Recorder(nn.Module):
-    """A linear layer on the flattened image that keeps what it was fed."""
+    """A linear layer on the flattened image that keeps what it is trained on."""
 
     def __init__(self):
         super().__init__()
@@ -292,7 +292,8 @@ class Recorder(nn.Module):
         self.fed = []
 
     def forward(self, x):
-        self.fed.append(x.detach().clone())
+        if self.training:
+            self.fed.append(x.detach().clone())
         return self.layer(x.flatten(1))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from edgekd.config import FunctionConfig
 from edgekd.errors import ExportError, UsageError
 from edgekd.measure.accuracy import head_accuracy
+from edgekd.memory_format import lay_out
 from edgekd.quantize.schemes import fold_batch_norm
 from edgekd.stages import saved
 from edgekd.stages.context import Context
@@ -38,22 +39,20 @@ def of_node(label: str, context: Context) -> Teacher:
         for name in entry.files:
             entry.file(name)  # verified
         return of_source(entry.folder, entry.result, context)
-    return of_module(saved.load(entry, context))
+    return of_module(saved.load(entry, context), context.task.input_spec.shape)
 
 
-def of_module(module: nn.Module) -> Teacher:
+def of_module(module: nn.Module, shape: tuple[int, ...]) -> Teacher:
     """A network as a teacher, which only answers: batch norms are folded away where that can be done."""
     try:
         module = fold_batch_norm(module)
     except ExportError:  # its forward cannot be traced: it answers the same, and slower
-        module.eval()
+        pass
+    layout = lay_out(module.eval(), shape)
 
     @torch.no_grad()
     def network(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        fed = torch.from_numpy(x)
-        if fed.dim() == 4:
-            fed = fed.contiguous(memory_format=torch.channels_last)
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        fed = torch.from_numpy(x).contiguous(memory_format=layout)
         return module(fed).float().numpy()  # type: ignore[no-any-return]
 
     return network
