@@ -44,7 +44,7 @@ STAGES = {
     "prune": Stage("edgekd.stages.prune", 3, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 1, (*_TORCH, "nncf"), 30),
     "quantize": Stage("edgekd.stages.quantize", 4, (*_TORCH, "nncf"), 30),
-    "export": Stage("edgekd.stages.export", 3, _EXPORT, 8),
+    "export": Stage("edgekd.stages.export", 4, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
 }

@@ -164,15 +164,18 @@ def _scale_at_dequantizers(model: Any) -> None:
 
 
 def _clean(model: Any) -> None:
-    """Drops what tracing left behind: stack traces with paths of the machine that exported."""
+    """Drops what tracing left behind: stack traces with paths of the machine that exported.
+
+    And the shapes between layers, which runtimes infer: a twentieth of a file of 80,000 weights.
+    """
     graph = model.graph
+    del graph.value_info[:]
     for holder in (
         model,
         graph,
         *graph.node,
         *graph.input,
         *graph.output,
-        *graph.value_info,
         *graph.initializer,
     ):
         del holder.metadata_props[:]

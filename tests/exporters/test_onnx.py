@@ -25,6 +25,11 @@ def test_names_shapes_and_metadata_as_the_runtime_reads_them(exported, scheme):
     assert found.get_modelmeta().producer_name == "edgekd"
 
 
+@pytest.mark.parametrize("scheme", ["fp32", "static_wi8_ai8"])
+def test_nothing_stands_in_the_file_that_runtimes_infer(exported, scheme):
+    assert not onnx.load(exported("onnx", scheme)[1]).graph.value_info
+
+
 def initializers(path):
     model = onnx.load(path)
     return {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}

@@ -35,6 +35,20 @@ def test_names_shapes_and_types_as_the_runtime_reads_them(exported, scheme):
     np.testing.assert_array_equal(by_name, interpreter.get_tensor(given["index"]))
 
 
+def test_tensors_have_the_names_of_layers(exported):
+    module, path = exported("tflite", "fp32")[:2]
+    names = [t["name"] for t in Interpreter(str(path)).get_tensor_details() if t["name"]]
+    assert len(set(names)) == len(names) and {"image", "logits"} <= set(names)
+    inside = {n.split(":")[0] for n in names} - {"image", "logits", "arith.constant"}
+    assert len(inside) > 5 and inside <= {name for name, _ in module.named_modules()}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_names_are_no_weight_of_their_own(exported, scheme):
+    model = tfl.ModelT.InitFromObj(tfl.Model.GetRootAs(exported("tflite", scheme)[1].read_bytes(), 0))
+    assert max(len(t.name) for g in model.subgraphs for t in g.tensors) < 40
+
+
 def operators(path):
     model = tfl.ModelT.InitFromObj(tfl.Model.GetRootAs(path.read_bytes(), 0))
     names = {v: k for k, v in vars(tfl.BuiltinOperator).items() if isinstance(v, int)}
