@@ -77,28 +77,10 @@ def recipe(teacher: dict[str, Any], method: str = "kd", seed: int = 0) -> dict[s
     }
 
 
-def stages_until(label: str, recipe: dict[str, Any]) -> Any:
-    """The context of a run up to a stage."""
-    from edgekd.config import load_calibration
-    from edgekd.devices.local import host_info
-    from edgekd.pipeline import resolve
-    from edgekd.plan import make_plan
-    from edgekd.progress import Display, chatter_to
-    from edgekd.running import run_stages
-    from edgekd.stages.context import Context
-    from edgekd.store import Store
-
-    chosen, targets = resolve(recipe, {}, {}, None, None)
-    store = Store(Store.default_root())
-    plan = make_plan(chosen, targets, load_calibration(chosen.calibration), store, host_info())
-    with store.in_use(), chatter_to(store.root / "distill_cifar.log") as screen, Display(screen) as display:
-        context = Context(plan, store, display)
-        run_stages(context, until=label)
-    return context
-
-
 def tuned_teacher() -> Path:
     """The public network, trained on on our images: once, kept in the store beside its stage."""
+    from chain import stages_until
+
     from edgekd.store import Store
 
     path = Store.default_root() / "distill-cifar-teacher.safetensors"
@@ -112,6 +94,8 @@ def tuned_teacher() -> Path:
 
 def run_one(method: str, seed: int) -> None:
     """One training in this process; its JSON when it ends."""
+    from chain import stages_until
+
     from edgekd.precision import cpu_has_bf16
     from edgekd.store import sha256_file
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edgekd.prune.structured import count
 from edgekd.quantize.schemes import fold_batch_norm
 
 Samples = NDArray[np.float32]
@@ -162,7 +163,7 @@ def torch_pruning_by_macs(net: nn.Module, example: torch.Tensor, macs: float) ->
         iterative_steps=400,
         ignored_layers=[last],
     )
-    while tp.utils.count_ops_and_params(net, example)[0] > macs:
+    while count(net, example)[0] > macs:
         pruner.step()
     return net
 
