@@ -172,9 +172,15 @@ class PruneConfig(DistillConfig):
         default=0.7, gt=0, lt=1, description="at most this share of any one group"
     )
     ignored_layers: tuple[str, ...] = Field(default=(), strict=False, description="module paths left alone")
+    rounds: Positive = Field(
+        default=1,
+        description="steps to the goal, each as large as the others and with its share of the epochs",
+    )
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneConfig:
+        if self.rounds > self.epochs:
+            raise ValueError(f"prune.rounds = {self.rounds} are more than prune.epochs = {self.epochs}")
         if (self.keep is None) == (self.limit is None):
             raise ValueError("give exactly one of prune.keep and prune.limit")
         return self
@@ -320,6 +326,8 @@ class Recipe(Strict):
             lr = train["lr"] * min(1.0, SMOKE_BATCH / train["batch_size"])
             train.update(epochs=min(train["epochs"], 4), batch_size=SMOKE_BATCH, warmup_epochs=0.0, lr=lr)
             train.update(ema_decay=None)  # its mean over a thousand steps would be what it started with
+        if data["prune"] is not None:
+            data["prune"]["rounds"] = min(data["prune"]["rounds"], data["prune"]["epochs"])
         if data["quantize"] is not None:
             data["quantize"].update(epochs=1, batch_size=64, warmup_epochs=0.0)
         return Recipe.model_validate(data)

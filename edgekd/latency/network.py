@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,14 +56,12 @@ def layers_of(module: nn.Module, example_input: Tensor) -> tuple[Layer, ...]:
     Raises:
         UsageError: an operator, or a form of one, that tables do not know, with its name.
     """
-    training = module.training
-    module.eval()
+    # As the network was written: with channels last, a pool is made of other operators.
+    net = copy.deepcopy(module).eval()
+    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
     watch = _Watch()
-    try:
-        with torch.no_grad(), watch:
-            module(example_input)
-    finally:
-        module.train(training)
+    with torch.no_grad(), watch:
+        net(example_input.contiguous())
     return tuple(watch.layers)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,29 +43,31 @@ class Prunable:
         net: the copy, in eval mode.
         groups: what is cut together.
         unreached: convolutions and linear layers that the outputs could not be followed back to.
+
+    `first` are the groups' widths before earlier rounds of pruning: of them max_pruning_ratio may go.
     """
 
     def __init__(
-        self, module: nn.Module, example_input: Tensor, config: PruneConfig, samples: Samples
+        self,
+        module: nn.Module,
+        example_input: Tensor,
+        config: PruneConfig,
+        samples: Samples,
+        first: Sequence[int] | None = None,
     ) -> None:
-        import torch_pruning as tp
-
         self.net = copy.deepcopy(module).eval()
         self.groups: list[Group] = []
         self._graph = _graph(self.net, example_input)
         layers = {n: m for n, m in self.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
         self.unreached = [name for name, m in layers.items() if m not in self._graph.module2node]
         self._most = config.max_pruning_ratio
-        ignored = _ignored(self.net, example_input, config)
         score = scorer(config.importance, self.net, samples)
-        makers = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
-        for members in list(self._graph.get_all_groups(ignored_layers=ignored)):
-            if not any(dep.handler in makers for dep, _ in members):
-                continue  # channels of the network's input, on a depthwise convolution: nothing makes them
+        for members in _groups(self._graph, self.net, example_input, config):
             blocks = _blocks(members)
             # Blocks lose the same channels, so those at the same place in each block are scored together.
             scores = score(members).view(blocks, -1).mean(dim=0)
             self.groups.append(Group(members, blocks, scores))
+        self._first = self.widths if first is None else first
         self.net.zero_grad()  # what scores may have left there
 
     @property
@@ -81,7 +83,7 @@ class Prunable:
 
     def least(self, index: int) -> int:
         """The narrowest that a group may become."""
-        return math.ceil(round(self.widths[index] * (1 - self._most), 6))
+        return math.ceil(round(self._first[index] * (1 - self._most), 6))
 
     def narrow(self, index: int, kept: int) -> None:
         """Cuts the least important channels of a group."""
@@ -119,6 +121,26 @@ def _zero(indices: list[int], module: nn.Module, inputs: Any, output: Tensor) ->
     """A forward hook that clears channels."""
     axis = -1 if isinstance(module, nn.Linear) else 1
     return output.index_fill(axis, torch.tensor(indices), 0.0)
+
+
+def widths_of(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[int]:
+    """Of the groups of a network, in places of a block."""
+    net = copy.deepcopy(module).eval()
+    found = _groups(_graph(net, example_input), net, example_input, config)
+    return [len(members[0].idxs) // _blocks(members) for members in found]
+
+
+def _groups(graph: Any, net: nn.Module, example_input: Tensor, config: PruneConfig) -> list[Any]:
+    import torch_pruning as tp
+
+    makers = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
+    ignored = _ignored(net, example_input, config)
+    return [
+        members
+        for members in list(graph.get_all_groups(ignored_layers=ignored))
+        # Channels of the network's input, on a depthwise convolution, are made by nothing.
+        if any(dep.handler in makers for dep, _ in members)
+    ]
 
 
 def _graph(module: nn.Module, example_input: Tensor) -> Any:

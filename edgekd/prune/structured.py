@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,15 +36,23 @@ def count(module: nn.Module, example_input: Tensor) -> tuple[int, int]:
     return counter.get_total_flops() // 2, sum(p.numel() for p in module.parameters())
 
 
+def cost(module: nn.Module, example_input: Tensor, goal: str, bytes_per_weight: int) -> int:
+    """What a network has of what a goal counts; of size_bytes only its weights."""
+    macs, params = count(module, example_input)
+    return {"macs": macs, "params": params, "size_bytes": params * bytes_per_weight}[goal]
+
+
 def prune(
     module: nn.Module,
     example_input: Tensor,
     config: PruneConfig,
     *,
+    limit: int,
     channel_multiple: int,
     bytes_per_weight: int,
     samples: Samples,
     seed: int,
+    first: Sequence[int] | None = None,
 ) -> tuple[nn.Module, History]:
     """A pruned copy that just meets the goal, and the history that makes it again from the original.
 
@@ -54,32 +62,23 @@ def prune(
     Args:
         module: the network; left as it is.
         example_input: (1, *shape).
-        config: goal, importance, what to leave alone.
+        config: what is counted, importance, what to leave alone.
+        limit: how much the copy may have of that; less than the network has.
         channel_multiple: widths are rounded to multiples of this.
         bytes_per_weight: for the goal size_bytes: 1 for int8 weights, 2 for fp16, 4 for fp32.
         samples: for the importance `taylor` and `activation`.
         seed: for the importance `random`.
+        first: widths of the groups before the first of several rounds; None: this is it.
 
     Raises:
         UsageError: an unknown layer path, nothing to prune, or a goal out of reach.
     """
 
-    def cost(candidate: nn.Module) -> int:
-        macs, params = count(candidate, example_input)
-        return {"macs": macs, "params": params, "size_bytes": params * bytes_per_weight}[config.goal]
-
-    whole = cost(module)
-    limit = math.floor(config.limit if config.limit is not None else whole * (config.keep or 1.0))
-    if limit >= whole:
-        raise UsageError(
-            f"prune: the goal of {limit:,} {config.goal} is not below the student's own {whole:,}",
-            hint="lower prune.limit or prune.keep, or leave [prune] out",
-        )
-
     def attempt(ratio: float) -> tuple[nn.Module, History, int]:
         torch.manual_seed(seed)
-        cut, history = _cut(module, example_input, config, samples, ratio, channel_multiple)
-        return cut, history, cost(cut)
+        found = Prunable(module, example_input, config, samples, first)
+        cut, history = _cut(found, ratio, channel_multiple)
+        return cut, history, cost(cut, example_input, config.goal, bytes_per_weight)
 
     best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
     if not best[1]:
@@ -131,8 +130,9 @@ def prune_by_price(
     limit: float,
     samples: Samples,
     seed: int,
-) -> tuple[nn.Module, History, float]:
-    """A pruned copy whose layers together cost at most `limit`, its history, and what they cost.
+    first: Sequence[int] | None = None,
+) -> tuple[nn.Module, History]:
+    """A pruned copy whose layers together cost at most `limit`, and its history.
 
     Widths are those at which the price steps down, whatever multiple they are. What a width loses is not
     guessed from weights, which differ in scale from group to group: each group alone is cut to it, and
@@ -146,13 +146,14 @@ def prune_by_price(
         limit: of all layers, in the price's unit.
         samples: on which it is seen what a width loses.
         seed: for the importance `random`.
+        first: widths of the groups before the first of several rounds; None: this is it.
 
     Raises:
         UsageError: an unknown layer path, nothing to prune, an operator without a price.
         OutOfReach: the narrowest network costs more.
     """
     torch.manual_seed(seed)
-    found = Prunable(module, example_input, config, samples)
+    found = Prunable(module, example_input, config, samples, first)
     wires = _wires(Prunable(module, example_input, config, samples), example_input)
     least = [found.least(i) for i in range(len(found.groups))]
     candidates = widths.edges(wires, found.widths, least, price)
@@ -161,7 +162,7 @@ def prune_by_price(
     chosen = widths.choose(wires, candidates, _losses(found, candidates, samples), price, limit)
     for i, kept in enumerate(chosen):
         found.narrow(i, kept)
-    return found.net, found.history, widths.total(wires, chosen, price)
+    return found.net, found.history
 
 
 def _wires(found: Prunable, example_input: Tensor) -> tuple[Wire, ...]:
@@ -198,20 +199,12 @@ def _losses(found: Prunable, candidates: list[list[int]], samples: Samples) -> l
     return losses
 
 
-def _cut(
-    module: nn.Module,
-    example_input: Tensor,
-    config: PruneConfig,
-    samples: Samples,
-    ratio: float,
-    multiple: int,
-) -> tuple[nn.Module, History]:
-    """A copy without the least important `ratio` of all channels, ranked over all groups of layers.
+def _cut(found: Prunable, ratio: float, multiple: int) -> tuple[nn.Module, History]:
+    """The network without the least important `ratio` of all channels, ranked over all groups of layers.
 
     The rounding is done here, since Torch-Pruning's own goes below max_pruning_ratio and
     skips a group that it rounded to nothing: a higher ratio could give a larger network.
     """
-    found = Prunable(module, example_input, config, samples)
     ranked = torch.cat([g.scores for g in found.groups]).sort().values if found.groups else torch.empty(0)
     number = round(ratio * len(ranked))
     if number == 0:

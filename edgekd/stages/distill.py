@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_probabilities
 from edgekd.training import batch_norms, fit, reestimate
 
+History = Sequence[Mapping[str, float]]
+
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the trained student."""
@@ -42,8 +44,13 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     return {**result, **robust, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}
 
 
-def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context) -> list[dict[str, float]]:
-    """Trains `module` in place on the config's losses, with what they need of the teacher."""
+def learn(
+    module: nn.Module, config: DistillConfig, node: Node, context: Context, before: History = ()
+) -> History:
+    """Trains `module` in place on the config's losses, with what they need of the teacher.
+
+    Returns the records of all epochs of the stage; `before` are those of trainings that it has behind it.
+    """
     task, example = context.task, saved.example_input(context.task)
     student_layers, teacher_layers = (losses.layers(config.losses, side) for side in ("student", "teacher"))
     of_student = shapes_of(module, example)
@@ -88,6 +95,14 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         None if taught_by is None else (looks_at.training_split(unlabelled), looks_at.task.input_spec),
         task.num_classes,
     )
+    checkpoint = context.store.partial(node.stage, node.key)
+    if before:
+        checkpoint = checkpoint / f"after-{len(before)}"
+        checkpoint.mkdir(exist_ok=True)
+
+    def all_of(epochs: History) -> History:
+        return [*before, *({**epoch, "epoch": len(before) + epoch["epoch"]} for epoch in epochs)]
+
     history = fit(
         module,
         data,
@@ -95,12 +110,12 @@ def learn(module: nn.Module, config: DistillConfig, node: Node, context: Context
         config,
         what=node.label,
         display=context.display,
-        checkpoint=context.store.partial(node.stage, node.key),
-        watch=context.watch,
+        checkpoint=checkpoint,
+        watch=lambda what, epochs: context.watch(what, all_of(epochs)),
     )
     if config.reestimate_batch_norm is not None:
         reestimate(module, task.splits[config.reestimate_batch_norm].inputs, task.input_spec)
-    return history
+    return all_of(history)
 
 
 def _taught_by(node: Node, context: Context) -> str | None:

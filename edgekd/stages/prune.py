@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
@@ -22,43 +24,74 @@ from edgekd.prune.importance import Samples
 from edgekd.prune.widths import OutOfReach
 from edgekd.stages import saved
 from edgekd.stages.context import Context
-from edgekd.stages.distill import learn
+from edgekd.stages.distill import History, learn
 
+TOO_HIGH = "lower prune.limit or prune.keep, or leave [prune] out"
 SAMPLES = 512  # on which it is seen what each width loses
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How networks are brought to a goal.
+
+    Attributes:
+        whole: what the student has of it.
+        limit: what it may have in the end.
+        cost: what a network has of it.
+        cut: a network, a limit and the widths of its groups before any cut (None: it is uncut) to a
+            narrower copy, and the cuts.
+    """
+
+    whole: float
+    limit: float
+    cost: Callable[[nn.Module], float]
+    cut: Callable[[nn.Module, float, Sequence[int] | None], tuple[nn.Module, groups.History]]
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the pruned network with the history that rebuilds it."""
     config = PruneConfig.model_validate(node.config["prune"])
-    source = context.parent(node, "network")
-    example = saved.example_input(context.task)
-    whole = saved.load(source, context)
-    predicted: dict[str, Any] = {}
-    if config.goal == "latency_ms":
-        module, history, predicted = _to_latency(whole, example, config, node, context)
-    else:
-        module, history = structured.prune(
-            whole,
-            example,
-            config,
-            channel_multiple=node.config["channel_multiple"],
-            bytes_per_weight=node.config["bytes_per_weight"],
-            samples=_samples(context),
-            seed=context.seed,
+    source, example = context.parent(node, "network"), saved.example_input(context.task)
+    module = saved.load(source, context)
+    way = (_by_clock if config.goal == "latency_ms" else _by_count)(module, config, node, context)
+    first: Sequence[int] | None = None
+    if config.rounds > 1:
+        way.cut(module, way.limit, None)  # what cannot be is told before anything is trained
+        first = groups.widths_of(module, example, config)
+    cuts: groups.History = []
+    epochs: History = ()
+    rounds = []
+    for turn in range(1, config.rounds + 1):
+        limit = (
+            way.limit
+            if turn == config.rounds
+            else way.whole * (way.limit / way.whole) ** (turn / config.rounds)
         )
-    before = saved.accuracy_on(module, "val", context)
-    trained = learn(module, config, node, context)
+        if way.cost(module) > limit:  # widths go in steps: the round before may have gone as far
+            module, cut = way.cut(module, limit, first)
+            cuts += cut
+        before = saved.accuracy_on(module, "val", context)
+        epochs = learn(module, _share(config, turn), node, context, epochs)
+        rounds.append({"cost": way.cost(module), "val_accuracy_before_recovery": before})
     earlier = saved.architecture_of(source)
-    architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *history]}
+    architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *cuts]}
     result = saved.save(folder, module, context, architecture)
+    if config.goal == "latency_ms":
+        told = {"whole_ms": way.whole, "pruned_ms": way.cost(module), "limit_ms": way.limit}
+        result["predicted_latency"] = told
     return {
         **result,
-        **predicted,
         **saved.robust_accuracy(module, config, context),
-        "history": trained,
-        "val_accuracy_before_recovery": before,
+        "history": epochs,
+        "rounds": rounds,
         "val_accuracy": saved.accuracy_on(module, "val", context),
     }
+
+
+def _share(config: PruneConfig, turn: int) -> PruneConfig:
+    """The training of a round, from 1: the last has what division leaves over."""
+    share, over = divmod(config.epochs, config.rounds)
+    return config.model_copy(update={"epochs": share + (over if turn == config.rounds else 0)})
 
 
 def check(context: Context) -> None:
@@ -73,12 +106,41 @@ def check(context: Context) -> None:
             layers_of(saved.fresh(dict(student.config), context), saved.example_input(context.task))
 
 
-def _to_latency(
-    module: nn.Module, example: Tensor, config: PruneConfig, node: Node, context: Context
-) -> tuple[nn.Module, groups.History, dict[str, Any]]:
-    """Cut to a latency by the table of this node's targets, measured now where it is missing."""
+def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
+    """To a goal that is counted."""
+    example, bytes_per_weight = saved.example_input(context.task), node.config["bytes_per_weight"]
+
+    def cost(net: nn.Module) -> float:
+        return structured.cost(net, example, config.goal, bytes_per_weight)
+
+    def cut(net: nn.Module, limit: float, first: Sequence[int] | None) -> tuple[nn.Module, groups.History]:
+        return structured.prune(
+            net,
+            example,
+            config,
+            limit=math.floor(limit),
+            channel_multiple=node.config["channel_multiple"],
+            bytes_per_weight=bytes_per_weight,
+            samples=_samples(context),
+            seed=context.seed,
+            first=first,
+        )
+
+    whole = cost(module)
+    limit = math.floor(_limit(config, whole))
+    if limit >= whole:
+        raise UsageError(
+            f"prune: the goal of {limit:,} {config.goal} is not below the student's own {whole:,}",
+            hint=TOO_HIGH,
+        )
+    return _Way(whole, limit, cost, cut)
+
+
+def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
+    """To a latency by the table of this node's targets, measured now where it is missing."""
     # All targets of a node have one clock.
     target = next(t for t in context.plan.targets if t.name in node.targets)
+    example = saved.example_input(context.task)
     layers = layers_of(module, example)
     table = profile(target, layers, context.store, context.display)
     costs, unit_ms = Costs(table), table.unit_ms
@@ -86,37 +148,43 @@ def _to_latency(
     def price_ms(layer: Layer) -> float:
         return costs.of(layer).value * unit_ms
 
-    whole_ms = predict(layers, costs).ratio * unit_ms
-    overhead_ms = whole_ms - sum(map(price_ms, layers))
-    limit_ms = config.limit if config.limit is not None else whole_ms * (config.keep or 1.0)
+    def cost(net: nn.Module) -> float:
+        return predict(layers_of(net, example), costs).ratio * unit_ms
+
+    whole_ms = cost(module)
+    overhead_ms = whole_ms - sum(map(price_ms, layers))  # of a call, whatever the layers in between
+
+    def cut(net: nn.Module, limit_ms: float, first: Sequence[int] | None) -> tuple[nn.Module, groups.History]:
+        try:
+            return structured.prune_by_price(
+                net,
+                example,
+                config,
+                price=price_ms,
+                limit=limit_ms - overhead_ms,
+                samples=_samples(context),
+                seed=context.seed,
+                first=first,
+            )
+        except OutOfReach as error:
+            raise UsageError(
+                f"prune: {limit_ms:.4g} ms on {target.name} is out of reach: the smallest network takes "
+                f"{overhead_ms + error.least:.4g} ms by the table",
+                hint="raise prune.max_pruning_ratio or the goal",
+            ) from None
+
+    limit_ms = _limit(config, whole_ms)
     if limit_ms >= whole_ms:
         raise UsageError(
             f"prune: the goal of {limit_ms:.4g} ms is not below what the student takes on {target.name}, "
             f"{whole_ms:.4g} ms by the table",
-            hint="lower prune.limit or prune.keep, or leave [prune] out",
+            hint=TOO_HIGH,
         )
-    try:
-        cut, history, layers_ms = structured.prune_by_price(
-            module,
-            example,
-            config,
-            price=price_ms,
-            limit=limit_ms - overhead_ms,
-            samples=_samples(context),
-            seed=context.seed,
-        )
-    except OutOfReach as error:
-        raise UsageError(
-            f"prune: {limit_ms:.4g} ms on {target.name} is out of reach: the smallest network takes "
-            f"{overhead_ms + error.least:.4g} ms by the table",
-            hint="raise prune.max_pruning_ratio or the goal",
-        ) from None
-    told = {
-        "whole_ms": whole_ms,
-        "pruned_ms": overhead_ms + layers_ms,
-        "limit_ms": limit_ms,
-    }
-    return cut, history, {"predicted_latency": told}
+    return _Way(whole_ms, limit_ms, cost, cut)
+
+
+def _limit(config: PruneConfig, whole: float) -> float:
+    return config.limit if config.limit is not None else whole * (config.keep or 1.0)
 
 
 def _samples(context: Context) -> Samples:

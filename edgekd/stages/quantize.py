@@ -16,7 +16,7 @@ from edgekd.quantize import gaps, mixed, qat
 from edgekd.quantize.schemes import QuantizedNet
 from edgekd.stages import saved
 from edgekd.stages.context import Context
-from edgekd.stages.distill import learn
+from edgekd.stages.distill import History, learn
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -28,7 +28,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.float_layers:
         net = mixed.in_float(net, example, config.float_layers)
     calibrated = saved.accuracy_on(net, "val", context)
-    history = []
+    history: History = ()
     if config.method == "qat":
         history = learn(net, config, node, context)
     floats = list(config.float_layers)

@@ -38,6 +38,13 @@ def macs(layer):
 
 
 @pytest.mark.parametrize("net", [tiny_resnet, tiny_mobilenet, flat])
+def test_the_memory_layout_that_training_leaves_changes_nothing(net):
+    expected = layers_of(net(), EXAMPLE)
+    last = EXAMPLE.contiguous(memory_format=torch.channels_last)
+    assert layers_of(net().to(memory_format=torch.channels_last), last) == expected
+
+
+@pytest.mark.parametrize("net", [tiny_resnet, tiny_mobilenet, flat])
 def test_multiplications_are_those_that_torch_counts(net):
     assert sum(map(macs, layers_of(net(), EXAMPLE))) == count(net(), EXAMPLE)[0]
 

@@ -12,23 +12,30 @@ from torch import nn
 from edgekd.errors import UsageError
 from edgekd.models import keras as keras_net
 from edgekd.prune import structured
-from edgekd.prune.groups import rebuild
+from edgekd.prune.groups import Prunable, rebuild, widths_of
 from edgekd.prune.structured import count, prune
 
 EXAMPLE = torch.from_numpy(inputs(1))
 NETS = {"resnet": lambda: tiny_resnet(16), "mobilenet": lambda: tiny_mobilenet(16), "flat": flat}
 
 
-def cut(net, config, multiple=4, width=4, seed=0):
+def cut(net, config, multiple=4, width=4, seed=0, first=None):
+    limit = config.limit or costs(net, width)[config.goal] * config.keep
     return prune(
         net,
         EXAMPLE,
         config,
+        limit=math.floor(limit),
         channel_multiple=multiple,
         bytes_per_weight=width,
         samples=samples(),
         seed=seed,
+        first=first,
     )
+
+
+def at_ratio(net, config, ratio, multiple):
+    return structured._cut(Prunable(net, EXAMPLE, config, samples()), ratio, multiple)[0]
 
 
 def costs(net, width=4):
@@ -100,7 +107,7 @@ def test_goals_are_met_tightly_in_whole_multiples(kind, goal, multiple):
     # Nothing wider would do: none of the cuts on a finer grid lies between.
     between = []
     for step in range(1, 13):
-        other, _ = structured._cut(net, EXAMPLE, config, samples(), step / 13, multiple)
+        other = at_ratio(net, config, step / 13, multiple)
         between.append(found < costs(other, 2)[goal] <= limit)
     assert not any(between)
     assert outputs(pruned, inputs(3)).shape == (3, 5)
@@ -110,21 +117,19 @@ def test_goals_are_met_tightly_in_whole_multiples(kind, goal, multiple):
 @pytest.mark.parametrize(("multiple", "most"), [(1, 0.7), (3, 0.7), (8, 0.3), (8, 0.7)])
 def test_a_higher_ratio_never_gives_a_costlier_network(kind, multiple, most):
     net, config = NETS[kind](), prune_config(keep=0.5, max_pruning_ratio=most)
-    found = [
-        count(structured._cut(net, EXAMPLE, config, samples(), r / 5, multiple)[0], EXAMPLE) for r in range(6)
-    ]
+    found = [count(at_ratio(net, config, r / 5, multiple), EXAMPLE) for r in range(6)]
     assert found == sorted(found, reverse=True)
     assert found[0] == count(net, EXAMPLE)
 
 
 def test_the_smallest_network_has_every_group_at_its_limit():
     # 30% of 16 and of 24 are 4.8 and 7.2: rounded up to multiples of 4
-    smallest, _ = structured._cut(flat(), EXAMPLE, prune_config(keep=0.5), samples(), 1.0, 4)
+    smallest = at_ratio(flat(), prune_config(keep=0.5), 1.0, 4)
     assert widths(smallest) == {"conv": 8, "fc": 8, "head": 5}
     assert smallest.fc.in_features == 8 * 64
     # 5% of 16 and of 24 are 0.8 and 1.2
     config = prune_config(keep=0.5, max_pruning_ratio=0.95)
-    assert widths(structured._cut(flat(), EXAMPLE, config, samples(), 1.0, 1)[0]) == {
+    assert widths(at_ratio(flat(), config, 1.0, 1)) == {
         "conv": 1,
         "fc": 2,
         "head": 5,
@@ -224,17 +229,27 @@ def test_a_goal_out_of_reach_tells_the_smallest_network():
         cut(flat(), prune_config(keep=0.01))
 
 
-@pytest.mark.parametrize("changes", [{"keep": 1.0}, {"limit": 43_128}, {"limit": 10**9}])
-def test_a_goal_that_is_met_already(changes):
-    with pytest.raises(UsageError, match=r"is not below the student's own 43,128"):
-        cut(flat(), prune_config("macs", **changes))
+def test_what_may_go_is_a_share_of_the_widths_before_the_first_round():
+    config = prune_config("macs", keep=0.5)
+    first = widths_of(flat(), EXAMPLE, config)
+    assert first == Prunable(flat(), EXAMPLE, config, samples()).widths
+    half, cuts = cut(flat(), config, multiple=1)
+    # 30% of 16 and of 24 channels, rounded up
+    again, more = cut(half, prune_config("macs", limit=costs(flat())["macs"] * 0.3), multiple=1, first=first)
+    assert widths(again)["conv"] >= 5 and widths(again)["fc"] >= 8
+    at_least = structured._cut(Prunable(half, EXAMPLE, config, samples(), first), 1.0, 1)[0]
+    assert widths(at_least) == {"conv": 5, "fc": 8, "head": 5}
+    # Both rounds together make the network again from the first.
+    rebuilt = rebuild(flat(), EXAMPLE, [*cuts, *more])
+    rebuilt.load_state_dict(again.state_dict())
+    np.testing.assert_array_equal(outputs(rebuilt, inputs(9)), outputs(again, inputs(9)))
 
 
 FRESH = """
 import sys, json, numpy as np, torch
 from safetensors.torch import load_file
 import nets
-from edgekd.prune.groups import rebuild
+from edgekd.prune.groups import Prunable, rebuild, widths_of
 folder = sys.argv[1]
 for kind, net in {"resnet": nets.tiny_resnet(16, seed=7), "mobilenet": nets.tiny_mobilenet(16, seed=7),
                   "flat": nets.flat(7)}.items():

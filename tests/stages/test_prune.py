@@ -33,7 +33,7 @@ def store(tmp_path_factory):
 def recipe(tmp_path):
     path = tmp_path / "tiny.toml"
     text = TINY.replace('goal = "macs"\nkeep = 0.7', 'goal = "latency_ms"\nkeep = 0.7')
-    student = '[student.model]\nkind = "resnet"\nblocks = [1]\nwidth = 24\n'
+    student = '[student.model]\nkind = "resnet"\nblocks = [1]\nwidth = 96\n'
     path.write_text(text.replace('[student.model]\nkind = "mlp"\nhidden = [32, 32]\n', student))
     return path
 
@@ -71,7 +71,7 @@ def pooled(shape, classes):
 """
     )
     monkeypatch.syspath_prepend(tmp_path)
-    text = recipe.read_text().replace('kind = "resnet"\nblocks = [1]\nwidth = 24', 'kind = "odd_nets:pooled"')
+    text = recipe.read_text().replace('kind = "resnet"\nblocks = [1]\nwidth = 96', 'kind = "odd_nets:pooled"')
     recipe.write_text(text)
     store = tmp_path / "store"
     with pytest.raises(UsageError, match=r"max_pool2d\S* is not in latency tables"):
@@ -84,10 +84,17 @@ def test_a_target_without_tables_is_refused_when_the_plan_is_made(recipe, tmp_pa
         plan_of(recipe, tmp_path, "android-gpu")
 
 
-def test_a_student_is_pruned_to_a_share_of_its_own_latency(recipe, tmp_path, store):
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_student_is_pruned_to_a_share_of_its_own_latency(recipe, tmp_path, store, rounds):
+    recipe.write_text(recipe.read_text().replace("keep = 0.7", f"keep = 0.7\nrounds = {rounds}"))
+    before = set(store.glob("prune-*/result.json"))
     edgekd.compress(recipe, targets=["host"], until="prune", store=store, workdir=tmp_path / "work")
-    (found,) = store.glob("prune-*/result.json")
+    (found,) = set(store.glob("prune-*/result.json")) - before
     result = json.loads(found.read_text())["result"]
+    costs = [r["cost"] for r in result["rounds"]]
+    assert len(costs) == rounds and costs[-1] == result["predicted_latency"]["pruned_ms"]
+    if rounds == 2:
+        assert costs[1] <= costs[0] <= 0.7**0.5 * result["predicted_latency"]["whole_ms"] * (1 + 1e-9)
     predicted = result["predicted_latency"]
     assert predicted["limit_ms"] == pytest.approx(0.7 * predicted["whole_ms"])
     assert 0 < predicted["pruned_ms"] <= predicted["limit_ms"]

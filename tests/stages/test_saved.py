@@ -34,9 +34,15 @@ def same(one, other):
 
 
 def pruned(net):
-    config = nets.prune_config(keep=0.7)
     return structured.prune(
-        net, EXAMPLE, config, channel_multiple=2, bytes_per_weight=4, samples=nets.samples(), seed=0
+        net,
+        EXAMPLE,
+        nets.prune_config("params", keep=0.7),
+        limit=int(0.7 * sum(p.numel() for p in net.parameters())),
+        channel_multiple=2,
+        bytes_per_weight=4,
+        samples=nets.samples(),
+        seed=0,
     )
 
 

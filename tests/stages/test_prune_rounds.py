@@ -1,0 +1,88 @@
+"""Goals that are counted, at once and in rounds."""
+
+import json
+import tomllib
+
+import numpy as np
+import pytest
+from runs import TINY
+from safetensors.torch import load_file
+
+import edgekd
+from edgekd.errors import UsageError
+from edgekd.stages import prune as stage
+
+WHOLE = 64 * 32 + 32 * 32 + 32 * 10  # multiply-accumulates of TINY's student
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The student is made once."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def pruned(store, tmp_path):
+    def until_pruned(store=store, **changes):
+        recipe = tomllib.loads(TINY) | {"targets": ["x86-onnx"]}
+        recipe["prune"] = {"goal": "macs", "epochs": 3, "batch_size": 16, **changes}
+        before = set(store.glob("prune-*"))
+        edgekd.compress(recipe, until="prune", store=store, workdir=tmp_path / "work")
+        (made,) = set(store.glob("prune-*")) - before
+        return made, json.loads((made / "result.json").read_text())["result"]
+
+    return until_pruned
+
+
+@pytest.mark.parametrize("goal", [{"keep": 1.0}, {"limit": WHOLE}, {"limit": 1e9}])
+def test_a_goal_that_is_met_already(pruned, goal):
+    with pytest.raises(UsageError, match=r"macs is not below the student's own 3,392"):
+        pruned(**goal)
+
+
+def test_each_round_takes_the_same_share_of_what_is_left(pruned, tmp_path):
+    _, found = pruned(keep=0.5, rounds=3)
+    costs = [r["cost"] for r in found["rounds"]]
+    limits = [WHOLE * 0.5 ** (i / 3) for i in (1, 2)] + [WHOLE // 2]
+    # Widths are multiples of 8: a round may go further, but one step of 8 channels wider is too wide.
+    widest = 8 * (64 + 32 + 10)
+    for cost, limit in zip(costs, limits, strict=True):
+        assert limit - widest < cost <= limit
+    assert costs == sorted(costs, reverse=True) and found["macs"] == costs[-1]
+    assert [epoch["epoch"] for epoch in found["history"]] == [1, 2, 3]
+    rows = (tmp_path / "work/logs/prune-8.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]
+
+
+def test_a_run_that_was_killed_between_rounds_goes_on(pruned, tmp_path, monkeypatch):
+    settings = {"keep": 0.5, "rounds": 2}
+    undisturbed, expected = pruned(**settings)
+    other, learn, calls = tmp_path / "other", stage.learn, []
+
+    def dies(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return learn(*arguments)
+
+    monkeypatch.setattr(stage, "learn", dies)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(other, **settings)
+    monkeypatch.undo()
+    again, found = pruned(other, **settings)
+    assert found == expected
+    weights = [load_file(folder / "model.safetensors") for folder in (undisturbed, again)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(value, weights[1][name])
+
+
+def test_what_cannot_be_is_told_before_the_first_round_trains(pruned, monkeypatch):
+    monkeypatch.setattr(stage, "learn", None)
+    with pytest.raises(UsageError, match="out of reach: the smallest network has"):
+        pruned(keep=0.05, rounds=3)
+
+
+def test_more_rounds_than_epochs_are_refused(pruned):
+    with pytest.raises(UsageError, match=r"prune.rounds = 5 are more than prune.epochs = 3"):
+        pruned(keep=0.5, rounds=5)
