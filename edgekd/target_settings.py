@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edgekd.fields import Positive, Strict
 
-SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "fp16", "fp32"]
+SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "fp16", "fp32"]
 
 
 class Processor(Strict):

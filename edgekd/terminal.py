@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from edgekd.store import Store
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_APPLICABLE": "dim"}
-SHORT = {"static_wi8_ai8": "int8", "dynamic_wi8_afp32": "int8 dyn", "fp16": "fp16", "fp32": "fp32"}
+SHORT = {
+    "static_wi8_ai8": "int8",
+    "dynamic_wi8_afp32": "int8 dyn",
+    "weight_only_wi8_afp32": "int8 w",
+    "fp16": "fp16",
+    "fp32": "fp32",
+}
 # Off a terminal (a pipe, a log, CI) there is no width to fit into: tables keep their columns whole.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.errors import ExportError
+from edgekd.exporters.onnx_weights import to_8_bits
 
 OPSET = 18
 
@@ -33,6 +34,8 @@ def export(
         elif scheme == "dynamic_wi8_afp32":
             raw = _dynamic(raw, Path(folder) / "dynamic.onnx")
         model = onnx.load(raw)
+        if scheme == "weight_only_wi8_afp32":
+            to_8_bits(model)
         _clean(model)
         onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
         onnx.checker.check_model(model, full_check=True)

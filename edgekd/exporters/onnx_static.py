@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekd.config import CalibrationPolicy
 from edgekd.errors import ExportError, UsageError
+from edgekd.exporters.onnx_weights import to_8_bits
 
 # Of onnxruntime. Its entropy search starts from as many bins as it may end with, so it only ever finds
 # the whole range: that is min_max under another name, and not offered.
@@ -32,7 +33,7 @@ def emit(
     Args:
         source: a float ONNX file with one input.
         path: where the new file goes.
-        scheme: fp32, dynamic_wi8_afp32 or static_wi8_ai8.
+        scheme: fp32, or one with 8-bit weights.
         activations: "unsigned" or "signed", for static_wi8_ai8.
         samples: calibration inputs (N, *shape), for static_wi8_ai8.
         policy: whose observer chooses the ranges, for static_wi8_ai8.
@@ -42,7 +43,7 @@ def emit(
         UsageError: the scheme or the observer is not offered for a file.
         ExportError: onnxruntime's quantizer refuses the file.
     """
-    if scheme not in ("fp32", "dynamic_wi8_afp32", "static_wi8_ai8"):
+    if scheme == "fp16":
         raise UsageError(
             f"scheme {scheme!r} is not offered for an ONNX file", hint="give the student as a network"
         )
@@ -53,8 +54,10 @@ def emit(
         )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         try:
-            if scheme == "fp32":
+            if scheme in ("fp32", "weight_only_wi8_afp32"):
                 model = onnx.load(source)
+                if scheme != "fp32":
+                    to_8_bits(model)
             elif scheme == "dynamic_wi8_afp32":
                 model = _dynamic(source, Path(folder))
             else:

@@ -41,7 +41,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         raw = Path(folder) / "raw.tflite"
         converted.export(str(raw))
-        if scheme in ("fp16", "dynamic_wi8_afp32"):
+        if scheme in ("fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32"):
             raw = _post_training(raw, Path(folder) / "quantized.tflite", scheme)
         done = Path(folder) / "done.tflite"
         done.write_bytes(_with_metadata(raw.read_bytes(), input_name, metadata))
@@ -66,8 +66,8 @@ def _post_training(source: Path, path: Path, scheme: str) -> Path:
     from ai_edge_quantizer import quantizer, recipe
 
     engine = quantizer.Quantizer(str(source))
-    if scheme == "dynamic_wi8_afp32":
-        engine.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    if scheme != "fp16":
+        engine.load_quantization_recipe(getattr(recipe, scheme)())
     else:
         from ai_edge_quantizer import qtyping
 

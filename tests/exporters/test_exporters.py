@@ -13,11 +13,17 @@ from edgekd.errors import ExportError
 from edgekd.quantize.schemes import fold_batch_norm
 
 FORMATS = ["onnx", "tflite"]
-SCHEMES = ["fp32", "fp16", "dynamic_wi8_afp32", "static_wi8_ai8"]
+SCHEMES = ["fp32", "fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"]
 CASES = [(f, s, "signed") for f in FORMATS for s in SCHEMES] + [("onnx", "static_wi8_ai8", "unsigned")]
 
 # Largest error as a share of the outputs' range, and bytes against the float file.
-LIMITS = {"fp32": 1e-5, "fp16": 2e-3, "dynamic_wi8_afp32": 0.05, "static_wi8_ai8": 2.01 / 255}
+LIMITS = {
+    "fp32": 1e-5,
+    "fp16": 2e-3,
+    "dynamic_wi8_afp32": 0.05,
+    "weight_only_wi8_afp32": 0.02,
+    "static_wi8_ai8": 2.01 / 255,
+}
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -37,7 +43,7 @@ def test_the_file_computes_what_the_network_does(exported, case, batch):
         assert (found.argmax(1) == expected.argmax(1)).mean() > 0.9
 
 
-@pytest.mark.parametrize("scheme", ["fp16", "dynamic_wi8_afp32"])
+@pytest.mark.parametrize("scheme", ["fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_lossy_schemes_do_lose(exported, format, scheme):
     module, path = exported(format, scheme)
@@ -54,7 +60,7 @@ def test_the_file_holds_no_path_of_this_machine(exported, case):
 @pytest.mark.parametrize(
     "case",
     # Static int8 TFLite is compared byte for byte between whole runs, in tests/chain.
-    [("onnx", s, "signed") for s in SCHEMES] + [("tflite", s, "signed") for s in SCHEMES[1:3]],
+    [("onnx", s, "signed") for s in SCHEMES] + [("tflite", s, "signed") for s in SCHEMES[1:4]],
     ids="-".join,
 )
 def test_the_same_network_gives_the_same_bytes(exported, case, tmp_path):

@@ -13,7 +13,10 @@ def session(path):
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("scheme", ["fp32", "fp16", "dynamic_wi8_afp32", "static_wi8_ai8"])
+SCHEMES = ["fp32", "fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_names_shapes_and_metadata_as_the_runtime_reads_them(exported, scheme):
     found = session(exported("onnx", scheme)[1])
     (taken,), (given,) = found.get_inputs(), found.get_outputs()
@@ -42,12 +45,12 @@ def kinds(path):
 def test_weights_have_the_schemes_type(exported):
     large = {
         s: {str(v.dtype) for v in initializers(exported("onnx", s)[1]).values() if v.size >= 100}
-        for s in ("fp32", "fp16", "dynamic_wi8_afp32", "static_wi8_ai8")
+        for s in SCHEMES
     }
     assert large["fp32"] == {"float32"}
     assert large["fp16"] == {"float16"}
     assert large["dynamic_wi8_afp32"] <= {"int8", "float32"}
-    assert large["static_wi8_ai8"] == {"int8"}
+    assert large["static_wi8_ai8"] == large["weight_only_wi8_afp32"] == {"int8"}
 
 
 @pytest.mark.parametrize(("activations", "dtype"), [("signed", "int8"), ("unsigned", "uint8")])

@@ -30,7 +30,7 @@ def test_fp32_is_the_file_itself(exported, tmp_path):
     assert onnx.load(path).graph == onnx.load(source).graph
 
 
-@pytest.mark.parametrize("scheme", ["dynamic_wi8_afp32", "static_wi8_ai8"])
+@pytest.mark.parametrize("scheme", ["dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"])
 @pytest.mark.parametrize("activations", ["signed", "unsigned"])
 def test_quantized_files_come_close(exported, tmp_path, scheme, activations):
     module, source = exported("onnx", "fp32")
@@ -122,7 +122,7 @@ def test_fp16_is_not_offered(exported, tmp_path):
         emit(exported("onnx", "fp32")[1], tmp_path / "model.onnx", "fp16")
 
 
-@pytest.mark.parametrize("scheme", ["dynamic_wi8_afp32", "static_wi8_ai8"])
+@pytest.mark.parametrize("scheme", ["dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"])
 def test_a_file_that_cannot_be_quantized_is_said(tmp_path, scheme):
     source = tmp_path / "in" / "source.onnx"
     source.parent.mkdir()

@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as tfl
 from ai_edge_litert.interpreter import Interpreter
 from nets import METADATA
 
-SCHEMES = ["fp32", "fp16", "dynamic_wi8_afp32", "static_wi8_ai8"]
+SCHEMES = ["fp32", "fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
