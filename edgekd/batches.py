@@ -33,6 +33,7 @@ class TrainingSet:
         val: samples on which training that stops early is watched.
         others: what the teacher looks at in place of the student's inputs, as (split, spec), or None.
         num_classes: of the first outputs, which are judged; None: all outputs are.
+        epochs_before: of earlier rounds: order and views go on from there.
     """
 
     split: Split
@@ -47,6 +48,7 @@ class TrainingSet:
     val: Split | None = None
     others: tuple[Split, InputSpec] | None = None
     num_classes: int | None = None
+    epochs_before: int = 0
 
     def draw(self, *entropy: int) -> np.random.Generator:
         """A generator of its own for each epoch and purpose."""
@@ -176,7 +178,7 @@ def steps(
         rank: of this process, of `processes`, which share each step's samples between them.
         processes: as many as train together.
     """
-    split = data.split
+    split, epoch = data.split, data.epochs_before + epoch
     told = epoch % data.views if data.teacher is not None else epoch
     # A teacher that looks at something else is not shown what is done to the student's inputs.
     view = epoch if data.others is not None and not config.mix else told

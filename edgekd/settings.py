@@ -174,7 +174,8 @@ class PruneConfig(DistillConfig):
     ignored_layers: tuple[str, ...] = Field(default=(), strict=False, description="module paths left alone")
     rounds: Positive = Field(
         default=1,
-        description="steps to the goal, each as large as the others and with its share of the epochs",
+        description="steps to the goal, each as large as the others, with a share of the epochs and a "
+        "schedule of its own",
     )
 
     @model_validator(mode="after")

@@ -111,7 +111,7 @@ class _Training:
         self.module, self.data, self.objective, self.config = module, data, objective, config
         self.what, self.checkpoint = what, checkpoint
         self.fabric = make_fabric(config.precision, unused=bool(data.student_layers))
-        self.layout = lay_out(module, data.spec.shape)
+        self.layout = lay_out(module, data.spec.shape, training=True)
         optimizer = make_optimizer(module, config, what, objective)
         self.average = None
         both = {"model": module, "objective": objective}
@@ -119,8 +119,10 @@ class _Training:
             mean = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]  # torch's own
             both["average"] = self.average = AveragedModel(module, multi_avg_fn=mean, use_buffers=True)
         self.both = nn.ModuleDict(both)
-        self.wrapped, self.optimizer = self.fabric.setup(module, optimizer)
         self.both.to(self.fabric.device)
+        # Not Fabric's own wrapper: of mixed precision it lets nobody take gradients but itself.
+        self.forward = self.fabric.strategy.setup_module(module)
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.clipped = [*self.parameters, *objective.parameters()]
         self.steps = steps_of(data.split, config, self.fabric.world_size)
@@ -152,7 +154,8 @@ class _Training:
         """
         epoch, config = len(self.progress.history), self.config
         # Of its own for each process: dropout must not be the same in all.
-        torch.manual_seed(int(self.data.draw(epoch).integers(2**62)) + self.fabric.global_rank)
+        drawn_for = self.data.epochs_before + epoch
+        torch.manual_seed(int(self.data.draw(drawn_for).integers(2**62)) + self.fabric.global_rank)
         self.module.train()
         total, parts = 0.0, dict.fromkeys(self.objective.names, 0.0)
         drawn = steps(self.data, config, epoch, self.fabric.global_rank, self.fabric.world_size)
@@ -251,7 +254,9 @@ class _Training:
                 self.module, x, wrong_about(batch, self.data.num_classes), config, self.data.spec
             )
             x = torch.cat((x, attacked))  # in one pass: processes that train together expect one
-        outputs = self.wrapped(x).float()
+        with self.fabric.autocast():
+            outputs = self.forward(x)
+        outputs = outputs.float()
         clean = None if config is None else outputs[:n]
         layers = {path: layer.float() for path, layer in self._layers.last().items()}
         if config is not None:

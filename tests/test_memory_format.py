@@ -1,5 +1,7 @@
 """Networks whose forward says `.view` train, answer and are attacked as those that say `.reshape`."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,38 @@ def test_a_network_that_fails_otherwise_fails_where_it_is_used():
     assert lay_out(net, SPEC.shape) == torch.contiguous_format
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         predict(net, images(4), SPEC)
+
+
+class Picky(nn.Module):
+    """Trains by another forward than it answers by, and does not like an empty image."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.seen = Flattening(view=True), Flattening(view=False)
+
+    def forward(self, x):
+        if not x.any():
+            raise ValueError("an empty image")
+        return self.net(x) if self.training else self.seen(x)
+
+
+def test_whatever_a_probe_raises_is_left_to_the_real_samples():
+    assert lay_out(Picky(), SPEC.shape) == torch.contiguous_format
+    assert predict(Picky(), images(4), SPEC).shape == (4, 5)
+    fed = Flattening(view=False)
+    fed.register_forward_pre_hook(lambda _, args: (args[0] + 1,))
+    assert lay_out(fed, SPEC.shape) == torch.channels_last
+
+
+def test_a_forward_of_its_own_for_training(tmp_path):
+    net = Picky()
+    net.forward = lambda x: (net.net if net.training else net.seen)(x)
+    before, drawn = copy.deepcopy(net.state_dict()), torch.random.get_rng_state()
+    assert lay_out(net, SPEC.shape) == torch.channels_last
+    assert lay_out(net, SPEC.shape, training=True) == torch.contiguous_format
+    # Statistics and the random numbers that follow are as if nothing had been tried.
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(drawn, torch.random.get_rng_state())
 
 
 def trained(view, folder, live=False, **changes):

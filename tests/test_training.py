@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from edgekd import augment, checkpoints, training
-from edgekd.batches import TrainingSet, normalise
+from edgekd.batches import TrainingSet, normalise, steps
 from edgekd.config import LossConfig
 from edgekd.errors import TrainingError
 from edgekd.losses import Shapes
@@ -292,7 +292,7 @@ class Recorder(nn.Module):
         self.fed = []
 
     def forward(self, x):
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             self.fed.append(x.detach().clone())
         return self.layer(x.flatten(1))
 
@@ -326,6 +326,15 @@ def test_without_a_teacher_no_two_epochs_see_the_same_pixels(tmp_path):
     run(module, data, train_config(augment=("crop",), batch_size=20, epochs=3), tmp_path / "a")
     for a, b in [(0, 1), (1, 2), (0, 2)]:  # one batch an epoch, in the samples' own order
         assert not torch.equal(module.fed[a], module.fed[b])
+
+
+def test_order_and_views_go_on_after_earlier_rounds():
+    data = TrainingSet(split(images(20)), SPEC, None, 1, 5)
+    config = train_config(augment=("crop", "flip"), batch_size=10)
+    (expected, *_), (found, *_) = steps(data, config, 2), steps(replace(data, epochs_before=2), config, 0)
+    torch.testing.assert_close(found.inputs, expected.inputs)
+    torch.testing.assert_close(found.picked, expected.picked)
+    assert not torch.equal(found.inputs, next(steps(data, config, 0)).inputs)
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it(tmp_path):

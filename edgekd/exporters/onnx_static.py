@@ -58,11 +58,14 @@ def emit(
                 model = onnx.load(source)
                 if scheme != "fp32":
                     to_8_bits(model)
+                    onnx.checker.check_model(model)
             elif scheme == "dynamic_wi8_afp32":
                 model = _dynamic(source, Path(folder))
             else:
                 assert samples is not None
                 model = _static(source, Path(folder), activations, samples, policy)
+        except ExportError:
+            raise
         except Exception as error:  # the quantizer raises whatever its shape inference or its kernels met
             reason = " ".join(str(error).split())[:200]
             raise ExportError(f"{source}: cannot be quantized: {reason}") from error

@@ -44,7 +44,7 @@ def export(
         if scheme in ("fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32"):
             raw = _post_training(raw, Path(folder) / "quantized.tflite", scheme)
         done = Path(folder) / "done.tflite"
-        done.write_bytes(_with_metadata(raw.read_bytes(), input_name, metadata))
+        done.write_bytes(_with_metadata(raw.read_bytes(), module, input_name, metadata))
         done.replace(path)
 
 
@@ -96,18 +96,28 @@ class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]  # the library
         return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
 
 
-def _layer(name: str) -> str:
+def _layer(name: str, module: nn.Module) -> str:
     """`blocks.1.conv2` of the converter's name, which lists class and module of all that lies around it.
 
     Long names are a ninth of a file of 80,000 weights.
     """
     around, *inside = name.split(";")[0].split("/")
-    path = ".".join(part.rpartition(".")[2].lstrip("_").partition("_")[2] for part in inside)
-    return path.removeprefix("wrapped.").removeprefix("body.") or around
+    path: list[str] = []
+    for part in inside:
+        children = (
+            (f"{type(m).__module__}.{type(m).__name__}_{n}", n, m) for n, m in module.named_children()
+        )
+        attribute, child = next(((n, m) for full, n, m in children if full == part), ("", None))
+        if child is None:
+            break
+        # What stands around the network here is no part of it.
+        own = type(module).__module__.startswith(("litert_torch.", "edgekd.quantize."))
+        path, module = [*path, *([] if own else [attribute])], child
+    return ".".join(path) or around
 
 
-def _with_metadata(content: bytes, input_name: str, metadata: dict[str, str]) -> bytes:
-    """The file with one named metadata buffer (JSON) and readable input and output names."""
+def _with_metadata(content: bytes, module: nn.Module, input_name: str, metadata: dict[str, str]) -> bytes:
+    """The file with one named metadata buffer (JSON) and readable names; `module` is what was converted."""
     import json
 
     from ai_edge_litert import schema_py_generated as schema
@@ -118,13 +128,15 @@ def _with_metadata(content: bytes, input_name: str, metadata: dict[str, str]) ->
             held.data = np.frombuffer(content, np.uint8, held.size, held.offset)
             held.offset = held.size = 0
     for graph in model.subgraphs:
-        taken: Counter[str] = Counter()
-        for tensor in graph.tensors:
-            name = _layer(tensor.name.decode())
-            taken[name] += 1
-            tensor.name = (name if taken[name] == 1 else f"{name}:{taken[name]}").encode()
-        graph.tensors[graph.inputs[0]].name = input_name.encode()
-        graph.tensors[graph.outputs[0]].name = b"logits"
+        ends = {graph.inputs[0]: input_name, graph.outputs[0]: "logits"}
+        taken = Counter(ends.values())
+        for i, tensor in enumerate(graph.tensors):
+            name = ends.get(i)
+            if name is None:
+                name = _layer(tensor.name.decode(), module)
+                taken[name] += 1
+                name = name if taken[name] == 1 else f"{name}:{taken[name]}"
+            tensor.name = name.encode()
     for signature in model.signatureDefs or ():
         signature.inputs[0].name, signature.outputs[0].name = input_name.encode(), b"logits"
     buffer = schema.BufferT()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +56,17 @@ def layers_of(module: nn.Module, example_input: Tensor) -> tuple[Layer, ...]:
         UsageError: an operator, or a form of one, that tables do not know, with its name.
     """
     # As the network was written: with channels last, a pool is made of other operators.
-    net = copy.deepcopy(module).eval()
-    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
+    layout, training = torch.channels_last, module.training
+    last = any(w.dim() == 4 and w.is_contiguous(memory_format=layout) for w in module.parameters())
+    module.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
     watch = _Watch()
-    with torch.no_grad(), watch:
-        net(example_input.contiguous())
+    try:
+        with torch.no_grad(), watch:
+            module(example_input.contiguous())
+    finally:
+        module.train(training)
+        if last:
+            module.to(memory_format=layout)  # type: ignore[call-overload]
     return tuple(watch.layers)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,8 @@ from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
 from edgekd.prune.importance import Samples, scorer, thawed
 
-History = list[Any]
+History = list[Any]  # the cuts of one round
+Channels = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Prunable:
         groups: what is cut together.
         unreached: convolutions and linear layers that the outputs could not be followed back to.
 
-    `first` are the groups' widths before earlier rounds of pruning: of them max_pruning_ratio may go.
+    `first` are the layers' channels before earlier rounds of pruning: of them max_pruning_ratio may go.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Prunable:
         example_input: Tensor,
         config: PruneConfig,
         samples: Samples,
-        first: Sequence[int] | None = None,
+        first: Channels | None = None,
     ) -> None:
         self.net = copy.deepcopy(module).eval()
         self.groups: list[Group] = []
@@ -67,7 +68,8 @@ class Prunable:
             # Blocks lose the same channels, so those at the same place in each block are scored together.
             scores = score(members).view(blocks, -1).mean(dim=0)
             self.groups.append(Group(members, blocks, scores))
-        self._first = self.widths if first is None else first
+        self._paths = {layer: path for path, layer in self.net.named_modules()}
+        self._first = channels_of(module) if first is None else first
         self.net.zero_grad()  # what scores may have left there
 
     @property
@@ -82,8 +84,11 @@ class Prunable:
         return found
 
     def least(self, index: int) -> int:
-        """The narrowest that a group may become."""
-        return math.ceil(round(self._first[index] * (1 - self._most), 6))
+        """The narrowest that a group may become; two at least: layers of one channel are of another kind."""
+        width, members = self.widths[index], self.groups[index].members
+        blocks = self.groups[index].blocks
+        made = [self._first[self._paths[d.target.module]] for d, _ in members if d.handler in _makers()]
+        return min(width, max(2, *(math.ceil(round(n * (1 - self._most) / blocks, 6)) for n in made)))
 
     def narrow(self, index: int, kept: int) -> None:
         """Cuts the least important channels of a group."""
@@ -123,24 +128,27 @@ def _zero(indices: list[int], module: nn.Module, inputs: Any, output: Tensor) ->
     return output.index_fill(axis, torch.tensor(indices), 0.0)
 
 
-def widths_of(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[int]:
-    """Of the groups of a network, in places of a block."""
-    net = copy.deepcopy(module).eval()
-    found = _groups(_graph(net, example_input), net, example_input, config)
-    return [len(members[0].idxs) // _blocks(members) for members in found]
+def channels_of(module: nn.Module) -> Channels:
+    """What each convolution and linear layer gives, by module path."""
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
+    return {n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in layers.items()}
 
 
 def _groups(graph: Any, net: nn.Module, example_input: Tensor, config: PruneConfig) -> list[Any]:
-    import torch_pruning as tp
-
-    makers = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
     ignored = _ignored(net, example_input, config)
     return [
         members
         for members in list(graph.get_all_groups(ignored_layers=ignored))
         # Channels of the network's input, on a depthwise convolution, are made by nothing.
-        if any(dep.handler in makers for dep, _ in members)
+        if any(dep.handler in _makers() for dep, _ in members)
     ]
+
+
+def _makers() -> tuple[Any, ...]:
+    """The cuts that channels begin with."""
+    import torch_pruning as tp
+
+    return (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
 
 
 def _graph(module: nn.Module, example_input: Tensor) -> Any:
@@ -183,8 +191,10 @@ def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> l
     return [modules[path] for path in config.ignored_layers] + last[-1:]
 
 
-def rebuild(module: nn.Module, example_input: Tensor, history: History) -> nn.Module:
+def rebuild(module: nn.Module, example_input: Tensor, rounds: Sequence[History]) -> nn.Module:
     """A copy of the unpruned network cut to the recorded architecture; weights are loaded afterwards."""
     cut = copy.deepcopy(module).eval()
-    _graph(cut, example_input).load_pruning_history(history)
+    for history in rounds:
+        # Followed anew, as when they were cut: what depends on what may be another after a cut.
+        _graph(cut, example_input).load_pruning_history(history)
     return cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of
 from edgekd.prune import widths
-from edgekd.prune.groups import History, Prunable
+from edgekd.prune.groups import Channels, History, Prunable
 from edgekd.prune.importance import Samples
 from edgekd.prune.wiring import Wire, wire
 
@@ -52,7 +52,7 @@ def prune(
     bytes_per_weight: int,
     samples: Samples,
     seed: int,
-    first: Sequence[int] | None = None,
+    first: Channels | None = None,
 ) -> tuple[nn.Module, History]:
     """A pruned copy that just meets the goal, and the history that makes it again from the original.
 
@@ -68,7 +68,7 @@ def prune(
         bytes_per_weight: for the goal size_bytes: 1 for int8 weights, 2 for fp16, 4 for fp32.
         samples: for the importance `taylor` and `activation`.
         seed: for the importance `random`.
-        first: widths of the groups before the first of several rounds; None: this is it.
+        first: channels of the layers before the first of several rounds; None: this is it.
 
     Raises:
         UsageError: an unknown layer path, nothing to prune, or a goal out of reach.
@@ -130,7 +130,7 @@ def prune_by_price(
     limit: float,
     samples: Samples,
     seed: int,
-    first: Sequence[int] | None = None,
+    first: Channels | None = None,
 ) -> tuple[nn.Module, History]:
     """A pruned copy whose layers together cost at most `limit`, and its history.
 
@@ -146,7 +146,7 @@ def prune_by_price(
         limit: of all layers, in the price's unit.
         samples: on which it is seen what a width loses.
         seed: for the importance `random`.
-        first: widths of the groups before the first of several rounds; None: this is it.
+        first: channels of the layers before the first of several rounds; None: this is it.
 
     Raises:
         UsageError: an unknown layer path, nothing to prune, an operator without a price.

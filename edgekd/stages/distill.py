@@ -94,6 +94,7 @@ def learn(
         task.splits["val"],
         None if taught_by is None else (looks_at.training_split(unlabelled), looks_at.task.input_spec),
         task.num_classes,
+        len(before),
     )
     checkpoint = context.store.partial(node.stage, node.key)
     if before:

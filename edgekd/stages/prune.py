@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,27 +38,27 @@ class _Way:
         whole: what the student has of it.
         limit: what it may have in the end.
         cost: what a network has of it.
-        cut: a network, a limit and the widths of its groups before any cut (None: it is uncut) to a
+        cut: a network, a limit and the channels of its layers before any cut (None: it is uncut) to a
             narrower copy, and the cuts.
     """
 
     whole: float
     limit: float
     cost: Callable[[nn.Module], float]
-    cut: Callable[[nn.Module, float, Sequence[int] | None], tuple[nn.Module, groups.History]]
+    cut: Callable[[nn.Module, float, groups.Channels | None], tuple[nn.Module, groups.History]]
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the pruned network with the history that rebuilds it."""
     config = PruneConfig.model_validate(node.config["prune"])
-    source, example = context.parent(node, "network"), saved.example_input(context.task)
+    source = context.parent(node, "network")
     module = saved.load(source, context)
     way = (_by_clock if config.goal == "latency_ms" else _by_count)(module, config, node, context)
-    first: Sequence[int] | None = None
+    first: groups.Channels | None = None
     if config.rounds > 1:
         way.cut(module, way.limit, None)  # what cannot be is told before anything is trained
-        first = groups.widths_of(module, example, config)
-    cuts: groups.History = []
+        first = groups.channels_of(module)
+    cuts: list[groups.History] = []
     epochs: History = ()
     rounds = []
     for turn in range(1, config.rounds + 1):
@@ -69,7 +69,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         )
         if way.cost(module) > limit:  # widths go in steps: the round before may have gone as far
             module, cut = way.cut(module, limit, first)
-            cuts += cut
+            cuts.append(cut)
         before = saved.accuracy_on(module, "val", context)
         epochs = learn(module, _share(config, turn), node, context, epochs)
         rounds.append({"cost": way.cost(module), "val_accuracy_before_recovery": before})
@@ -91,7 +91,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
 def _share(config: PruneConfig, turn: int) -> PruneConfig:
     """The training of a round, from 1: the last has what division leaves over."""
     share, over = divmod(config.epochs, config.rounds)
-    return config.model_copy(update={"epochs": share + (over if turn == config.rounds else 0)})
+    epochs = share + (over if turn == config.rounds else 0)
+    warmup = config.warmup_epochs * epochs / config.epochs
+    return config.model_copy(update={"epochs": epochs, "warmup_epochs": warmup})
 
 
 def check(context: Context) -> None:
@@ -113,7 +115,7 @@ def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     def cost(net: nn.Module) -> float:
         return structured.cost(net, example, config.goal, bytes_per_weight)
 
-    def cut(net: nn.Module, limit: float, first: Sequence[int] | None) -> tuple[nn.Module, groups.History]:
+    def cut(net: nn.Module, limit: float, first: groups.Channels | None) -> tuple[nn.Module, groups.History]:
         return structured.prune(
             net,
             example,
@@ -154,7 +156,9 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     whole_ms = cost(module)
     overhead_ms = whole_ms - sum(map(price_ms, layers))  # of a call, whatever the layers in between
 
-    def cut(net: nn.Module, limit_ms: float, first: Sequence[int] | None) -> tuple[nn.Module, groups.History]:
+    def cut(
+        net: nn.Module, limit_ms: float, first: groups.Channels | None
+    ) -> tuple[nn.Module, groups.History]:
         try:
             return structured.prune_by_price(
                 net,

@@ -38,7 +38,7 @@ def test_a_student_learns_from_each_loss(copied, kind):
         options |= {"negatives": 32, "width": 8, "weight": 0.02}
     if kind == "dist":
         options["temperature"] = 1.0
-    if kind == "dkd":
+    if kind in ("dkd", "pairwise_margin"):
         options["weight"] = 0.1
     terms = [options] if kind == "cross_entropy" else [options, {"kind": "cross_entropy", "weight": 0.5}]
     entry = distilled(copied, terms)

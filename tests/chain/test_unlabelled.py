@@ -43,7 +43,8 @@ def recipe(finished, tmp_path):
     return write
 
 
-KD = '[distill]\nepochs = 6\nbatch_size = 20\nlosses = [{ kind = "kd", temperature = 2.0 }'
+KD = '[distill]\nepochs = 6\nbatch_size = 20\nprecision = "32-true"\n'
+KD += 'losses = [{ kind = "kd", temperature = 2.0 }'
 QUANTIZE = '[quantize]\nmethod = "ptq"\n'
 
 
@@ -53,7 +54,7 @@ def test_samples_without_labels_help(recipe):
     assert done.returncode == 0, done.stderr
     done, more = recipe(with_ce + "unlabelled_weight = 1.0\n" + QUANTIZE)
     assert done.returncode == 0, done.stderr
-    assert "teacher-outputs-unlabelled-1" in done.stdout
+    assert "teacher-outputs-unlabelled-" in done.stdout
     assert more["val_accuracy"] > alone["val_accuracy"] + 3
     assert more["history"][-1]["cross_entropy"] < more["history"][0]["cross_entropy"]
 

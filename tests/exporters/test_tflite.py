@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as tfl
 from ai_edge_litert.interpreter import Interpreter
-from nets import METADATA
+from nets import METADATA, write
+from torch import nn
 
 SCHEMES = ["fp32", "fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"]
 
@@ -41,6 +42,37 @@ def test_tensors_have_the_names_of_layers(exported):
     assert len(set(names)) == len(names) and {"image", "logits"} <= set(names)
     inside = {n.split(":")[0] for n in names} - {"image", "logits", "arith.constant"}
     assert len(inside) > 5 and inside <= {name for name, _ in module.named_modules()}
+
+
+class My_Net(nn.Module):  # the converter joins class and attribute by an underscore
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
+        self.logits = nn.Linear(4 * 36, 6)
+        self.image = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.image(self.logits(self.body(x).flatten(1)).relu())
+
+
+def test_names_of_odd_networks(tmp_path):
+    path = tmp_path / "model.tflite"
+    write(nn.Sequential(My_Net()).eval(), path, "tflite", "fp32")
+    details = Interpreter(str(path))
+    names = [t["name"] for t in details.get_tensor_details() if t["name"]]
+    assert len(set(names)) == len(names)
+    found = {n.split(":")[0] for n in names}
+    assert {"0.logits", "0.image", "image", "logits"} <= found and any(n.startswith("0.body.") for n in found)
+    assert details.get_input_details()[0]["name"] == "image"
+
+
+def test_a_layer_that_has_the_outputs_name(tmp_path):
+    path = tmp_path / "model.tflite"
+    write(My_Net().eval(), path, "tflite", "fp32")
+    details = Interpreter(str(path))
+    names = [t["name"] for t in details.get_tensor_details() if t["name"]]
+    assert len(set(names)) == len(names) and {"logits:2", "image:2"} <= set(names)
+    assert details.get_output_details()[0]["name"] == "logits"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -41,7 +41,10 @@ def macs(layer):
 def test_the_memory_layout_that_training_leaves_changes_nothing(net):
     expected = layers_of(net(), EXAMPLE)
     last = EXAMPLE.contiguous(memory_format=torch.channels_last)
-    assert layers_of(net().to(memory_format=torch.channels_last), last) == expected
+    moved = net().to(memory_format=torch.channels_last)
+    assert layers_of(moved, last) == expected
+    weights = [w for w in moved.parameters() if w.dim() == 4]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
 
 
 @pytest.mark.parametrize("net", [tiny_resnet, tiny_mobilenet, flat])

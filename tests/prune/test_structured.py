@@ -12,7 +12,7 @@ from torch import nn
 from edgekd.errors import UsageError
 from edgekd.models import keras as keras_net
 from edgekd.prune import structured
-from edgekd.prune.groups import Prunable, rebuild, widths_of
+from edgekd.prune.groups import Prunable, channels_of, rebuild
 from edgekd.prune.structured import count, prune
 
 EXAMPLE = torch.from_numpy(inputs(1))
@@ -127,10 +127,10 @@ def test_the_smallest_network_has_every_group_at_its_limit():
     smallest = at_ratio(flat(), prune_config(keep=0.5), 1.0, 4)
     assert widths(smallest) == {"conv": 8, "fc": 8, "head": 5}
     assert smallest.fc.in_features == 8 * 64
-    # 5% of 16 and of 24 are 0.8 and 1.2
+    # 5% of 16 and of 24 are 0.8 and 1.2, and two are the least
     config = prune_config(keep=0.5, max_pruning_ratio=0.95)
     assert widths(at_ratio(flat(), config, 1.0, 1)) == {
-        "conv": 1,
+        "conv": 2,
         "fc": 2,
         "head": 5,
     }
@@ -231,29 +231,58 @@ def test_a_goal_out_of_reach_tells_the_smallest_network():
 
 def test_what_may_go_is_a_share_of_the_widths_before_the_first_round():
     config = prune_config("macs", keep=0.5)
-    first = widths_of(flat(), EXAMPLE, config)
-    assert first == Prunable(flat(), EXAMPLE, config, samples()).widths
-    half, cuts = cut(flat(), config, multiple=1)
+    first = channels_of(flat())
+    assert first == {"conv": 16, "fc": 24, "head": 5}
+    half, _ = cut(flat(), config, multiple=1)
+    assert widths(half)["conv"] < 16 and widths(half)["fc"] < 24
     # 30% of 16 and of 24 channels, rounded up
-    again, more = cut(half, prune_config("macs", limit=costs(flat())["macs"] * 0.3), multiple=1, first=first)
-    assert widths(again)["conv"] >= 5 and widths(again)["fc"] >= 8
-    at_least = structured._cut(Prunable(half, EXAMPLE, config, samples(), first), 1.0, 1)[0]
-    assert widths(at_least) == {"conv": 5, "fc": 8, "head": 5}
-    # Both rounds together make the network again from the first.
-    rebuilt = rebuild(flat(), EXAMPLE, [*cuts, *more])
-    rebuilt.load_state_dict(again.state_dict())
-    np.testing.assert_array_equal(outputs(rebuilt, inputs(9)), outputs(again, inputs(9)))
+    least = structured._cut(Prunable(half, EXAMPLE, config, samples(), first), 1.0, 1)[0]
+    assert widths(least) == {"conv": 5, "fc": 8, "head": 5}
+
+
+class Mixed(nn.Module):
+    """Groups that would change their kind: of one channel in each group, or of one channel in all."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(2, 16, 3, padding=1)
+        self.grouped = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+        self.point = nn.Conv2d(16, 4, 1)
+        self.depth = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.point(self.grouped(self.stem(x).relu()).relu()).relu()
+        return self.head(self.depth(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("net", [*NETS.values(), lambda: Mixed().eval()])
+def test_rounds_together_make_the_network_again(net):
+    config, first, whole = prune_config("macs", keep=0.5), channels_of(net()), costs(net())["macs"]
+    now, rounds = net(), []
+    for share in (0.85, 0.7, 0.6):
+        now, history = cut(now, prune_config("macs", limit=whole * share), multiple=1, first=first)
+        rounds.append(history)
+        assert costs(now)["macs"] <= whole * share
+    assert all(width >= min(2, 0.3 * first[name]) for name, width in channels_of(now).items())
+    again = rebuild(net(), EXAMPLE, rounds)
+    again.load_state_dict(now.state_dict())
+    np.testing.assert_array_equal(outputs(again, inputs(9)), outputs(now, inputs(9)))
+    smallest = structured._cut(Prunable(now, EXAMPLE, config, samples(), first), 1.0, 1)[0]
+    for name, width in channels_of(smallest).items():
+        assert width >= 0.3 * first[name] and (width >= 2 or first[name] < 2)
 
 
 FRESH = """
 import sys, json, numpy as np, torch
 from safetensors.torch import load_file
 import nets
-from edgekd.prune.groups import Prunable, rebuild, widths_of
+from edgekd.prune.groups import rebuild
 folder = sys.argv[1]
 for kind, net in {"resnet": nets.tiny_resnet(16, seed=7), "mobilenet": nets.tiny_mobilenet(16, seed=7),
                   "flat": nets.flat(7)}.items():
-    net = rebuild(net, torch.from_numpy(nets.inputs(1)), json.load(open(f"{folder}/{kind}.json")))
+    net = rebuild(net, torch.from_numpy(nets.inputs(1)), [json.load(open(f"{folder}/{kind}.json"))])
     net.load_state_dict(load_file(f"{folder}/{kind}.safetensors"))
     np.save(f"{folder}/{kind}.npy", nets.outputs(net, nets.inputs(9, 5)))
 """
@@ -279,7 +308,7 @@ def test_rebuilding_leaves_the_source_alone():
     net = tiny_resnet(16)
     _, history = cut(net, prune_config(keep=0.5))
     before = widths(net)
-    rebuilt = rebuild(net, EXAMPLE, history)
+    rebuilt = rebuild(net, EXAMPLE, [history])
     assert widths(net) == before
     assert widths(rebuilt) != before
 

@@ -168,7 +168,7 @@ def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
     assert history
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     # Widths lie at the edges of steps; rebuilt from its history, the network is the same.
-    again = rebuild(NETS[kind](), EXAMPLE, history)
+    again = rebuild(NETS[kind](), EXAMPLE, [history])
     assert layers_of(again, EXAMPLE) == layers
     assert layers[-1].out_channels == 5
 

@@ -9,7 +9,10 @@ from runs import TINY
 from safetensors.torch import load_file
 
 import edgekd
+from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
+from edgekd.prune import structured
+from edgekd.stages import distill
 from edgekd.stages import prune as stage
 
 WHOLE = 64 * 32 + 32 * 32 + 32 * 10  # multiply-accumulates of TINY's student
@@ -52,6 +55,30 @@ def test_each_round_takes_the_same_share_of_what_is_left(pruned, tmp_path):
     assert [epoch["epoch"] for epoch in found["history"]] == [1, 2, 3]
     rows = (tmp_path / "work/logs/prune-8.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]
+
+
+def test_rounds_are_of_one_training(pruned, monkeypatch):
+    """Equal factors; what may go is a share of the first widths; order and views go on; no longer warm-up."""
+    asked, trained, cut, fit = [], [], structured.prune, distill.fit
+
+    def cuts(*arguments, **named):
+        asked.append((named["limit"], named["first"]))
+        return cut(*arguments, **named)
+
+    def fits(module, data, objective, config, **named):
+        trained.append((data.epochs_before, config.epochs, config.warmup_epochs))
+        return fit(module, data, objective, config, **named)
+
+    monkeypatch.setattr(structured, "prune", cuts)
+    monkeypatch.setattr(distill, "fit", fits)
+    pruned(keep=0.49, rounds=2)
+    whole = {"body.0": 32, "body.2": 32, "head": 10}
+    limits = int(0.49 * WHOLE), int(0.7 * WHOLE)  # 0.7 times 0.7
+    assert asked == [(limits[0], None), (limits[1], whole), (limits[0], whole)]
+    assert trained == [(0, 1, 0.0), (1, 2, 0.0)]
+    config = PruneConfig(goal="macs", keep=0.5, epochs=5, rounds=2, warmup_epochs=1.0)
+    shares = [stage._share(config, turn) for turn in (1, 2)]
+    assert [(c.epochs, c.warmup_epochs) for c in shares] == [(2, 0.4), (3, pytest.approx(0.6))]
 
 
 def test_a_run_that_was_killed_between_rounds_goes_on(pruned, tmp_path, monkeypatch):

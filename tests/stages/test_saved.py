@@ -62,7 +62,7 @@ def test_a_network_comes_back_as_it_was_saved(context, tmp_path):
 
 def test_a_pruned_and_quantized_network_comes_back_too(context, tmp_path):
     cut, history = pruned(nets.tiny_resnet())
-    architecture = {**MODEL, "pruning_history": history}
+    architecture = {**MODEL, "pruning_history": [history]}
     entry = keep(Store(tmp_path / "a"), cut, context, architecture)
     loaded = saved.load(entry, context)
     assert same(loaded, cut)
