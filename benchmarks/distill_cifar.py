@@ -96,7 +96,7 @@ def run_one(method: str, seed: int) -> None:
     """One training in this process; its JSON when it ends."""
     from chain import stages_until
 
-    from edgekd.precision import cpu_has_bf16
+    from edgekd.precision import make_fabric
     from edgekd.store import sha256_file
 
     path = tuned_teacher()
@@ -117,7 +117,7 @@ def run_one(method: str, seed: int) -> None:
         "params": student.result["params"],
         "macs": student.result["macs"],
         "seconds": student.seconds,
-        "precision": "bf16-mixed" if cpu_has_bf16() else "32-true",
+        "precision": make_fabric("auto").strategy.precision.precision,
         "teacher_sha256": sha256_file(path),
         "losses": METHODS[method],
         "training": {**TRAINING, "views": EPOCHS},

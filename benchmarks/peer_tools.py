@@ -20,6 +20,7 @@ from edgekd.quantize.schemes import fold_batch_norm
 
 Samples = NDArray[np.float32]
 INPUT = "image"
+STEPS = 400
 
 
 def onnx_file(net: nn.Module, example: torch.Tensor, path: Path) -> None:
@@ -160,12 +161,15 @@ def torch_pruning_by_macs(net: nn.Module, example: torch.Tensor, macs: float) ->
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=True,
         pruning_ratio=0.95,
-        iterative_steps=400,
+        iterative_steps=STEPS,
+        round_to=8,
         ignored_layers=[last],
     )
-    while count(net, example)[0] > macs:
+    for _ in range(STEPS):
+        if count(net, example)[0] <= macs:
+            return net
         pruner.step()
-    return net
+    raise RuntimeError(f"Torch-Pruning does not come down to {macs:,} multiply-accumulates")
 
 
 PEERS = {
