@@ -221,6 +221,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         robust_accuracy=entry.result.get("robust_accuracy"),
         head_accuracy=entry.result.get("head_accuracy", {}),
         predicted_latency=_predicted(made.plan, node, entry.result.get("predicted_latency")),
+        removed_blocks=tuple(entry.result.get("removed_blocks", ())),
         sensitivity=_sensitivity(made, node),
         float_layers=tuple(entry.result.get("float_layers", ())),
         seconds=entry.seconds,

@@ -177,9 +177,15 @@ class PruneConfig(DistillConfig):
         description="steps to the goal, each as large as the others, with a share of the epochs and a "
         "schedule of its own",
     )
+    remove_blocks: bool = Field(
+        default=False,
+        description="residual blocks that keep the shape may go whole (goal latency_ms)",
+    )
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneConfig:
+        if self.remove_blocks and self.goal != "latency_ms":
+            raise ValueError(f'prune.remove_blocks goes with goal = "latency_ms", not {self.goal!r}')
         if self.rounds > self.epochs:
             raise ValueError(f"prune.rounds = {self.rounds} are more than prune.epochs = {self.epochs}")
         if (self.keep is None) == (self.limit is None):

@@ -55,19 +55,32 @@ def layers_of(module: nn.Module, example_input: Tensor) -> tuple[Layer, ...]:
     Raises:
         UsageError: an operator, or a form of one, that tables do not know, with its name.
     """
+    return tuple(_watched(module, example_input, ()).layers)
+
+
+def spans_of(module: nn.Module, example_input: Tensor, paths: Sequence[str]) -> tuple[range, ...]:
+    """Which of `layers_of` run within each of these modules, each of which runs once."""
+    watch = _watched(module, example_input, paths)
+    return tuple(range(*watch.bounds[path]) for path in paths)
+
+
+def _watched(module: nn.Module, example_input: Tensor, paths: Sequence[str]) -> _Watch:
     # As the network was written: with channels last, a pool is made of other operators.
     layout, training = torch.channels_last, module.training
     last = any(w.dim() == 4 and w.is_contiguous(memory_format=layout) for w in module.parameters())
     module.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
     watch = _Watch()
+    handles = [handle for path in paths for handle in watch.bound(path, module.get_submodule(path))]
     try:
         with torch.no_grad(), watch:
             module(example_input.contiguous())
     finally:
+        for handle in handles:
+            handle.remove()
         module.train(training)
         if last:
             module.to(memory_format=layout)  # type: ignore[call-overload]
-    return tuple(watch.layers)
+    return watch
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
@@ -76,8 +89,17 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.layers: list[Layer] = []
+        self.bounds: dict[str, list[int]] = {}  # how many layers had run when a module began and ended
         # What a ReLU can be folded into. The tensors are held, so that no other one takes their id.
         self._before_relu: dict[int, Tensor] = {}
+
+    def bound(self, path: str, module: nn.Module) -> list[Any]:
+        """Hooks that note a module's layers in `bounds`."""
+
+        def note(*_: Any) -> None:
+            self.bounds.setdefault(path, []).append(len(self.layers))
+
+        return [module.register_forward_pre_hook(note), module.register_forward_hook(note)]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

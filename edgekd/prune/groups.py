@@ -8,17 +8,25 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
+from edgekd.prune import depth
 from edgekd.prune.importance import Samples, scorer, thawed
 
-History = list[Any]  # the cuts of one round
+History = list[Any]  # Torch-Pruning's account of the channels that it cut
 Channels = Mapping[str, int]
+
+
+class Round(TypedDict):
+    """What one round took from a network: JSON, from which `rebuild` takes it again."""
+
+    channels: History
+    blocks: list[str]  # module paths
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,11 @@ class Prunable:
         """Of the groups before any cut, in places of a block."""
         return [len(group.scores) for group in self.groups]
 
-    @property
-    def history(self) -> History:
-        """The cuts so far, from which `rebuild` makes them again."""
-        found: History = self._graph.pruning_history()
-        return found
+    def cut(self, blocks: Sequence[str] = ()) -> Round:
+        """Takes out blocks, after all narrowing; what was taken in all."""
+        history: History = self._graph.pruning_history()
+        depth.remove(self.net, blocks)
+        return {"channels": history, "blocks": list(blocks)}
 
     def least(self, index: int) -> int:
         """The narrowest that a group may become; two at least: layers of one channel are of another kind."""
@@ -191,10 +199,11 @@ def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> l
     return [modules[path] for path in config.ignored_layers] + last[-1:]
 
 
-def rebuild(module: nn.Module, example_input: Tensor, rounds: Sequence[History]) -> nn.Module:
+def rebuild(module: nn.Module, example_input: Tensor, rounds: Sequence[Round]) -> nn.Module:
     """A copy of the unpruned network cut to the recorded architecture; weights are loaded afterwards."""
     cut = copy.deepcopy(module).eval()
-    for history in rounds:
+    for taken in rounds:
         # Followed anew, as when they were cut: what depends on what may be another after a cut.
-        _graph(cut, example_input).load_pruning_history(history)
+        _graph(cut, example_input).load_pruning_history(taken["channels"])
+        depth.remove(cut, taken["blocks"])
     return cut

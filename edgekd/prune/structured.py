@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -15,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
-from edgekd.latency.network import layers_of
-from edgekd.prune import widths
-from edgekd.prune.groups import Channels, History, Prunable
+from edgekd.latency.network import layers_of, spans_of
+from edgekd.prune import depth, widths
+from edgekd.prune.groups import Channels, Prunable, Round
 from edgekd.prune.importance import Samples
 from edgekd.prune.wiring import Wire, wire
 
@@ -53,8 +55,8 @@ def prune(
     samples: Samples,
     seed: int,
     first: Channels | None = None,
-) -> tuple[nn.Module, History]:
-    """A pruned copy that just meets the goal, and the history that makes it again from the original.
+) -> tuple[nn.Module, Round]:
+    """A pruned copy that just meets the goal, and what was taken, which makes it again from the original.
 
     The widest network that meets the goal is searched by halving the pruning ratio; each
     try cuts a fresh copy, since Torch-Pruning works in place (Fang et al. 2023, arXiv 2301.12900).
@@ -74,14 +76,14 @@ def prune(
         UsageError: an unknown layer path, nothing to prune, or a goal out of reach.
     """
 
-    def attempt(ratio: float) -> tuple[nn.Module, History, int]:
+    def attempt(ratio: float) -> tuple[nn.Module, Round, int]:
         torch.manual_seed(seed)
         found = Prunable(module, example_input, config, samples, first)
-        cut, history = _cut(found, ratio, channel_multiple)
-        return cut, history, cost(cut, example_input, config.goal, bytes_per_weight)
+        cut, taken = _cut(found, ratio, channel_multiple)
+        return cut, taken, cost(cut, example_input, config.goal, bytes_per_weight)
 
     best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
-    if not best[1]:
+    if not best[1]["channels"]:
         found = Prunable(module, example_input, config, samples)
         raise _nothing(module, found, f"to multiples of {channel_multiple}")
     if best[2] > limit:
@@ -104,10 +106,10 @@ def _nothing(module: nn.Module, found: Prunable, how: str) -> UsageError:
 
 
 def _search(
-    attempt: Callable[[float], tuple[nn.Module, History, int]],
-    best: tuple[nn.Module, History, int],
+    attempt: Callable[[float], tuple[nn.Module, Round, int]],
+    best: tuple[nn.Module, Round, int],
     limit: int,
-) -> tuple[nn.Module, History]:
+) -> tuple[nn.Module, Round]:
     low, high = 0.0, 1.0
     for _ in range(SEARCH_STEPS):
         middle = (low + high) / 2
@@ -131,17 +133,18 @@ def prune_by_price(
     samples: Samples,
     seed: int,
     first: Channels | None = None,
-) -> tuple[nn.Module, History]:
-    """A pruned copy whose layers together cost at most `limit`, and its history.
+) -> tuple[nn.Module, Round]:
+    """A pruned copy whose layers together cost at most `limit`, and what was taken.
 
     Widths are those at which the price steps down, whatever multiple they are. What a width loses is not
     guessed from weights, which differ in scale from group to group: each group alone is cut to it, and
-    how far the answers to some samples move is what is lost (Kullback-Leibler divergence).
+    how far the answers to some samples move is what is lost (Kullback-Leibler divergence). Residual blocks
+    that may be taken out whole are chosen with the widths, as groups of one channel or none.
 
     Args:
         module: the network; left as it is.
         example_input: (1, *shape).
-        config: importance, what to leave alone.
+        config: importance, what to leave alone, whether blocks may go.
         price: of a layer.
         limit: of all layers, in the price's unit.
         samples: on which it is seen what a width loses.
@@ -154,19 +157,28 @@ def prune_by_price(
     """
     torch.manual_seed(seed)
     found = Prunable(module, example_input, config, samples, first)
-    wires = _wires(Prunable(module, example_input, config, samples), example_input)
-    least = [found.least(i) for i in range(len(found.groups))]
-    candidates = widths.edges(wires, found.widths, least, price)
+    blocks = depth.removable(found.net, example_input) if config.remove_blocks else []
+    wires = _wires(Prunable(module, example_input, config, samples), example_input, blocks)
+    least = [found.least(i) for i in range(len(found.groups))] + [0] * len(blocks)
+    candidates = widths.edges(wires, [*found.widths, *(1 for _ in blocks)], least, price)
     if all(len(c) == 1 for c in candidates):
         raise _nothing(module, found, "that any width would make cheaper")
-    chosen = widths.choose(wires, candidates, _losses(found, candidates, samples), price, limit)
-    for i, kept in enumerate(chosen):
-        found.narrow(i, kept)
-    return found.net, found.history
+    losses = _losses(found, blocks, candidates, samples)
+    chosen = widths.choose(wires, candidates, losses, price, limit)
+    for i in range(len(found.groups)):
+        found.narrow(i, chosen[i])
+    taken = found.cut(
+        [path for path, kept in zip(blocks, chosen[len(found.groups) :], strict=True) if not kept]
+    )
+    return found.net, taken
 
 
-def _wires(found: Prunable, example_input: Tensor) -> tuple[Wire, ...]:
-    """Found by narrowing one group after the other, and looking at what has become narrower."""
+def _wires(found: Prunable, example_input: Tensor, blocks: Sequence[str] = ()) -> tuple[Wire, ...]:
+    """Found by narrowing one group after the other, and looking at what has become narrower.
+
+    Blocks are numbered behind the groups.
+    """
+    spans = spans_of(found.net, example_input, blocks)
     traces = [layers_of(found.net, example_input)]
     # A depthwise convolution of one channel would be told as another kind of layer.
     narrowed = [i for i, width in enumerate(found.widths) if width > 2]
@@ -174,14 +186,27 @@ def _wires(found: Prunable, example_input: Tensor) -> tuple[Wire, ...]:
         found.narrow(i, found.widths[i] - 1)
         traces.append(layers_of(found.net, example_input))
     try:
-        return wire(traces, found.widths, narrowed)
+        wires = wire(traces, found.widths, narrowed)
     except ValueError as error:
         raise UsageError(f"prune: {error}", hint="prune.ignored_layers leaves layers whole") from None
+    return tuple(
+        dataclasses.replace(
+            layer, switches=tuple(len(found.groups) + b for b, span in enumerate(spans) if i in span)
+        )
+        for i, layer in enumerate(wires)
+    )
 
 
 @torch.no_grad()
-def _losses(found: Prunable, candidates: list[list[int]], samples: Samples) -> list[NDArray[np.float64]]:
-    """For each group how far the answers move at each of its widths, the others being whole."""
+def _losses(
+    found: Prunable, blocks: Sequence[str], candidates: list[list[int]], samples: Samples
+) -> list[NDArray[np.float64]]:
+    """For each group, then each block, how far the answers move at each width, the others being whole."""
+
+    def narrower(i: int, kept: int) -> AbstractContextManager[None]:
+        if i < len(found.groups):
+            return found.masked(i, kept)
+        return nullcontext() if kept else depth.bypassed(found.net, blocks[i - len(found.groups)])
 
     def answers() -> list[Tensor]:
         logits = torch.cat([found.net(x) for x, _ in samples.batches()])
@@ -191,7 +216,7 @@ def _losses(found: Prunable, candidates: list[list[int]], samples: Samples) -> l
     for i, choices in enumerate(candidates):
         moved = []
         for kept in choices:
-            with found.masked(i, kept):
+            with narrower(i, kept):
                 pairs = list(zip(answers(), whole, strict=True))
             moved.append(sum(float(kl_div(a, b, reduction="batchmean", log_target=True)) for a, b in pairs))
         # A narrower group never counts as better: what it gains here is chance.
@@ -199,7 +224,7 @@ def _losses(found: Prunable, candidates: list[list[int]], samples: Samples) -> l
     return losses
 
 
-def _cut(found: Prunable, ratio: float, multiple: int) -> tuple[nn.Module, History]:
+def _cut(found: Prunable, ratio: float, multiple: int) -> tuple[nn.Module, Round]:
     """The network without the least important `ratio` of all channels, ranked over all groups of layers.
 
     The rounding is done here, since Torch-Pruning's own goes below max_pruning_ratio and
@@ -208,10 +233,10 @@ def _cut(found: Prunable, ratio: float, multiple: int) -> tuple[nn.Module, Histo
     ranked = torch.cat([g.scores for g in found.groups]).sort().values if found.groups else torch.empty(0)
     number = round(ratio * len(ranked))
     if number == 0:
-        return found.net, []
+        return found.net, found.cut()
     for i, group in enumerate(found.groups):
         asked = int((group.scores <= ranked[number - 1]).sum())
         step = multiple // math.gcd(multiple, group.blocks)
         least = math.ceil(found.least(i) / step) * step
         found.narrow(i, max(least, (len(group.scores) - asked) // step * step))
-    return found.net, found.history
+    return found.net, found.cut()

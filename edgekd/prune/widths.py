@@ -34,7 +34,7 @@ _SAME = 0.02
 
 def total(wires: Sequence[Wire], widths: Sequence[int], price: Price) -> float:
     """The price of a network."""
-    return sum(price(wire.at(widths)) for wire in wires)
+    return sum(wire.price(widths, price) for wire in wires)
 
 
 def edges(
@@ -102,7 +102,7 @@ def choose(
     for groups, members in _together(wires).items():
         combinations = itertools.product(*(range(len(candidates[g])) for g in groups))
         prices = [
-            sum(price(wire.at(_widths(len(candidates), groups, c, candidates))) for wire in members)
+            sum(wire.price(_widths(len(candidates), groups, c, candidates), price) for wire in members)
             for c in combinations
         ]
         programme.add(groups, np.array(prices))

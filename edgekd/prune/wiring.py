@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekd.layers import Layer
@@ -23,20 +23,28 @@ class Width:
 
 @dataclass(frozen=True)
 class Wire:
-    """A layer whose channels follow the groups."""
+    """A layer whose channels follow the groups, and which is gone where one of its `switches` has width 0."""
 
     layer: Layer
     inner: Width
     outer: Width
+    switches: tuple[int, ...] = ()  # groups too: each of width 1, or 0 without its block
 
     @property
     def groups(self) -> tuple[int, ...]:
         """Those that it depends on."""
-        return tuple(sorted({group for side in (self.inner, self.outer) for group, _ in side.per_group}))
+        sides = {group for side in (self.inner, self.outer) for group, _ in side.per_group}
+        return tuple(sorted(sides.union(self.switches)))
 
     def at(self, widths: Sequence[int]) -> Layer:
         """The layer with the groups this wide."""
         return self.layer.at(self.inner.at(widths), self.outer.at(widths))
+
+    def price(self, widths: Sequence[int], of: Callable[[Layer], float]) -> float:
+        """What the layer costs with the groups this wide."""
+        if any(widths[group] == 0 for group in self.switches):
+            return 0.0
+        return of(self.at(widths))
 
 
 def wire(

@@ -146,6 +146,9 @@ class StageRecord(Record):
     predicted_latency: PredictedLatency | None = Field(
         default=None, description="null where nothing was pruned to a latency"
     )
+    removed_blocks: tuple[str, ...] = Field(
+        default=(), description="residual blocks that pruning took out whole, by module path"
+    )
     sensitivity: tuple[LayerSensitivity, ...] = Field(
         default=(), description="of a quantized network, the costliest layer first; empty where not measured"
     )

@@ -307,7 +307,11 @@ def _stage_table(report: Report) -> Table:
         counts = (words.ABSENT if n is None else f"{n:,}" for n in (s.params, s.macs))
         return (s.id, s.name, *counts, words.number(s.seconds, 1), *(show(s) for show in more.values()))
 
-    columns = {"Accuracy under attack, %": _robust, "By latency table, ms": _predicted}
+    columns = {
+        "Accuracy under attack, %": _robust,
+        "By latency table, ms": _predicted,
+        "Blocks taken out": _removed,
+    }
     # Only where there is something to say.
     more = {name: show for name, show in columns.items() if {*map(show, report.stages)} - {words.ABSENT}}
     names = ("Id", "Stage", "Parameters", "MACs", "Time, s", *more)
@@ -316,6 +320,10 @@ def _stage_table(report: Report) -> Table:
 
 def _robust(s: StageRecord) -> str:
     return words.number(s.robust_accuracy, 2)
+
+
+def _removed(s: StageRecord) -> str:
+    return ", ".join(s.removed_blocks) or words.ABSENT
 
 
 def _predicted(s: StageRecord) -> str:

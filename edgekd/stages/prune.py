@@ -45,7 +45,7 @@ class _Way:
     whole: float
     limit: float
     cost: Callable[[nn.Module], float]
-    cut: Callable[[nn.Module, float, groups.Channels | None], tuple[nn.Module, groups.History]]
+    cut: Callable[[nn.Module, float, groups.Channels | None], tuple[nn.Module, groups.Round]]
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -58,7 +58,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.rounds > 1:
         way.cut(module, way.limit, None)  # what cannot be is told before anything is trained
         first = groups.channels_of(module)
-    cuts: list[groups.History] = []
+    taken: list[groups.Round] = []
     epochs: History = ()
     rounds = []
     for turn in range(1, config.rounds + 1):
@@ -69,12 +69,12 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         )
         if way.cost(module) > limit:  # widths go in steps: the round before may have gone as far
             module, cut = way.cut(module, limit, first)
-            cuts.append(cut)
+            taken.append(cut)
         before = saved.accuracy_on(module, "val", context)
         epochs = learn(module, _share(config, turn), node, context, epochs)
         rounds.append({"cost": way.cost(module), "val_accuracy_before_recovery": before})
     earlier = saved.architecture_of(source)
-    architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *cuts]}
+    architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *taken]}
     result = saved.save(folder, module, context, architecture)
     if config.goal == "latency_ms":
         told = {"whole_ms": way.whole, "pruned_ms": way.cost(module), "limit_ms": way.limit}
@@ -84,6 +84,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         **saved.robust_accuracy(module, config, context),
         "history": epochs,
         "rounds": rounds,
+        "removed_blocks": [path for cut in taken for path in cut["blocks"]],
         "val_accuracy": saved.accuracy_on(module, "val", context),
     }
 
@@ -115,7 +116,7 @@ def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     def cost(net: nn.Module) -> float:
         return structured.cost(net, example, config.goal, bytes_per_weight)
 
-    def cut(net: nn.Module, limit: float, first: groups.Channels | None) -> tuple[nn.Module, groups.History]:
+    def cut(net: nn.Module, limit: float, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
         return structured.prune(
             net,
             example,
@@ -156,9 +157,7 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     whole_ms = cost(module)
     overhead_ms = whole_ms - sum(map(price_ms, layers))  # of a call, whatever the layers in between
 
-    def cut(
-        net: nn.Module, limit_ms: float, first: groups.Channels | None
-    ) -> tuple[nn.Module, groups.History]:
+    def cut(net: nn.Module, limit_ms: float, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
         try:
             return structured.prune_by_price(
                 net,
@@ -174,7 +173,8 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
             raise UsageError(
                 f"prune: {limit_ms:.4g} ms on {target.name} is out of reach: the smallest network takes "
                 f"{overhead_ms + error.least:.4g} ms by the table",
-                hint="raise prune.max_pruning_ratio or the goal",
+                hint="raise prune.max_pruning_ratio or the goal"
+                + ("" if config.remove_blocks else ", or let blocks go: prune.remove_blocks = true"),
             ) from None
 
     limit_ms = _limit(config, whole_ms)

@@ -59,6 +59,7 @@ def stage(id_, parent, name, targets, params, macs, drop, n, seconds):
         "predicted_latency": None,
         "sensitivity": [],
         "float_layers": [],
+        "removed_blocks": [],
         "seconds": seconds,
         "predictions": predictions(id_),
     }

@@ -236,6 +236,16 @@ def test_a_latency_by_the_table_has_a_column_where_something_was_pruned_to_one(m
     assert {row[-1] for row in rows[3:]} == {words.ABSENT}
 
 
+def test_blocks_that_are_gone_have_a_column_where_there_are_any(make):
+    report = parse(make("PASS"))
+    assert "Blocks taken out" not in markdown(report)
+    gone = report.stages[1].model_copy(update={"removed_blocks": ("blocks.0", "blocks.2")})
+    stages = (report.stages[0], gone, *report.stages[2:])
+    rows = table_after(markdown(report.model_copy(update={"stages": stages})), "<summary>Stages</summary>")
+    assert rows[0][-1] == "Blocks taken out"
+    assert [row[-1] for row in rows[2:5]] == [words.ABSENT, "blocks.0, blocks.2", words.ABSENT]
+
+
 def told_of_layers(report):
     """The report with three layers measured, one of them and one more in float."""
     costs = (("stem", 0.1234, 1.5), ("blocks.0", 0.05, -0.25), ("head", 0.0, 0.0))

@@ -103,6 +103,19 @@ def test_a_student_is_pruned_to_a_share_of_its_own_latency(recipe, tmp_path, sto
     assert result["macs"] < json.loads(student.read_text())["result"]["macs"]
 
 
+def test_a_block_goes_where_no_width_is_fast_enough(recipe, tmp_path, store):
+    """Channels may hardly go, so half the time is out of reach unless the one block that can go does."""
+    prune = "keep = 0.7\nmax_pruning_ratio = 0.02\nremove_blocks = true"
+    recipe.write_text(recipe.read_text().replace("keep = 0.7", prune))
+    before = set(store.glob("prune-*/result.json"))
+    report = edgekd.compress(recipe, targets=["host"], store=store, workdir=tmp_path / "work")
+    (found,) = set(store.glob("prune-*/result.json")) - before
+    assert json.loads(found.read_text())["result"]["removed_blocks"] == ["blocks.0"]
+    assert [s.removed_blocks for s in report.stages if s.name == "prune"] == [("blocks.0",)]
+    # What is left of the student: a stem, the mean and the head; in the file too.
+    assert max((a.inventory.int8_ops, a.inventory.float_ops) for a in report.artifacts) == (3, 0)
+
+
 @pytest.mark.parametrize(
     ("goal", "message"),
     [
