@@ -100,6 +100,26 @@ class Objective(nn.Module):
             total = total + part
         return total
 
+    @torch.no_grad()
+    def try_layers(self, shapes: Shapes) -> None:
+        """Evaluates each loss that names layers once, on ones of these shapes.
+
+        Raises:
+            UsageError: the layers do not fit the loss, or each other.
+        """
+        count = 8  # more than any loss between samples needs
+        batch = Batch(
+            student=torch.ones(count, *shapes.student),
+            teacher=torch.ones(count, *shapes.teacher),
+            labels=torch.zeros(count, dtype=torch.int64),
+            index=torch.arange(count) % shapes.num_samples,
+            student_layers={path: torch.ones(count, *s) for path, s in shapes.student_layers.items()},
+            teacher_layers={path: torch.ones(count, *s) for path, s in shapes.teacher_layers.items()},
+        )
+        for i, options in enumerate(self.options):
+            if getattr(options, "student_layer", None) is not None:
+                self._on(i, batch)
+
     def _value(self, i: int, batch: Batch) -> Tensor:
         kind, head = self.terms[i].kind, self.terms[i].head or ""
         if self.columns is not None:

@@ -45,9 +45,12 @@ def run_stages(context: Context, until: str | None = None) -> None:
         context.entries[node.label] = entry
         if node.stage == "data":
             demands.check(context.plan.recipe, context.task)
+            left = [node for node in nodes if node.label not in found]
+            if any(n.stage in ("distill", "prune") and "teacher" in n.parents for n in left):
+                importlib.import_module(STAGES["distill"].module).check(context)
             if any("clock" in node.config for node in nodes):
                 importlib.import_module(STAGES["prune"].module).check(context)
-            if any(node.stage == "quantize" and node.label not in found for node in nodes):
+            if any(n.stage == "quantize" for n in left):
                 importlib.import_module(STAGES["quantize"].module).check(context)
         if history := entry.result.get("history"):
             context.watch(node.label, history)

@@ -51,17 +51,12 @@ def learn(
 
     Returns the records of all epochs of the stage; `before` are those of trainings that it has behind it.
     """
-    task, example = context.task, saved.example_input(context.task)
-    student_layers, teacher_layers = (losses.layers(config.losses, side) for side in ("student", "teacher"))
-    of_student = shapes_of(module, example)
-    check_paths("student", student_layers, of_student)
-    outputs, live, of_teacher = None, None, {}
+    task = context.task
+    outputs, live = None, None
     taught_by = _taught_by(node, context)
     looks_at = context.seen_as(taught_by)
     if "teacher" in node.parents:
         live = saved.load(context.parent(node, "teacher"), looks_at)
-        of_teacher = shapes_of(live, saved.example_input(looks_at.task))
-        check_paths("teacher", teacher_layers, of_teacher)
     elif "outputs" in node.parents:
         outputs = context.teacher_outputs(node)
     unlabelled = config.unlabelled_weight is not None
@@ -72,14 +67,7 @@ def learn(
             hint="leave it out here; quantized networks have theirs folded into the weights",
         )
     seed = context.seed if config.seed is None else config.seed
-    shapes = Shapes(
-        student=(task.num_outputs,),
-        teacher=(task.num_outputs,),
-        student_layers=of_student,
-        teacher_layers=of_teacher,
-        num_samples=len(split),
-        seed=seed,
-    )
+    shapes = _shapes(module, live, config, context, looks_at)
     torch.manual_seed(seed)  # what the losses learn starts the same in every run
     data = TrainingSet(
         split,
@@ -88,8 +76,8 @@ def learn(
         1 if outputs is None else len(outputs),
         context.seed,
         live,
-        student_layers,
-        teacher_layers,
+        losses.layers(config.losses, "student"),
+        losses.layers(config.losses, "teacher"),
         seed,
         task.splits["val"],
         None if taught_by is None else (looks_at.training_split(unlabelled), looks_at.task.input_spec),
@@ -107,7 +95,7 @@ def learn(
     history = fit(
         module,
         data,
-        Objective(config.losses, config.weighting, shapes, config.unlabelled_weight or 1.0, task.columns),
+        _objective(config, shapes, context),
         config,
         what=node.label,
         display=context.display,
@@ -117,6 +105,63 @@ def learn(
     if config.reestimate_batch_norm is not None:
         reestimate(module, task.splits[config.reestimate_batch_norm].inputs, task.input_spec)
     return all_of(history)
+
+
+def check(context: Context) -> None:
+    """Nothing where the layers that losses name are there and fit; before any training.
+
+    A quantized network's layers are seen only when it is made.
+
+    Raises:
+        UsageError: naming the layer, or the two that do not fit.
+    """
+    plan = context.plan
+    for node in plan.nodes:
+        if node.stage not in ("distill", "prune") or context.store.get(node.stage, node.key) is not None:
+            continue
+        config = DistillConfig.model_validate(
+            {
+                key: value
+                for key, value in node.config[node.stage].items()
+                if key in DistillConfig.model_fields
+            }
+        )
+        if "teacher" not in node.parents or not losses.layers(config.losses, "student"):
+            continue
+        student = plan.node(node.parents["network"]) if node.stage == "prune" else node
+        teacher = plan.node(node.parents["teacher"])
+        looks_at = context.seen_as(_taught_by(node, context))
+        live = saved.fresh(dict(teacher.config), looks_at)
+        shapes = _shapes(saved.fresh(dict(student.config), context), live, config, context, looks_at)
+        _objective(config, shapes, context).try_layers(shapes)
+
+
+def _shapes(
+    module: nn.Module, live: nn.Module | None, config: DistillConfig, context: Context, looks_at: Context
+) -> Shapes:
+    """Of the layers that losses name, which are all there."""
+    task = context.task
+    networks = (("student", module, context), ("teacher", live, looks_at))
+    layers: dict[str, dict[str, tuple[int, ...]]] = {"student": {}, "teacher": {}}
+    for side, network, at in networks:
+        if network is not None:
+            known = shapes_of(network, saved.example_input(at.task))
+            named = losses.layers(config.losses, "student" if side == "student" else "teacher")
+            check_paths(side, named, known)
+            layers[side] = {path: known[path] for path in named}
+    return Shapes(
+        student=(task.num_outputs,),
+        teacher=(task.num_outputs,),
+        student_layers=layers["student"],
+        teacher_layers=layers["teacher"],
+        num_samples=len(context.training_split(config.unlabelled_weight is not None)),
+        seed=context.seed if config.seed is None else config.seed,
+    )
+
+
+def _objective(config: DistillConfig, shapes: Shapes, context: Context) -> Objective:
+    columns = context.task.columns
+    return Objective(config.losses, config.weighting, shapes, config.unlabelled_weight or 1.0, columns)
 
 
 def _taught_by(node: Node, context: Context) -> str | None:

@@ -153,7 +153,28 @@ def test_a_layer_that_is_not_there(inside):
         "body.2 (64,), body.3",
         "did you mean 'body.0'",
     )
-    nothing_half_written(inside, "distill")
+    nothing_half_written(inside, "network", "distill")
+
+
+@pytest.mark.parametrize("table", ["distill", "prune"])
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (
+            'kind = "attention", student_layer = "body.0", teacher_layer = "body.0"',
+            ("must both give images",),
+        ),
+        ('kind = "mse", student_layer = "body.0", teacher_layer = "body.2"', ("(8, 32)", "(8, 64)")),
+        (
+            'kind = "crd", student_layer = "body", teacher_layer = "bod"',
+            ("teacher: there is no layer 'bod'",),
+        ),
+    ],
+)
+def test_layers_that_do_not_fit_are_found_before_the_teacher_is_trained(inside, table, loss, words):
+    losses = f'losses = [{{ kind = "cross_entropy" }}, {{ {loss} }}]\n'
+    refused(inside("run", inside.write(TINY.replace(f"[{table}]\n", f"[{table}]\n{losses}"))), *words)
+    nothing_half_written(inside, "network", "distill")
 
 
 def test_a_missing_or_truncated_data_file(inside):
