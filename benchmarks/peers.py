@@ -7,8 +7,8 @@ for each file:
   quantizes it as its documentation says (peer_tools.py); narrower students too, since edgekd's are pruned;
 - torch-pruning+nncf: it distils for a part, Torch-Pruning cuts it to the MACs of edgekd's network for
   ONNX Runtime, it recovers for the rest, and NNCF quantizes;
-- edgekd: it distils for the same part, is pruned to 0.6 of its latency on each of two targets, recovers, and
-  trains its quantizers.
+- edgekd: it distils for the same part, is pruned to 0.6 of its latency on each of two targets (channels, and
+  residual blocks), recovers, and trains its quantizers.
 
 Accuracy is that of the file in its own runtime on 10,000 test images. Files are timed in turns, in one
 process, on one thread; which are the fastest is chosen on every second round, and how much faster is taken
@@ -75,6 +75,7 @@ def ours(width: int, smoke: bool) -> dict[str, Any]:
     training = {key: value for key, value in recipe["distill"].items() if key != "epochs"}
     recovery = EPOCHS - BEFORE_PRUNING - QAT
     recipe["prune"] = {**training, "goal": "latency_ms", "keep": KEEP, "epochs": recovery, "lr": 0.01}
+    recipe["prune"]["remove_blocks"] = True
     recipe["quantize"]["epochs"] = QAT
     return recipe
 

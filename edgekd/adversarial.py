@@ -84,9 +84,15 @@ def wrong_about(batch: Batch, num_classes: int | None = None) -> Callable[[Tenso
 
     def from_labels(outputs: Tensor) -> Tensor:
         assert batch.labels is not None
-        return functional.cross_entropy(
-            outputs[:, :num_classes], batch.labels, reduction="sum", ignore_index=-1
-        )
+
+        def lost(labels: Tensor) -> Tensor:
+            return functional.cross_entropy(
+                outputs[:, :num_classes], labels, reduction="none", ignore_index=-1
+            )
+
+        if batch.shares is None or batch.other_labels is None:
+            return lost(batch.labels).sum()
+        return (batch.shares * lost(batch.labels) + (1 - batch.shares) * lost(batch.other_labels)).sum()
 
     return from_labels if batch.teacher is None else from_teacher
 

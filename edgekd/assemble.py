@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import gate
+from edgekd import gate, stage_facts
 from edgekd import timings as timings_of
 from edgekd.config import GateConfig, Target
 from edgekd.judgement import judge
 from edgekd.nodes import Emission, Node, Plan, library_version
 from edgekd.plan import evaluation_of
 from edgekd.report import schema
-from edgekd.report.records import PredictedLatency
 from edgekd.stages.context import Context
 from edgekd.store import Entry, hash_of, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions, Verdict
@@ -125,6 +124,7 @@ def _report(
             artifact_ids=floats,
             not_exported=_not_exported(made),
             predictions=_store_predictions(made, f"stages/{made.baseline_label}", made.baseline),
+            members=_members(made),
         ),
         stages=tuple(stages),
         artifacts=tuple(artifacts),
@@ -137,6 +137,21 @@ def _report(
         # Judged next, from what is written here; until then nothing may read as a pass.
         verdict=schema.VerdictRecord(status="INCONCLUSIVE", exit_code=3, checks=()),
     )
+
+
+def _members(made: Assembly) -> tuple[schema.MemberRecord, ...]:
+    """What the teacher is made of, where that is several."""
+    node = made.plan.node(made.baseline_label)
+    if node.stage != "ensemble":
+        return ()
+    labels = [label for role, label in node.parents.items() if role != "data"]
+    weights = made.context.entries[node.label].result["weights"] or [None] * len(labels)
+    found = []
+    for label, weight in zip(labels, weights, strict=True):
+        entry = made.context.entries[label]
+        accuracy = _metric(made, _predictions(made.context, entry), None).value
+        found.append(schema.MemberRecord(id=label, accuracy=accuracy, weight=weight, seconds=entry.seconds))
+    return tuple(found)
 
 
 def _weights_size(made: Assembly) -> int:
@@ -220,31 +235,13 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         metrics=(_metric(made, found, None),),
         robust_accuracy=entry.result.get("robust_accuracy"),
         head_accuracy=entry.result.get("head_accuracy", {}),
-        predicted_latency=_predicted(made.plan, node, entry.result.get("predicted_latency")),
+        predicted_latency=stage_facts.predicted(made.plan, node, entry.result.get("predicted_latency")),
         removed_blocks=tuple(entry.result.get("removed_blocks", ())),
-        sensitivity=_sensitivity(made, node),
+        sensitivity=stage_facts.sensitivity(made.context, node),
         float_layers=tuple(entry.result.get("float_layers", ())),
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )
-
-
-def _predicted(plan: Plan, node: Node, found: Mapping[str, float] | None) -> PredictedLatency | None:
-    """What was predicted, with what it was measured on: told for all targets that share the network."""
-    if found is None:
-        return None
-    kinds = {timings_of.kind(target) for target in plan.targets if target.name in node.targets}
-    return PredictedLatency(**found, kind="measured" if kinds == {"measured"} else "host")
-
-
-def _sensitivity(made: Assembly, node: Node) -> tuple[schema.LayerSensitivity, ...]:
-    """Of a quantized network, where its layers were measured."""
-    if node.stage != "quantize":
-        return ()
-    network = node.parents["network"]
-    ranked = [n for n in made.plan.nodes if n.stage == "sensitivity" and n.parents["network"] == network]
-    found = [layer for n in ranked for layer in made.context.entries[n.label].result["layers"]]
-    return tuple(schema.LayerSensitivity(**layer) for layer in found)
 
 
 def _in_the_chain(plan: Plan) -> list[Node]:

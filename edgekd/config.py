@@ -112,7 +112,7 @@ def build(model: type[T], data: Mapping[str, Any], where: str, text: str = "") -
         found = error.errors()
         first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         path = tuple(p for p in first["loc"] if isinstance(p, str) and p not in UNION_TAGS)
-        key = ".".join(path)
+        key = ".".join(str(p) for p in first["loc"] if p not in UNION_TAGS)  # entries of a list by number
         line = _line_of(text, path)
         place = f"{where}:{line}" if line else where
         raise UsageError(

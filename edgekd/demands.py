@@ -50,6 +50,17 @@ def _teachers(recipe: Recipe) -> Iterator[tuple[str, LabelTrainConfig]]:
             yield f"train of teacher.members {i}", member.train
 
 
+def check_losses(recipe: Recipe) -> None:
+    """Nothing where each loss of the recipe is known and takes what is said of it; no data are needed.
+
+    Raises:
+        UsageError: it names the table, and which of its losses.
+    """
+    for table, distill in _students(recipe):
+        for i, term in enumerate(distill.losses):
+            losses.check(term, f"{table} losses.{i}:")
+
+
 def _students(recipe: Recipe) -> Iterator[tuple[str, DistillConfig]]:
     for i, assistant in enumerate(recipe.assistants, start=1):
         yield f"distill of assistants {i}", assistant.distill

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekd import processes
 from edgekd.config import CalibrationPolicy, Recipe, Target
-from edgekd.store import hash_of
+from edgekd.store import Store, hash_of
 
 STATIC = "static_wi8_ai8"
 BYTES_PER_WEIGHT = {STATIC: 1, "dynamic_wi8_afp32": 1, "weight_only_wi8_afp32": 1, "fp16": 2, "fp32": 4}
@@ -36,14 +36,14 @@ class Stage:
 STAGES = {
     "data": Stage("edgekd.stages.data", 2, ("numpy", "pillow", "scikit-learn"), 2),
     "calibration": Stage("edgekd.stages.calibration", 1, ("numpy",), 1),
-    "network": Stage("edgekd.stages.network", 3, (*_TORCH, "keras", "transformers"), 5),
-    "file": Stage("edgekd.stages.file", 1, ("onnxruntime", "ai-edge-litert", "tensorflow"), 5),
+    "network": Stage("edgekd.stages.network", 4, (*_TORCH, "keras", "transformers"), 5),
+    "file": Stage("edgekd.stages.file", 2, ("onnxruntime", "ai-edge-litert", "tensorflow"), 5),
     "ensemble": Stage("edgekd.stages.ensemble", 1, _TORCH, 5),
     "outputs": Stage("edgekd.stages.outputs", 3, _TORCH, 5),
-    "distill": Stage("edgekd.stages.distill", 3, _TORCH, 30),
+    "distill": Stage("edgekd.stages.distill", 4, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 5, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 1, (*_TORCH, "nncf"), 30),
-    "quantize": Stage("edgekd.stages.quantize", 4, (*_TORCH, "nncf"), 30),
+    "quantize": Stage("edgekd.stages.quantize", 5, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 4, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
@@ -105,9 +105,16 @@ class Plan:
 
 @dataclass
 class Builder:
-    """Collects nodes; asking twice for the same node gives the same one."""
+    """Collects nodes; asking twice for the same node gives the same one.
+
+    Attributes:
+        seed: the recipe's.
+        store: remembers the hashes of source files.
+        nodes: by label.
+    """
 
     seed: int
+    store: Store
     nodes: dict[str, Node] = field(default_factory=dict)
 
     def add(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd import losses, models, processes, tasks, teachers
+from edgekd import demands, losses, models, processes, tasks, teachers
 from edgekd.config import (
     CalibrationPolicy,
     DistillConfig,
@@ -24,8 +24,9 @@ from edgekd.config import (
 from edgekd.errors import UsageError
 from edgekd.latency.profile import clock_here
 from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
+from edgekd.onnx_parts import external_files
 from edgekd.store import Store, hash_of
-from edgekd.user_code import check_call, sources_of
+from edgekd.user_code import check_call, reads
 
 OUTPUTS_ONLY = ("file", "ensemble")
 
@@ -48,11 +49,12 @@ def make_plan(
         host: what identifies this computer for measurements.
         objects: role (teacher, student, task) -> fingerprint of objects passed in Python.
     """
-    builder = Builder(recipe.seed)
+    demands.check_losses(recipe)
+    builder = Builder(recipe.seed, store)
     objects = objects or {}
     data = builder.add("data", "data", _data_config(recipe, store, objects), {})
-    teacher = _teacher(builder, recipe, store, data, objects)
-    student = _student(builder, recipe, store, data, teacher, objects)
+    teacher = None if recipe.teacher is None else _teacher(builder, recipe.teacher, data, objects)
+    student = _student(builder, recipe, data, teacher, objects)
     calibration = builder.add(
         "calibration", "calibration", {"policy": policy.model_dump(), "smoke": recipe.smoke}, {"data": data}
     )
@@ -82,7 +84,7 @@ def _model_config(
     else:
         models.check(config)
     if ":" in config.kind:
-        found["source"] = [store.hash_file(path) for path in sources_of(config.kind, "model")]
+        found["source"] = [store.hash_file(path) for path in reads(config.kind, "model", config.options)]
     if checkpoint is not None:
         path = tasks.expand_path(checkpoint, f"{role}.checkpoint")
         if not path.is_file():
@@ -92,25 +94,17 @@ def _model_config(
 
 
 def _teacher(
-    builder: Builder, recipe: Recipe, store: Store, data: str, objects: Mapping[str, str]
-) -> str | None:
-    return None if recipe.teacher is None else _one_teacher(builder, recipe.teacher, store, data, objects)
-
-
-def _one_teacher(
     builder: Builder,
     config: TeacherConfig,
-    store: Store,
     data: str,
     objects: Mapping[str, str],
     label: str = "teacher",
 ) -> str:
     if config.members:
         members = {
-            f"member{i}": _one_teacher(
+            f"member{i}": _teacher(
                 builder,
                 member.model_copy(update={"modality": config.modality}),
-                store,
                 data,
                 objects,
                 f"{label}-{i}",
@@ -123,19 +117,19 @@ def _one_teacher(
     if config.function is not None:
         name = config.function.kind
         check_call(name, "teacher", config.function.options, given=1)
-        files = [_source("teacher.function.files", file, store)["sha256"] for file in config.function.files]
-        hashes = [store.hash_file(path) for path in sources_of(name, "teacher")]
-        said |= {"function": config.function.model_dump(), "source": [*hashes, *files]}
+        files = [_source("teacher.function.files", f, builder.store)["sha256"] for f in config.function.files]
+        read = [builder.store.hash_file(path) for path in reads(name, "teacher", config.function.options)]
+        said |= {"function": config.function.model_dump(), "source": [*read, *files]}
         return builder.add(label, "file", said, {"data": data})
     model = config.model
     if config.file is not None:
-        file = _source("teacher.file", config.file, store)
+        file = _source("teacher.file", config.file, builder.store)
         kind = teachers.kind_of(Path(file["path"]))
         if kind not in teachers.NETWORKS:
             return builder.add(label, "file", {**said, **file}, {"data": data})
         model = ModelConfig.model_validate({"kind": kind, models.SOURCES[kind]: file["path"]})
     assert model is not None  # the recipe was checked
-    found = _model_config(label, model, config.checkpoint, store, objects.get(label))
+    found = _model_config(label, model, config.checkpoint, builder.store, objects.get(label))
     found["train"] = config.train.model_dump() if config.train else None
     return builder.add(label, "network", {**found, **said}, {"data": data})
 
@@ -149,13 +143,17 @@ def _source(key: str, value: str, store: Store) -> dict[str, Any]:
             f"{key} = {value!r}: {links[0].name!r} in it is a link to a folder",
             hint="copy the folder: what it holds could change unseen",
         )
-    return {"path": str(path), "sha256": store.hash_file(path)}
+    found: dict[str, Any] = {"path": str(path), "sha256": store.hash_file(path)}
+    if path.suffix == ".onnx" and (beside := external_files(path)):
+        if missing := [other for other in beside if not other.is_file()]:
+            raise UsageError(f"{key} = {value!r}: its weights are not there: {missing[0]}")
+        found["beside_sha256"] = [store.hash_file(other) for other in beside]
+    return found
 
 
 def _student(
     builder: Builder,
     recipe: Recipe,
-    store: Store,
     data: str,
     teacher: str | None,
     objects: Mapping[str, str],
@@ -168,14 +166,20 @@ def _student(
             raise UsageError("a teacher that is no network cannot be compressed", hint="give [student]")
         return teacher
     if student.onnx is not None:
-        file = {**_source("student.onnx", student.onnx, store), "role": "student", "outputs": "logits"}
+        file = {
+            **_source("student.onnx", student.onnx, builder.store),
+            "role": "student",
+            "outputs": "logits",
+        }
         return builder.add("student", "file", file, {"data": data})
     assert student.model is not None
-    config = _model_config("student", student.model, student.checkpoint, store, objects.get("student"))
+    config = _model_config(
+        "student", student.model, student.checkpoint, builder.store, objects.get("student")
+    )
     if recipe.distill is None:
         return builder.add("student", "network", {**config, "train": None}, {"data": data})
     for i, assistant in enumerate(recipe.assistants, start=1):
-        between = _model_config(f"assistant-{i}", assistant.model, None, store, None)
+        between = _model_config(f"assistant-{i}", assistant.model, None, builder.store, None)
         teacher = _distilled(builder, f"assistant-{i}", between, assistant.distill, data, teacher)
     return _distilled(builder, "student", config, recipe.distill, data, teacher)
 
@@ -189,8 +193,15 @@ def _distilled(
     teacher: str | None,
 ) -> str:
     told = _told(builder, config, data, teacher)
-    said = {**network, "train": None, "distill": config.model_dump()}
+    said = {**network, "train": None, "distill": config.model_dump(), **_own_losses(builder, config)}
     return builder.add(label, "distill", said, {"data": data, **told})
+
+
+def _own_losses(builder: Builder, config: DistillConfig) -> dict[str, Any]:
+    """What the user's own losses are made of: another formula is another training."""
+    own = [term for term in config.losses if ":" in term.kind]
+    read = [[builder.store.hash_file(p) for p in reads(t.kind, "loss", t.options)] for t in own]
+    return {"own_losses": read} if own else {}
 
 
 def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> dict[str, str | None]:
@@ -316,7 +327,7 @@ def _pruned(
 ) -> str:
     if recipe.prune is None:
         return student
-    config: dict[str, Any] = {"prune": recipe.prune.model_dump()}
+    config: dict[str, Any] = {"prune": recipe.prune.model_dump(), **_own_losses(builder, recipe.prune)}
     if recipe.prune.goal == "latency_ms":
         if processes.count() > 1:
             raise UsageError(
@@ -350,7 +361,7 @@ def _quantized(
     if config.sensitivity or config.max_val_drop_pp is not None:
         ranked = builder.add(f"sensitivity-{network}", "sensitivity", {}, parents)
         told |= {"sensitivity": ranked} if config.max_val_drop_pp is not None else {}
-    settings = {"quantize": config.model_dump(exclude={"sensitivity"})}
+    settings = {"quantize": config.model_dump(exclude={"sensitivity"}), **_own_losses(builder, config)}
     return builder.add(f"quantize-{network}", "quantize", settings, {**parents, **told})
 
 

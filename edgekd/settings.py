@@ -24,7 +24,8 @@ class TaskConfig(Plugin):
     limit: Positive | None = Field(default=None, description="keep at most this many samples a split")
     on_overlap: Literal["error", "drop_from_train"] = Field(
         default="error",
-        description="what to do with a train sample whose content stands in val or test too",
+        description="what to do with a sample that stands in two splits: refuse, or leave it in the first "
+        "of test, val, train, unlabelled alone",
     )
     mean: tuple[float, ...] | None = Field(
         default=None,
@@ -43,7 +44,9 @@ class TaskConfig(Plugin):
         if (self.mean is None) != (self.std is None):
             raise ValueError("task.mean and task.std go together")
         if self.scale is not None and self.mean is None:
-            raise ValueError("task.scale goes with task.mean and task.std, which are of what it leaves")
+            raise ValueError(
+                "task.scale needs task.mean and task.std beside it: they are of the values divided by it"
+            )
         return self
 
 
@@ -166,7 +169,12 @@ class PruneConfig(DistillConfig):
     importance: Literal["l1", "l2", "bn_scale", "taylor", "activation", "random"] = Field(
         default="l2",
         description="of a channel: the norm of its weights, BatchNorm's factor, the first-order change "
-        "of the loss, or what flows through it",
+        "of the loss, what flows through it, or chance, as a control",
+    )
+    scope: Literal["global", "layer", "isomorphic"] = Field(
+        default="global",
+        description="whose channels are ranked with each other (goals that are counted): all, those of one "
+        "group of layers, or those of groups of the same make (Fang et al. 2024, arXiv 2407.04616)",
     )
     max_pruning_ratio: float = Field(
         default=0.7, gt=0, lt=1, description="at most this share of any one group"
@@ -186,6 +194,10 @@ class PruneConfig(DistillConfig):
     def _one_goal(self) -> PruneConfig:
         if self.remove_blocks and self.goal != "latency_ms":
             raise ValueError(f'prune.remove_blocks goes with goal = "latency_ms", not {self.goal!r}')
+        if self.scope != "global" and self.goal == "latency_ms":
+            raise ValueError(
+                f'prune.scope = {self.scope!r} goes with goals that are counted, not "latency_ms"'
+            )
         if self.rounds > self.epochs:
             raise ValueError(f"prune.rounds = {self.rounds} are more than prune.epochs = {self.epochs}")
         if (self.keep is None) == (self.limit is None):
@@ -206,6 +218,11 @@ class QuantizeConfig(DistillConfig):
         default=0.0, ge=0, description="as in training; per-channel scales (four dimensions) decay too"
     )
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm")
+    ranges: Literal["learned", "fixed"] = Field(
+        default="learned",
+        description="what quantizers span: trained along (Esser et al. 2020, arXiv 1902.08153), or as "
+        "calibrated",
+    )
     sensitivity: bool = Field(
         default=False, description="measure what each layer costs that alone is in 8 bits, for the report"
     )
@@ -332,7 +349,6 @@ class Recipe(Strict):
             # enough that outputs differ by more than quantization noise.
             lr = train["lr"] * min(1.0, SMOKE_BATCH / train["batch_size"])
             train.update(epochs=min(train["epochs"], 4), batch_size=SMOKE_BATCH, warmup_epochs=0.0, lr=lr)
-            train.update(ema_decay=None)  # its mean over a thousand steps would be what it started with
         if data["prune"] is not None:
             data["prune"]["rounds"] = min(data["prune"]["rounds"], data["prune"]["epochs"])
         if data["quantize"] is not None:

@@ -20,11 +20,11 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgekd import checkpoints, processes
 from edgekd.activations import Activations
 from edgekd.adversarial import attack, wrong_about
+from edgekd.averages import averaged
 from edgekd.batches import Step, TrainingSet, normalise, steps, steps_of
 from edgekd.config import TrainConfig
 from edgekd.errors import TrainingError
@@ -55,7 +55,8 @@ def fit(
     checkpoint: Path,
     watch: Watch = lambda what, history: None,
 ) -> list[dict[str, float]]:
-    """Trains `module` in place; returns one record an epoch: total loss, each loss by name, learning rate.
+    """Trains `module` in place; returns one record an epoch: total loss, each loss by name, learning rate,
+    weights that change.
 
     With `config.patience` also the accuracy on val, and the weights are those of the best epoch.
 
@@ -116,8 +117,7 @@ class _Training:
         self.average = None
         both = {"model": module, "objective": objective}
         if config.ema_decay is not None:
-            mean = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]  # torch's own
-            both["average"] = self.average = AveragedModel(module, multi_avg_fn=mean, use_buffers=True)
+            both["average"] = self.average = averaged(module, config.ema_decay)
         self.both = nn.ModuleDict(both)
         self.both.to(self.fabric.device)
         # Not Fabric's own wrapper: of mixed precision it lets nobody take gradients but itself.
@@ -170,6 +170,7 @@ class _Training:
                 parts[name] += part / self.steps
             next(ticks, None)
         record = {"epoch": epoch + 1, "loss": total / self.steps, "lr": rate, **parts}
+        record |= self.objective.weights
         # Weights, and no NaN in what else is kept: a mask of minus infinity is one.
         broken = any(not bool(p.isfinite().all()) for p in self.both.parameters())
         broken = broken or any(bool(b.isnan().any()) for b in self.both.buffers())
@@ -305,6 +306,7 @@ class _Training:
 
     def finish(self) -> None:
         """Leaves in the module the weights that count, on the processor."""
+        self.fabric.barrier()  # the first process may still write the best
         if self.progress.best is not None:
             self.module.load_state_dict(load_file(self.checkpoint / checkpoints.BEST))
         elif self.average is not None:
@@ -356,6 +358,7 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 def reestimate(module: nn.Module, inputs: NDArray[Any], spec: InputSpec) -> int:
     """Takes the statistics of all batch norms anew, as the mean over raw samples (N, *shape); how many.
 
+    In a drawn order: samples may lie sorted by class, and batches of one class each vary too little.
     For samples of another domain than those trained on: Li et al. 2016, arXiv 1603.04779.
     """
     norms = batch_norms(module)
@@ -365,8 +368,9 @@ def reestimate(module: nn.Module, inputs: NDArray[Any], spec: InputSpec) -> int:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches, each alike
         norm.train()
+    order = np.random.default_rng(0).permutation(len(inputs))
     for start in range(0, len(inputs) - len(inputs) % EVAL_BATCH or len(inputs), EVAL_BATCH):
-        raw = torch.from_numpy(np.array(inputs[start : start + EVAL_BATCH], order="C"))
+        raw = torch.from_numpy(np.array(inputs[np.sort(order[start : start + EVAL_BATCH])], order="C"))
         module(normalise(raw, spec))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

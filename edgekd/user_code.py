@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import site
 import sys
@@ -176,6 +177,33 @@ def sources_of(name: str, what: str) -> tuple[Path, ...]:
     found = (getattr(module, "__file__", None) for module in finder.modules.values())
     files = {Path(path) for path in found if path is not None}
     return (own, *sorted(files - {own}))
+
+
+def reads(name: str, what: str, options: Mapping[str, Any]) -> tuple[Path, ...]:
+    """All files and folders that a call depends on: its sources, and what its options name.
+
+    Raises:
+        UsageError: as `sources_of`.
+    """
+    return (*sources_of(name, what), *paths_in(options))
+
+
+def paths_in(value: Any) -> Iterator[Path]:
+    """Every option, at any depth, that names an existing file or folder."""
+    if isinstance(value, str):
+        # A variable that is unset is left as it is: not every text is meant as a path.
+        path = Path(os.path.expandvars(value))
+        try:
+            if value and path.exists():
+                yield path
+        except (OSError, ValueError):  # too long, or with a null character: no path
+            return
+    elif isinstance(value, Mapping):
+        for key in sorted(value):
+            yield from paths_in(value[key])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from paths_in(item)
 
 
 def _source(module_name: str, name: str, what: str) -> Path:

@@ -71,8 +71,45 @@ def test_students_are_driven_from_the_teacher_and_others_from_the_labels():
     batch = Batch(student, teacher, None, torch.arange(4))
     assert wrong_about(batch)(student).item() == pytest.approx((p * (p / q).log()).sum().item())
     labels = torch.tensor([1, -1, 0, 2])
+    both = Batch(student, teacher, labels, torch.arange(4))
+    assert wrong_about(both)(student).item() == pytest.approx(wrong_about(batch)(student).item())
     found = wrong_about(Batch(student, None, labels, torch.arange(4)))(student).item()
     assert found == pytest.approx(-sum(q[i, labels[i]].log().item() for i in (0, 2, 3)))
+
+
+def test_a_mixed_sample_is_driven_from_both_its_labels_by_their_shares():
+    student = torch.randn(3, 5).double()
+    labels, others = torch.tensor([0, 1, -1]), torch.tensor([4, 1, -1])
+    shares = torch.tensor([0.25, 0.5, 0.9]).double()
+    batch = Batch(student, None, labels, torch.arange(3), other_labels=others, shares=shares)
+    logs = student.log_softmax(1)
+    expected = -(0.25 * logs[0, 0] + 0.75 * logs[0, 4] + logs[1, 1]).item()
+    assert wrong_about(batch)(student).item() == pytest.approx(expected)
+
+
+def test_the_start_is_drawn_from_the_whole_ball():
+    """Where nothing pulls, the attack ends where it began: spread evenly, and elsewhere with another seed."""
+    net = nn.Linear(6, 5)
+    nn.init.zeros_(net.weight)
+    x, ends = torch.zeros(2000, 6), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        ends.append(attack(net, x, wrong(labels_of(2000)), AdversarialConfig(epsilon=0.1), TABLE))
+    radius = 0.1 * 6.0
+    assert ends[0].std().item() == pytest.approx(radius / 3**0.5, rel=0.03)
+    assert ends[0].abs().max() <= radius * 1.0001 and not torch.equal(*ends)
+
+
+def test_robust_accuracy_is_by_twenty_steps_at_least():
+    passes, net = [], nn.Linear(6, 3)
+    net.register_forward_hook(lambda *_: passes.append(1))
+    rows = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    task = Task("t", {"test": Split("test", np.arange(9).astype(str), rows, np.arange(9) % 3)}, (ACCURACY,),
+                TABLE, ("x", "y", "z"))  # fmt: skip
+    for asked, made in ((2, 20), (23, 23)):
+        passes.clear()
+        robust_predictions(net, task, AdversarialConfig(epsilon=0.1, steps=asked), 0, quiet())
+        assert len(passes) == made + 1
 
 
 def test_of_several_heads_the_judged_one_is_attacked():

@@ -84,3 +84,17 @@ def test_what_a_teacher_elsewhere_has_said_goes_with_every_view_of_the_student()
     partners = [int(np.argmin(np.abs(rows - other).sum(axis=1))) for other in
                 (mixed.teacher_inputs.numpy() - shares * rows) / (1 - shares)]  # fmt: skip
     np.testing.assert_array_equal(first.labels[partners], mixed.other_labels)
+
+
+def test_a_mixture_of_the_student_is_that_of_the_teachers_cached_view():
+    """Two views were asked; the third epoch is mixed as the first, though the teacher looks elsewhere."""
+    first, rows = split(images(12)), np.random.default_rng(1).normal(size=(12, 6)).astype(np.float32)
+    said = np.random.default_rng(2).normal(size=(2, 12, 5)).astype(np.float16)
+    data = TrainingSet(first, SPEC, said, 2, 0, others=(split(rows), TABLE))
+    config = train_config(batch_size=12, mix=MixConfig(mixup=1.0))
+    seen = [next(steps(data, config, epoch)) for epoch in range(3)]
+    assert torch.equal(seen[0].other_labels, seen[2].other_labels) and torch.equal(
+        seen[0].shares, seen[2].shares
+    )
+    assert not torch.equal(seen[0].shares, seen[1].shares)
+    np.testing.assert_array_equal(seen[2].teacher, said[0].astype(np.float32))

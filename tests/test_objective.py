@@ -95,10 +95,35 @@ def test_gradient_norms_are_measured_now_and_then_and_kept_in_the_state():
         with torch.no_grad():
             weight += 0.1
     assert all(torch.equal(norms, seen[0]) for norms in seen[:STEPS_A_NORM])
-    assert not torch.equal(seen[-1], seen[0])
+    fresh = Objective(terms(CE, MSE), "gradient_norm", SHAPES)
+    with torch.no_grad():
+        weight -= 0.1
+    fresh(batch(x @ weight), [weight])
+    torch.testing.assert_close(seen[-1], 0.8 * seen[0] + 0.2 * fresh.norms)  # the new ones weigh a fifth
+    assert not torch.allclose(seen[-1], seen[0])
     again = Objective(terms(CE, MSE), "gradient_norm", SHAPES)
     again.load_state_dict(both.state_dict())
     assert torch.equal(again.norms, both.norms) and int(again.steps) == STEPS_A_NORM + 1
+
+
+def test_weights_that_change_are_told():
+    weight, x = linear()
+    ramp = {"start": 0.0, "end": 2.0}
+    plain = Objective(terms(CE, {**MSE, "weight": ramp}), "fixed", SHAPES)
+    plain(batch(x @ weight, progress=0.25), [weight])
+    assert plain.weights == {"mse_weight": 0.5}
+    learned = Objective(terms({**CE, "weight": 3.0}, MSE), "uncertainty", SHAPES)
+    learned.log_variances.data[0] = 0.7
+    learned(batch(x @ weight), [weight])
+    expected = {"cross_entropy_weight": 3 * math.exp(-0.7), "mse_weight": 1.0}
+    assert learned.weights == pytest.approx(expected)
+    level = Objective(terms({**CE, "weight": 0.3}, MSE), "gradient_norm", SHAPES)
+    level(batch(x @ weight), [weight])
+    # Each pulls as hard as its weight says.
+    pulls = [
+        float(n) * level.weights[f"{name}_weight"] for name, n in zip(level.names, level.norms, strict=True)
+    ]
+    assert pulls[0] == pytest.approx(0.3 * pulls[1])
 
 
 def test_states_of_losses_are_trained_and_saved():

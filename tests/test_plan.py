@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import torch
 
 from edgekd import nodes
 from edgekd.config import CalibrationPolicy, Recipe, load_target
@@ -207,7 +208,7 @@ def test_static_int8_needs_a_way_to_quantize(make):
 
 
 def test_an_onnx_file_is_not_emitted_as_tflite(make, tmp_path):
-    (tmp_path / "net.onnx").write_bytes(b"x")
+    (tmp_path / "net.onnx").write_bytes(b"")
     ptq = {"method": "ptq"}
     onnx = {"onnx": str(tmp_path / "net.onnx")}
     changes = {"student": onnx, "distill": None, "prune": None, "quantize": ptq}
@@ -231,6 +232,53 @@ def test_a_teacher_that_changes_by_one_byte_is_asked_again(make, tmp_path, monke
     assert {"file", "outputs", "distill"} <= changed(second, make(teacher=teacher))
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(UsageError, match=r"teacher.function.files = .*weights.bin': no such file"):
+        make(teacher=teacher)
+
+
+def test_what_a_users_function_reads_is_part_of_what_it_makes(make, tmp_path, monkeypatch):
+    """Its sources, and files that its options name: of networks, teachers and losses."""
+    (tmp_path / "made.py").write_text(
+        "def net(shape, classes, weights): pass\n"
+        "def outputs(x, weights): return x\n"
+        "def squares(batch, weights): pass\n"
+    )
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"01")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"weights": str(weights)}
+    changes = {
+        "network": {"teacher": {"model": {"kind": "made:net", **own}, "train": {"epochs": 1}}},
+        "file": {"teacher": {"function": {"kind": "made:outputs", **own}}},
+        "distill": {"distill": {"epochs": 1, "losses": [{"kind": "made:squares", **own}]}},
+        "prune": {"prune": {"goal": "macs", "keep": 0.5, "epochs": 1,
+                            "losses": [{"kind": "made:squares", **own}]}},
+        "quantize": {"quantize": {"method": "qat", "losses": [{"kind": "made:squares", **own}]}},
+    }  # fmt: skip
+    first = {stage: make(**change) for stage, change in changes.items()}
+    weights.write_bytes(b"02")
+    second = {stage: make(**change) for stage, change in changes.items()}
+    (tmp_path / "made.py").write_text((tmp_path / "made.py").read_text() + "# another\n")
+    for stage, change in changes.items():
+        assert stage in changed(first[stage], second[stage]), stage
+        assert stage in changed(second[stage], make(**change)), stage
+        assert not changed(make(**change), make(**change))
+    assert changed(first["quantize"], second["quantize"]).isdisjoint({"network", "distill", "prune"})
+
+
+def test_weights_beside_an_onnx_file_are_part_of_it(make, tmp_path):
+    path, beside = tmp_path / "teacher.onnx", tmp_path / "teacher.onnx.data"
+    torch.onnx.export(torch.nn.Linear(4, 2).eval(), (torch.ones(1, 4),), path, verbose=False)
+    assert beside.is_file()  # by default torch writes two files
+    teacher = {"file": str(path)}
+    first = make(teacher=teacher)
+    whole = beside.read_bytes()
+    beside.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert {"file", "outputs", "distill"} <= changed(first, make(teacher=teacher))
+    beside.unlink()
+    with pytest.raises(UsageError, match=r"teacher.onnx': its weights are not there: .*teacher.onnx.data"):
+        make(teacher=teacher)
+    path.write_bytes(b"no model")
+    with pytest.raises(UsageError, match=r"teacher.onnx: no ONNX file"):
         make(teacher=teacher)
 
 

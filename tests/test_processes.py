@@ -9,14 +9,14 @@ import pytest
 from runs import ROOT
 
 SCRIPT = """
-import json, math, os, sys
+import json, math, os, sys, time
 sys.path[:0] = [{tests!r}, {root!r}]
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from nets import TABLE, quiet, split, train_config
-from edgekd import processes
+from edgekd import checkpoints, processes
 from edgekd.batches import TrainingSet
 from edgekd.config import LossConfig
 from edgekd.errors import TrainingError
@@ -32,17 +32,17 @@ def net(dropout=0.0):
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Dropout(dropout), nn.Linear(7, 5))
 
-def train(name, terms, module=None, wrong=None, **more):
+def train(name, terms, module=None, wrong=None, weighting="fixed", **more):
     module, where = module or net(), folder / name
     where.mkdir(exist_ok=True)
     torch.manual_seed(2)
     shapes = Shapes((5,), (5,), {{}}, {{}}, 40, 0)
-    objective = Objective([LossConfig.model_validate(t) for t in terms], "fixed", shapes)
+    objective = Objective([LossConfig.model_validate(t) for t in terms], weighting, shapes)
     before = {{k: v.clone() for k, v in objective.state_dict().items()}}
     if wrong is not None:
         objective.functions[0] = wrong
     data = TrainingSet(split(rows), TABLE, teacher, 1, 3, val=split(rows[:20]))
-    config = train_config(batch_size=8 // processes.count(), epochs=3, **more)
+    config = train_config(**{{"batch_size": 8 // processes.count(), "epochs": 3, **more}})
     try:
         history = fit(module, data, objective, config, what="s", display=quiet(), checkpoint=where)
     except TrainingError as error:
@@ -52,9 +52,16 @@ def train(name, terms, module=None, wrong=None, **more):
         "weights": [p.flatten().tolist() for p in module.parameters()],
         "learned": [p.flatten().tolist() for p in objective.parameters()],
         "scales": [v.item() for k, v in objective.state_dict().items() if k.endswith("scale")],
+        "norms": objective.norms.tolist() if weighting == "gradient_norm" else [],
         "moved": {{k: int((before[k] != v).reshape(len(v), -1).any(dim=1).sum()) if v.dim() else 0
                   for k, v in objective.state_dict().items()}},
     }}
+
+slowly = checkpoints.save_tensors
+def save_tensors(tensors, path):  # a large network on a slow disk
+    time.sleep(0.5)
+    slowly(tensors, path)
+checkpoints.save_tensors = save_tensors
 
 calls = 0
 def nan_on_one(batch, *_):
@@ -69,6 +76,8 @@ found = {{
     "learned": train("learned", [{{"kind": "mse", "projection": True, "weight": 0.1}}, RAMP]),
     "crd": train("crd", [{{"kind": "crd", "width": 4, "negatives": 6}}]),
     "patience": train("patience", [CE], patience=1, ema_decay=0.5),
+    "once": train("once", [CE], patience=1, epochs=1),
+    "balanced": train("balanced", [CE, {{"kind": "huber"}}], weighting="gradient_norm"),
     "calm": train("calm", [CE, {{"kind": "huber"}}]),
     "attacked": train("attacked", [CE, {{"kind": "huber"}}], adversarial={{"epsilon": 0.1, "steps": 2}}),
 }}
@@ -104,7 +113,8 @@ def found(tmp_path_factory):
 
 def test_all_end_with_the_same_weights(found):
     _, (first, second) = found
-    for name in ("learned", "crd", "patience", "attacked", "nan"):
+    for name in ("learned", "crd", "patience", "once", "balanced", "attacked", "nan"):
+        assert first[name]["norms"] == second[name]["norms"]
         assert first[name]["weights"] == second[name]["weights"]
         assert first[name]["learned"] == second[name]["learned"]
         assert first[name]["history"] == second[name]["history"]

@@ -472,7 +472,7 @@ def test_one_cycle_is_torchs_own(epochs, steps):
 
 def test_the_moving_average_of_weights_and_batch_norms_is_kept(tmp_path):
     data = TrainingSet(split(images(24)), SPEC, None, 1, 9)
-    nets = {decay: image_net() for decay in (None, 0.7)}
+    nets = {decay: image_net() for decay in (None, 0.3)}
     trail = []
     for decay, net in nets.items():
         states = []
@@ -488,14 +488,18 @@ def test_the_moving_average_of_weights_and_batch_norms_is_kept(tmp_path):
         assert all(torch.equal(plain[k], averaged[k]) for k in plain if "running" not in k)
     # By hand: the weights after each step are those before the next; the first one starts the average.
     after = [*trail[0][1:], nets[None].state_dict()]
-    for name, value in nets[0.7].state_dict().items():
+    assert 3 / 12 < 0.3 < 4 / 13  # the decay is reached at update 3
+    for name, value in nets[0.3].state_dict().items():
         if name.endswith("weight"):
             expected = after[0][name]
-            for state in after[1:]:
-                expected = 0.7 * expected + 0.3 * state[name]
+            for n, state in enumerate(after[1:], start=1):
+                decay = min(0.3, (1 + n) / (10 + n))
+                expected = decay * expected + (1 - decay) * state[name]
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    counts = [v.item() for k, v in nets[0.3].state_dict().items() if k.endswith("num_batches_tracked")]
+    assert counts and set(counts) == {len(after)}
     assert any(
-        not torch.allclose(nets[None].state_dict()[k], nets[0.7].state_dict()[k])
+        not torch.allclose(nets[None].state_dict()[k], nets[0.3].state_dict()[k])
         for k in nets[None].state_dict()
         if "running_mean" in k
     )
@@ -676,24 +680,6 @@ def test_each_epoch_is_told(tmp_path):
     assert told == [("student", history[:n]) for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("n", [300, 30, 512])
-def test_batch_norms_take_the_mean_and_variance_of_other_samples(n):
-    """Of the first layer they are those of its inputs, by hand; the last, smaller batch is left out."""
-    net = nn.Sequential(nn.BatchNorm2d(2, momentum=0.2), nn.Flatten(), nn.Linear(128, 5))
-    before = copy.deepcopy(net[2].state_dict())
-    raw = images(n)
-    assert training.reestimate(net, raw, SPEC) == 1
-    parts = [SPEC.preprocess(raw[i : i + 256]) for i in range(0, n, 256)]
-    parts = [p for p in parts if len(p) == 256] or parts
-    means = np.mean([p.mean(axis=(0, 2, 3)) for p in parts], axis=0)
-    variances = np.mean([p.transpose(1, 0, 2, 3).reshape(2, -1).var(axis=1, ddof=1) for p in parts], axis=0)
-    np.testing.assert_allclose(net[0].running_mean, means, atol=1e-5)
-    np.testing.assert_allclose(net[0].running_var, variances, rtol=1e-4)
-    assert net[0].momentum == 0.2 and not net[0].training
-    assert all(torch.equal(before[k], v) for k, v in net[2].state_dict().items())
-    assert training.reestimate(mlp(), rows(4), TABLE) == 0
-
-
 @pytest.mark.parametrize("last", [4, 12], ids=["of an epoch", "of all"])
 def test_a_gradient_that_is_no_number_in_the_last_step_is_no_good_epoch(tmp_path, last):
     calls = 0
@@ -729,7 +715,63 @@ def test_losses_that_learn_do_so_in_bf16_too(tmp_path, terms):
     assert len(before) >= 2 and not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_a_mask_of_minus_infinity_is_no_divergence(tmp_path):
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_masks_and_positions_are_what_they_were(tmp_path, decay):
+    """Minus infinity is no divergence, and has no mean; numbers of rows are not rounded."""
     net = nn.Sequential(nn.Linear(6, 5))
     net.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
-    assert len(run(net, table(), train_config(), tmp_path / "a")) == 3
+    net.register_buffer("positions", torch.arange(4096))
+    assert len(run(net, table(), train_config(ema_decay=decay), tmp_path / "a")) == 3
+    assert torch.equal(net.mask, torch.full((3, 3), -math.inf).triu(1))
+    assert torch.equal(net.positions, torch.arange(4096))
+
+
+class Counts(nn.Linear):
+    """What it keeps beside its weights is no number from the second epoch on."""
+
+    def __init__(self):
+        super().__init__(6, 5)
+        self.register_buffer("kept", torch.zeros(2))
+
+    def forward(self, x):
+        self.kept += torch.nan if self.kept[0] == 5 else 1
+        return super().forward(x)
+
+
+def test_what_a_network_keeps_beside_its_weights_must_stay_numbers(tmp_path):
+    with pytest.raises(TrainingError, match="the loss is nan at epoch 2"):
+        run(Counts(), table(), train_config(), tmp_path / "a")
+
+
+def test_only_the_judged_head_says_when_to_stop(tmp_path, monkeypatch):
+    """The answers of the first three outputs are right; the two behind them are larger, of another head."""
+    labels = split(rows(20)).labels % 3
+    scores = np.hstack([np.eye(3)[labels], np.full((20, 2), 9.0)])
+    monkeypatch.setattr(training, "predict", lambda *_: scores)
+    val = replace(split(rows(20)), labels=labels)
+    data = replace(table(), val=val, num_classes=3)
+    history = run(mlp(), data, train_config(patience=1), tmp_path / "a")
+    assert [h["val_accuracy"] for h in history] == [100, 100]
+
+
+def test_what_losses_learn_does_not_decay():
+    learned = nn.Linear(6, 4)
+    optimizer = make_optimizer(mlp(), train_config(weight_decay=0.1), "s", learned)
+    of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [of[id(p)] for p in learned.parameters()] == [0.0, 0.0]
+    assert 0.1 in of.values()
+
+
+def test_a_later_round_draws_what_a_later_epoch_would(tmp_path):
+    """Of dropout and all else that is drawn: epoch 1 after two others is epoch 3."""
+    drawn = {}
+    for before, epochs in ((0, 3), (2, 1)):
+        seen = drawn.setdefault(before, [])
+
+        def loss(logits, labels, _, seen=seen):
+            seen.append(torch.rand(()).item())
+            return cross_entropy(logits, labels)
+
+        data = replace(table(), epochs_before=before)
+        run(mlp(), data, train_config(epochs=epochs), tmp_path / str(before), loss)
+    assert drawn[2] == drawn[0][-len(drawn[2]) :] and len(drawn[0]) == 3 * len(drawn[2])

@@ -59,8 +59,10 @@ class LossFile(Protocol):
         """A scalar."""
 
 
-def check(config: LossConfig) -> Strict | None:
+def check(config: LossConfig, where: str = "") -> Strict | None:
     """The options of a loss, checked without importing torch; None for a user's own function.
+
+    `where` it stands in the recipe, for errors.
 
     Raises:
         UsageError: an unknown kind or option, or a value that it cannot have.
@@ -68,7 +70,7 @@ def check(config: LossConfig) -> Strict | None:
     if ":" in config.kind:
         check_call(config.kind, "loss", config.options, given=1)
         return None
-    return build(options_of(config.kind), config.options, f"loss of kind {config.kind!r}")
+    return build(options_of(config.kind), config.options, f"{where} loss of kind {config.kind!r}".strip())
 
 
 def layers(terms: Iterable[LossConfig], side: Literal["student", "teacher"]) -> tuple[str, ...]:

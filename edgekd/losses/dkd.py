@@ -19,7 +19,9 @@ class Options(Strict):
 
     alpha: Scheduled = Field(default=1.0, description="weight of the part on the true class")
     beta: Scheduled = Field(default=8.0, description="weight of the part on the other classes")
-    temperature: PositiveScheduled = Field(default=4.0, description="softens both; a number or its schedule")
+    temperature: PositiveScheduled = Field(
+        default=4.0, description="softens the outputs of student and teacher; a number or its schedule"
+    )
 
 
 def loss(batch: Batch, options: Options, state: None = None) -> Tensor:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class Options(Strict):
     """What a recipe may say."""
 
-    temperature: PositiveScheduled = Field(default=4.0, description="softens both; a number or its schedule")
+    temperature: PositiveScheduled = Field(
+        default=4.0, description="softens the outputs of student and teacher; a number or its schedule"
+    )
 
 
 def loss(batch: Batch, options: Options, state: None = None) -> Tensor:

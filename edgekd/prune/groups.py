@@ -85,6 +85,20 @@ class Prunable:
         """Of the groups before any cut, in places of a block."""
         return [len(group.scores) for group in self.groups]
 
+    def ranked_together(self, scope: str) -> list[list[int]]:
+        """Groups whose channels are compared: all, each alone, or those of the same make."""
+        found: dict[Any, list[int]] = {}
+        for i, group in enumerate(self.groups):
+            makes = {
+                "global": None,
+                "layer": i,
+                "isomorphic": tuple(
+                    (type(d.target.module), d.handler.__qualname__) for d, _ in group.members
+                ),
+            }
+            found.setdefault(makes[scope], []).append(i)
+        return list(found.values())
+
     def cut(self, blocks: Sequence[str] = ()) -> Round:
         """Takes out blocks, after all narrowing; what was taken in all."""
         history: History = self._graph.pruning_history()

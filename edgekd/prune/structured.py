@@ -79,7 +79,7 @@ def prune(
     def attempt(ratio: float) -> tuple[nn.Module, Round, int]:
         torch.manual_seed(seed)
         found = Prunable(module, example_input, config, samples, first)
-        cut, taken = _cut(found, ratio, channel_multiple)
+        cut, taken = _cut(found, ratio, channel_multiple, config.scope)
         return cut, taken, cost(cut, example_input, config.goal, bytes_per_weight)
 
     best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
@@ -224,19 +224,19 @@ def _losses(
     return losses
 
 
-def _cut(found: Prunable, ratio: float, multiple: int) -> tuple[nn.Module, Round]:
-    """The network without the least important `ratio` of all channels, ranked over all groups of layers.
+def _cut(found: Prunable, ratio: float, multiple: int, scope: str = "global") -> tuple[nn.Module, Round]:
+    """The network without the least important `ratio` of the channels that are ranked together.
 
     The rounding is done here, since Torch-Pruning's own goes below max_pruning_ratio and
     skips a group that it rounded to nothing: a higher ratio could give a larger network.
     """
-    ranked = torch.cat([g.scores for g in found.groups]).sort().values if found.groups else torch.empty(0)
-    number = round(ratio * len(ranked))
-    if number == 0:
-        return found.net, found.cut()
-    for i, group in enumerate(found.groups):
-        asked = int((group.scores <= ranked[number - 1]).sum())
-        step = multiple // math.gcd(multiple, group.blocks)
-        least = math.ceil(found.least(i) / step) * step
-        found.narrow(i, max(least, (len(group.scores) - asked) // step * step))
+    for together in found.ranked_together(scope):
+        ranked = torch.cat([found.groups[i].scores for i in together]).sort().values
+        number = round(ratio * len(ranked))
+        for i in together if number else ():
+            group = found.groups[i]
+            asked = int((group.scores <= ranked[number - 1]).sum())
+            step = multiple // math.gcd(multiple, group.blocks)
+            least = math.ceil(found.least(i) / step) * step
+            found.narrow(i, max(least, (len(group.scores) - asked) // step * step))
     return found.net, found.cut()

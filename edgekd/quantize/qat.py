@@ -94,6 +94,15 @@ def prepare(module: nn.Module, samples: NDArray[np.float32], policy: Calibration
     return net.eval()
 
 
+def fix_ranges(net: QuantizedNet) -> None:
+    """Leaves the ranges of activations and weights as they are now: training moves the weights alone."""
+    from nncf.torch.quantization.layers import BaseQuantizer
+
+    for module in net.modules():
+        if isinstance(module, BaseQuantizer):
+            module.disable_gradients()
+
+
 def _folded(module: nn.Module) -> nn.Module:
     return gaps.named(fold_batch_norm(module))
 

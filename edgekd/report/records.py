@@ -277,6 +277,15 @@ class MeasurementRecord(Record):
     raw_sha256: Sha256
 
 
+class MemberRecord(Record):
+    """One of several teachers that teach as one."""
+
+    id: str
+    accuracy: float = Field(ge=0, le=100, description="percent, on test")
+    weight: float | None = Field(description="in the ensemble; null where each sample has its own")
+    seconds: float = Field(ge=0)
+
+
 class TeacherRecord(Record):
     """The baseline; the float student where the recipe has no teacher."""
 
@@ -287,6 +296,7 @@ class TeacherRecord(Record):
     artifact_ids: tuple[str, ...] = Field(description="its float files; empty where it was not exported")
     not_exported: str | None = Field(description="why it has no float file in some format")
     predictions: PredictionsFile | None
+    members: tuple[MemberRecord, ...] = Field(default=(), description="where several teach as one")
 
 
 class CheckRecord(Record):

@@ -271,7 +271,6 @@ def detail_tables(report: Report) -> tuple[Table, ...]:
     return (
         _data_table(report),
         _stage_table(report),
-        *_head_tables(report),
         _timing_table(report),
         _behaviour_table(report),
         Table("Input of each file", ("File", "Input", "Preprocessing"), tuple(_inputs(report))),
@@ -331,18 +330,6 @@ def _predicted(s: StageRecord) -> str:
     if p is None:
         return words.ABSENT
     return f"{p.pruned_ms:.3g} of {p.whole_ms:.3g}, asked {p.limit_ms:.3g}; {KIND_WORDS[p.kind]}"
-
-
-def _head_tables(report: Report) -> tuple[Table, ...]:
-    """What is known of the further heads of a task that has several; the gate judges the first."""
-    found = [(s.id, s.head_accuracy) for s in report.stages if s.head_accuracy]
-    found += [(a.id, a.head_accuracy) for a in report.artifacts if a.head_accuracy]
-    if not found:
-        return ()
-    names = tuple(found[0][1])
-    rows = tuple((of, *(words.number(known[name], 2) for name in names)) for of, known in found)
-    head = ("Stage or file", *(f"{name}, accuracy, %" for name in names))
-    return (Table("Further heads, shown and not judged", head, rows, tuple(range(1, len(head)))),)
 
 
 def _timing_table(report: Report) -> Table:

@@ -22,7 +22,7 @@ CHECKS = {
     "int8_share": "Share of int8 operators",
     "int8_beats_float": "Speed-up of int8 over float",
 }
-ROLES = {"teacher_float": "teacher in float", "student_float": "student in float"}
+ROLES = {"teacher_float": "teacher in float", "student_float": "the same in float"}
 
 
 def number(value: float | None, decimals: int) -> str:

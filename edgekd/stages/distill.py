@@ -34,6 +34,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.get("checkpoint"):
         from edgekd.teachers.torch import load_checkpoint
 
+        saved.refuse_changed(Path(config["checkpoint"]), config["checkpoint_sha256"], context)
         load_checkpoint(module, Path(config["checkpoint"]))
     history = learn(module, distill, node, context)
     architecture = {key: config[key] for key in saved.BUILT_FROM if key in config}

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekd.errors import MeasurementError, UsageError
 from edgekd.nodes import Node
+from edgekd.onnx_parts import copy_whole
 from edgekd.runtimes import open_session
+from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.teacher import of_source, prove
 
@@ -25,12 +28,18 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         copy = folder / f"model{source.suffix if source.is_file() else ''}"
         if source.is_dir():
             shutil.copytree(source, copy)
+        elif copy.name == ONNX:
+            copy_whole(source, copy)
         else:
             shutil.copyfile(source, copy)
+        saved.refuse_changed(source, config["sha256"], context)
         files = [path for path in copy.rglob("*") if path.is_file()] or [copy]
         result |= {"file": copy.name, "size_bytes": sum(path.stat().st_size for path in files)}
-        if copy.name == ONNX:
-            result["input_name"] = open_session("onnxruntime", copy).inputs[0].name
-    teacher = of_source(folder, result, context)
     shown = f"{config['role']} {config['path']}" if "path" in config else config["role"]
+    try:
+        if result.get("file") == ONNX:
+            result["input_name"] = open_session("onnxruntime", folder / ONNX).inputs[0].name
+        teacher = of_source(folder, result, context)
+    except MeasurementError as error:  # of the user's file, which has another name than the copy
+        raise UsageError(f"{shown}: {error.message}", hint=error.hint) from None
     return {**result, **prove(folder, shown, teacher, context, config["outputs"])}

@@ -28,6 +28,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     module = saved.fresh(config, context, seed)
     history, robust = [], {}
     if config.get("checkpoint"):
+        saved.refuse_changed(Path(config["checkpoint"]), config["checkpoint_sha256"], context)
         load_checkpoint(saved.inner(module), Path(config["checkpoint"]))
     if train is not None:
         said = {"kind": "cross_entropy", "smoothing": train.label_smoothing}
@@ -39,7 +40,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             spec,
             None,
             1,
-            context.seed,
+            _views_seed(context.seed, seed),
             order_seed=seed,
             val=splits["val"],
             num_classes=context.task.num_classes,
@@ -67,3 +68,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         refuse_probabilities(config["role"], np.load(folder / saved.TEST_SCORES), config["outputs"])
     accuracy = float((predicted == val.labels).mean() * 100)
     return {**result, **robust, "history": history, "val_accuracy": accuracy}
+
+
+def _views_seed(seed: int, own: int | None) -> int:
+    """Of the views that a teacher trains on: others than it is asked about, and its own in an ensemble."""
+    return int(np.random.SeedSequence([seed, 0 if own is None else 1 + own]).generate_state(1)[0])

@@ -30,6 +30,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     calibrated = saved.accuracy_on(net, "val", context)
     history: History = ()
     if config.method == "qat":
+        if config.ranges == "fixed":
+            qat.fix_ranges(net)
         history = learn(net, config, node, context)
     floats = list(config.float_layers)
     if config.max_val_drop_pp is not None:

@@ -80,8 +80,16 @@ def _refuse_changed(choice: ModelConfig, config: dict[str, Any], context: Contex
     option = models.SOURCES.get(choice.kind)
     if option is None:
         return
-    path = Path(choice.options[option])
-    if not path.exists() or context.store.hash_file(path) != config["source_sha256"]:
+    refuse_changed(Path(choice.options[option]), config["source_sha256"], context)
+
+
+def refuse_changed(path: Path, sha256: str, context: Context) -> None:
+    """A file or folder of the user's must still be the one that the run was planned with.
+
+    Raises:
+        UsageError: it is gone, or another one.
+    """
+    if not path.exists() or context.store.hash_file(path) != sha256:
         raise UsageError(
             f"{path}: gone, or another one than when the run was planned", hint="put it back, or run again"
         )

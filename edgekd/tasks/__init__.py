@@ -23,7 +23,7 @@ from edgekd.tasks.checking import check, keep_first, split_sha256
 from edgekd.tasks.common import expand_path
 from edgekd.tasks.storage import load, save
 from edgekd.types import Task
-from edgekd.user_code import check_call, sources_of
+from edgekd.user_code import check_call, reads
 
 __all__ = [
     "READERS",
@@ -105,7 +105,7 @@ def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_tr
     if ":" in config.kind:
         check_call(config.kind, "task", config.options, reserved=TaskConfig.model_fields)
         version = 0
-        sources = (*sources_of(config.kind, "task"), *user.paths_in(config.options))
+        sources = reads(config.kind, "task", config.options)
     else:
         reader, options = _reader(config)
         version = reader.VERSION

@@ -224,7 +224,8 @@ def _overlap_error(split: Split, shared: list[tuple[str, str] | None]) -> DataEr
     return DataError(
         f"{len(pairs)} samples of {split.name!r} stand in another split too, by id or by content:"
         f" {named}{more}",
-        hint='task.on_overlap = "drop_from_train" leaves them out, and counts them in the report',
+        hint=f'task.on_overlap = "drop_from_train" leaves them out of {split.name!r}, and counts them in the '
+        "report",
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from edgekd.errors import EdgeKDError, UsageError
@@ -31,21 +29,3 @@ def call(kind: str, options: Mapping[str, Any]) -> Task:
             f"task kind {kind!r}: {name} returned {type(task).__name__}, expected edgekd.types.Task"
         )
     return task
-
-
-def paths_in(value: Any) -> Iterator[Path]:
-    """Every option, at any depth, that names an existing file or folder."""
-    if isinstance(value, str):
-        # A variable that is unset is left as it is: not every text is meant as a path.
-        path = Path(os.path.expandvars(value))
-        try:
-            if value and path.exists():
-                yield path
-        except (OSError, ValueError):  # too long, or with a null character: no path
-            return
-    elif isinstance(value, Mapping):
-        for key in sorted(value):
-            yield from paths_in(value[key])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from paths_in(item)

@@ -126,10 +126,13 @@ def test_a_teacher_that_guesses(inside):
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ('[{ kind = "kd", temperature = 0.0 }]', ("'kd'", "temperature = 0.0", "greater than 0")),
+        (
+            '[{ kind = "cross_entropy" }, { kind = "kd", temperature = 0.0 }]',
+            ("[distill] losses.1: loss of kind 'kd'", "temperature = 0.0", "greater than 0"),
+        ),
         ('[{ kind = "kd", temperature = { start = 4, end = -1 } }]', ("temperature.end = -1",)),
         ('[{ kind = "kd", weight = 0.0 }, { kind = "cross_entropy", weight = 0 }]', ("weights", "are 0")),
-        ('[{ kind = "kd", weight = -0.5 }]', ("distill.losses.weight = -0.5",)),
+        ('[{ kind = "kd", weight = -0.5 }]', ("distill.losses.0.weight = -0.5",)),
         ('[{ kind = "kdd" }]', ("unknown loss kind 'kdd'", "did you mean 'kd'")),
         ('[{ kind = "kd", temprature = 2.0 }]', ("unknown key 'temprature'", "'temperature'")),
         ("[]", ("distill.losses", "at least 1")),

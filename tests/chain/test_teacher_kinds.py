@@ -257,6 +257,11 @@ def test_the_report_of_several_teachers_and_one_between(copied, tmp_path):
     assert chain[:3] == [("teacher", None), ("assistant-1", "teacher"), ("student", "assistant-1")]
     assert chain[3][1] == "student" and len(chain) == 4
     assert "no network" in report.teacher.not_exported
+    # Each member alone, by its own scores.
+    assert [(m.id, m.weight) for m in report.teacher.members] == [("teacher-1", 0.5), ("teacher-2", 0.5)]
+    labels = np.load(next(copied.store.glob("data-*")) / "test.labels.npy")
+    alone = {float((scores(f).argmax(1) == labels).mean() * 100) for f in copied.store.glob("network-*")}
+    assert {m.accuracy for m in report.teacher.members} <= {pytest.approx(a) for a in alone}
     steps = (tmp_path / "report.md").read_text()
     assert steps.index("Assistant-1") < steps.index("Student, distilled")
 
@@ -294,3 +299,71 @@ def test_probabilities_are_announced_or_refused(copied, tmp_path, monkeypatch):
         taught(
             copied, NETWORK, assistants=[{"model": {"kind": "softly_said:softly"}, "distill": kd}], distill=kd
         )
+
+
+def of_torch(copied):
+    """The tiny run's own teacher."""
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    )
+    (entry,) = [e for e in copied.store.glob("network-*") if (e / "model.safetensors").is_file()][:1]
+    state = load_file(entry / "model.safetensors")
+    for layer, name in zip((net[1], net[3], net[5]), ("body.0", "body.2", "head"), strict=True):
+        layer.weight.data, layer.bias.data = state[f"{name}.weight"], state[f"{name}.bias"]
+    return net.eval()
+
+
+def test_an_onnx_file_with_its_weights_beside_it(copied, finished, own_scores, tmp_path):
+    """As torch.onnx writes it by default; it is kept whole."""
+    path = tmp_path / "teacher.onnx"
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(
+        of_torch(finished), (torch.ones(2, 1, 8, 8),), path, dynamic_shapes=({0: batch},), verbose=False
+    )
+    assert (tmp_path / "teacher.onnx.data").is_file()
+    found = taught(copied, {"file": str(path)})
+    np.testing.assert_allclose(scores(found["file"][0]), own_scores, atol=1e-3)
+    assert result(found["file"][0])["size_bytes"] > 4 * (64 * 64 + 64 * 64 + 640)
+
+
+@pytest.mark.parametrize("name", ["teacher.tflite", "teacher.onnx"])
+def test_a_file_that_is_none_is_named_as_the_user_does(copied, tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x08\x01no model at all" if name.endswith("tflite") else b"\x08\x08")
+    with pytest.raises(UsageError, match=rf"{tmp_path}/{name}: .*cannot load it"):
+        taught(copied, {"file": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize("what", ["teacher.checkpoint", "student.checkpoint", "teacher.file"])
+def test_a_file_that_changes_while_the_run_goes_is_not_taken_for_the_planned_one(
+    copied, finished, tmp_path, monkeypatch, what
+):
+    from edgekd.stages import data
+
+    net, load = of_torch(finished), data.run
+    role, _, kind = what.partition(".")
+    (entry,) = finished.store.glob("network-*" if role == "teacher" else "distill-*")
+    path = tmp_path / ("teacher.onnx" if kind == "file" else "weights.safetensors")
+
+    def write(scale):
+        if kind == "file":
+            net[5].weight.data *= scale
+            torch.onnx.export(net, (torch.ones(1, 1, 8, 8),), path, external_data=False, verbose=False)
+        else:
+            state = load_file(entry / "model.safetensors")
+            save_file({name: scale * value for name, value in state.items()}, path)
+
+    def changes(*arguments):
+        write(2.0)
+        return load(*arguments)
+
+    write(1.0)
+    recipe = tomllib.loads(TINY)
+    if kind == "file":
+        recipe["teacher"] = {"file": str(path)}
+    else:
+        recipe[role]["checkpoint"] = str(path)
+    if role == "teacher":
+        recipe["teacher"].pop("train", None)
+    monkeypatch.setattr(data, "run", changes)
+    with pytest.raises(UsageError, match=rf"{path.name}: gone, or another one than when the run was planned"):
+        edgekd.compress(recipe, until="student", store=tmp_path / "store", workdir=tmp_path / "work")

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nets import Flat, flat, inputs, outputs, prune_config, run_python, samples, tiny_mobilenet, tiny_resnet
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -120,6 +122,34 @@ def test_a_higher_ratio_never_gives_a_costlier_network(kind, multiple, most):
     found = [count(at_ratio(net, config, r / 5, multiple), EXAMPLE) for r in range(6)]
     assert found == sorted(found, reverse=True)
     assert found[0] == count(net, EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("scope", "left"),
+    [
+        # 28 of 112 channels go: all that may of the first block's inner ones, the rest of the second's.
+        ("global", [16, 32, 5, 5, 32]),
+        ("layer", [12, 24, 12, 12, 24]),
+        # A quarter of the stem and of the second stage; of the 64 inner ones the 16 smallest.
+        ("isomorphic", [12, 24, 5, 16, 32]),
+    ],
+)
+def test_channels_are_ranked_with_those_of_the_scope(scope, left):
+    found = Prunable(tiny_resnet(16, (2, 1)), EXAMPLE, prune_config(keep=0.5), samples())
+    made = ["stem", "blocks.2.conv2", "blocks.0.conv1", "blocks.1.conv1", "blocks.2.conv1"]
+    makes = [{found._paths.get(d.target.module): d.handler for d, _ in g.members} for g in found.groups]
+    cut = makes[0][next(p for p in makes[0] if p in made)]  # Torch-Pruning's cut of what a convolution gives
+    (*places,) = (next(i for i, m in enumerate(makes) if m.get(path) == cut) for path in made)
+    for place, low in zip(places, (30.0, 40.0, 0.0, 1.0, 50.0), strict=True):
+        scores = low + torch.rand(found.widths[place]) / 2
+        found.groups[place] = dataclasses.replace(found.groups[place], scores=scores)
+    after = widths(structured._cut(found, 0.25, 1, scope)[0])
+    assert [after[path] for path in made] == left
+
+
+def test_a_scope_goes_with_goals_that_are_counted():
+    with pytest.raises(ValidationError, match=r"prune.scope = 'layer' goes with goals that are counted"):
+        prune_config("latency_ms", keep=0.5, scope="layer")
 
 
 def test_the_smallest_network_has_every_group_at_its_limit():

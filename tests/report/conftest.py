@@ -316,6 +316,7 @@ def build(verdict="PASS", targets=ALL_TARGETS[:4], branches=1):
             "artifact_ids": ["teacher-onnx-fp32", "teacher-tflite-fp32"],
             "not_exported": None,
             "predictions": predictions("teacher"),
+            "members": [],
         },
         "stages": stages,
         "artifacts": files,

@@ -6,7 +6,7 @@ import pytest
 
 from edgekd.report import words
 from edgekd.report.markdown import escape, markdown
-from edgekd.report.records import LayerSensitivity, PredictedLatency
+from edgekd.report.records import LayerSensitivity, MemberRecord, PredictedLatency
 from edgekd.report.schema import parse
 from edgekd.report.sensitivity import sensitivity_bars
 from edgekd.report.waterfall import scale, waterfall, worst_sentence
@@ -244,6 +244,19 @@ def test_blocks_that_are_gone_have_a_column_where_there_are_any(make):
     rows = table_after(markdown(report.model_copy(update={"stages": stages})), "<summary>Stages</summary>")
     assert rows[0][-1] == "Blocks taken out"
     assert [row[-1] for row in rows[2:5]] == [words.ABSENT, "blocks.0, blocks.2", words.ABSENT]
+
+
+def test_teachers_that_teach_as_one_are_told_one_by_one(make):
+    report = parse(make("PASS"))
+    assert "teach as one" not in markdown(report)
+    members = (
+        MemberRecord(id="teacher-1", accuracy=94.25, weight=0.75, seconds=10.0),
+        MemberRecord(id="teacher-2", accuracy=90.0, weight=None, seconds=0.5),
+    )
+    teacher = report.teacher.model_copy(update={"members": members})
+    text = markdown(report.model_copy(update={"teacher": teacher}))
+    rows = table_after(text, "<summary>Teachers that teach as one</summary>")
+    assert rows[2:] == [["teacher-1", "94.25", "0.750", "10.0"], ["teacher-2", "90.00", words.ABSENT, "0.5"]]
 
 
 def told_of_layers(report):

@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from runs import TINY, Commands
+from safetensors.torch import load_file
 
 import edgekd
 from edgekd.errors import TrainingError, UsageError
@@ -150,3 +152,25 @@ def test_layers_of_an_onnx_file_cannot_be_chosen(tmp_path, key, value):
     (tmp_path / "tiny.toml").write_text(text[:start] + '[student]\nonnx = "a.onnx"\n' + text[end:])
     with pytest.raises(UsageError, match=rf"quantize\.{key} works on a network"):
         edgekd.compress(tmp_path / "tiny.toml", store=tmp_path / "s", workdir=tmp_path / "w")
+
+
+def test_ranges_are_learned_or_stay_as_calibrated(folder):
+    """Against calibration alone: fixed, only the layers' weights have moved; learned, all have."""
+    found = {}
+    for name, (method, settings) in {
+        "ptq": ("ptq", {}),
+        "fixed": ("qat", {"ranges": "fixed"}),
+        "learned": ("qat", {"ranges": "learned"}),
+    }.items():
+        before = set(folder.glob("store/quantize-*"))
+        quantized(folder, method, **settings)
+        (new,) = set(folder.glob("store/quantize-*")) - before
+        found[name] = load_file(new / "model.safetensors")
+    moved = {
+        name: {key for key, value in found[name].items() if not torch.equal(value, found["ptq"][key])}
+        for name in ("fixed", "learned")
+    }
+    layers = {"body.0.weight", "body.2.weight", "head.weight", "body.0.bias", "body.2.bias", "head.bias"}
+    assert {key.partition("body.")[2] for key in moved["fixed"]} == layers
+    ranges = moved["learned"] - moved["fixed"]
+    assert sum("scale" in key or "input_low" in key for key in ranges) >= 6

@@ -2,10 +2,9 @@ import sys
 
 import pytest
 
-from edgekd import tasks
+from edgekd import tasks, user_code
 from edgekd.config import TaskConfig
 from edgekd.errors import DataError, UsageError
-from edgekd.tasks import user
 
 SOURCE = """
 import numpy as np
@@ -139,4 +138,4 @@ class TestFingerprint:
 
     def test_text_that_is_no_path(self, module):
         for text in ("", "no such file", "$NOT_SET_ANYWHERE/x", "a" * 5000, "nul\0l"):
-            assert list(user.paths_in(text)) == []
+            assert list(user_code.paths_in(text)) == []
