@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import peer_tools
+import peers_plot
 import torch
 from chain import stages_until
 from numpy.typing import NDArray
@@ -261,6 +262,7 @@ def main() -> int:
         result = study(arguments.work, smoke=False)
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        peers_plot.plot(result, RESULT.with_suffix(".png"))
     if not RESULT.is_file():
         print("no run yet: --work FOLDER makes one, in some hours")
         return 0
