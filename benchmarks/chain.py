@@ -16,7 +16,7 @@ def stages_until(label: str, recipe: dict[str, Any], **objects: Any) -> Context:
     """The context of a run up to a stage; `objects` as `edgekd.compress` takes them."""
     chosen, targets = pipeline.resolve(recipe, objects, {}, None, None)
     store, policy = Store(Store.default_root()), load_calibration(chosen.calibration)
-    known = {role: pipeline._fingerprint(role, value) for role, value in objects.items()}
+    known = {role: pipeline.fingerprint(role, value) for role, value in objects.items()}
     plan = make_plan(chosen, targets, policy, store, host_info(), known)
     with store.in_use(), chatter_to(store.root / f"{chosen.name}.log") as screen, Display(screen) as display:
         context = Context(plan, store, display, objects)

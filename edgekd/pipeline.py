@@ -83,7 +83,7 @@ def compress(
     policy = calibration or configs.load_calibration(chosen.calibration, beside=_folder_of(recipe))
     folder = Path(workdir or default_workdir(chosen.name, chosen.smoke))
     kept = Store(Path(store or Store.default_root()))
-    fingerprints = {role: _fingerprint(role, value) for role, value in objects.items()}
+    fingerprints = {role: fingerprint(role, value) for role, value in objects.items()}
     processes.join()
     host = processes.tell(host_info())
     plan = make_plan(chosen, profiles, policy, kept, host, fingerprints)
@@ -181,7 +181,7 @@ def _load_targets(
     return recipe.model_copy(update={"targets": tuple(names), "required_targets": required}), profiles
 
 
-def _fingerprint(role: str, value: Any) -> str:
+def fingerprint(role: str, value: Any) -> str:
     """Identity of an object passed from Python: its classes, their source, and its content."""
     import hashlib
 
