@@ -14,7 +14,7 @@ def averaged(module: nn.Module, decay: float) -> AveragedModel:
 
     The decay begins low, as (1 + n) / (10 + n) at update n, so that a short training does not end with the
     weights that it began with. What is no floating number (positions, counters) is the module's own, as is
-    what has not changed: a mask of minus infinity has no mean.
+    what is not finite: a mask of minus infinity has no mean.
     """
     return AveragedModel(module, multi_avg_fn=_mean(decay), use_buffers=True)
 
@@ -25,7 +25,8 @@ def _mean(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor 
         share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
         for average, value in zip(averages, current, strict=True):
             if average.is_floating_point():
-                average.copy_(torch.where(average == value, value, average.lerp(value, share)))
+                both = average.isfinite() & value.isfinite()
+                average.copy_(torch.where(both, average.lerp(value, share), value))
             else:
                 average.copy_(value)
 

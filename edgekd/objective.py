@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -37,7 +36,6 @@ class Objective(nn.Module):
         names: of the losses, for records: the kind, with its head, numbered where one stands twice.
         columns: where the outputs of each head stand; None where the task has one alone.
         last: values of the losses at the last step, by name, before weights.
-        weights: at the last step of those whose weight changes, by name: `kd_weight`.
     """
 
     norms: Tensor
@@ -75,7 +73,7 @@ class Objective(nn.Module):
             self.register_buffer("norms", torch.zeros(len(self.terms)))
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.last: dict[str, float] = {}
-        self.weights: dict[str, float] = {}
+        self._now: Sequence[float] = ()
 
     def forward(self, batch: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The scalar to go down.
@@ -97,19 +95,23 @@ class Objective(nn.Module):
             if self.weighting == "uncertainty":
                 part = part * torch.exp(-self.log_variances[i]) + self.log_variances[i] / 2
             parts.append(weights[i] * part)
-        self._note(weights)
+        self._now = weights
         # Not sum(): its leading 0 would be one more operation a step.
         total = parts[0]
         for part in parts[1:]:
             total = total + part
         return total
 
-    def _note(self, weights: Sequence[float]) -> None:
-        for i, weight in enumerate(weights):
+    def weights(self) -> dict[str, float]:
+        """At the last step of those losses whose weight changes, by name: `kd_weight`."""
+        found = {}
+        for name, term, weight in zip(self.names, self.terms, self._now, strict=False):
             if self.weighting == "uncertainty":
-                self.weights[f"{self.names[i]}_weight"] = weight * math.exp(-float(self.log_variances[i]))
-            elif self.weighting == "gradient_norm" or isinstance(self.terms[i].weight, Ramp):
-                self.weights[f"{self.names[i]}_weight"] = weight
+                factors = torch.exp(-self.log_variances.detach()).tolist()
+                found[f"{name}_weight"] = weight * factors[self.names.index(name)]
+            elif self.weighting == "gradient_norm" or isinstance(term.weight, Ramp):
+                found[f"{name}_weight"] = weight
+        return found
 
     @torch.no_grad()
     def try_layers(self, shapes: Shapes) -> None:

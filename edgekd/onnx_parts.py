@@ -34,17 +34,18 @@ def copy_whole(source: Path, copy: Path) -> None:
     """Copies an ONNX file with all its weights in one file.
 
     Raises:
-        UsageError: a file of weights is not there, or lies elsewhere than beside it.
+        UsageError: a file of weights is not there, lies elsewhere than beside it, or they are too large.
     """
     import onnx
+    from google.protobuf.message import EncodeError
 
     if not external_files(source):
         shutil.copyfile(source, copy)
         return
     try:
         onnx.save(onnx.load(source), copy)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, EncodeError, onnx.checker.ValidationError) as error:
         raise UsageError(
-            f"{source}: its weights lie in files beside it, which cannot be read: {error}",
-            hint="put them there, or export with external_data=False",
+            f"{source}: cannot be made one file with the weights that lie beside it: {error}",
+            hint="export with external_data=False; one file holds less than 2 GB",
         ) from None

@@ -84,7 +84,7 @@ def _model_config(
     else:
         models.check(config)
     if ":" in config.kind:
-        found["source"] = [store.hash_file(path) for path in reads(config.kind, "model", config.options)]
+        found["source"] = _hashes(config.kind, "model", config.options, store)
     if checkpoint is not None:
         path = tasks.expand_path(checkpoint, f"{role}.checkpoint")
         if not path.is_file():
@@ -117,9 +117,11 @@ def _teacher(
     if config.function is not None:
         name = config.function.kind
         check_call(name, "teacher", config.function.options, given=1)
-        files = [_source("teacher.function.files", f, builder.store)["sha256"] for f in config.function.files]
-        read = [builder.store.hash_file(path) for path in reads(name, "teacher", config.function.options)]
-        said |= {"function": config.function.model_dump(), "source": [*read, *files]}
+        for named in config.function.files:
+            _source("teacher.function.files", named, builder.store)
+        options = {**config.function.options, "files": list(config.function.files)}
+        read = _hashes(name, "teacher", options, builder.store)
+        said |= {"function": config.function.model_dump(), "source": read}
         return builder.add(label, "file", said, {"data": data})
     model = config.model
     if config.file is not None:
@@ -144,7 +146,7 @@ def _source(key: str, value: str, store: Store) -> dict[str, Any]:
             hint="copy the folder: what it holds could change unseen",
         )
     found: dict[str, Any] = {"path": str(path), "sha256": store.hash_file(path)}
-    if path.suffix == ".onnx" and (beside := external_files(path)):
+    if path.suffix == ".onnx" and path.is_file() and (beside := external_files(path)):
         if missing := [other for other in beside if not other.is_file()]:
             raise UsageError(f"{key} = {value!r}: its weights are not there: {missing[0]}")
         found["beside_sha256"] = [store.hash_file(other) for other in beside]
@@ -197,10 +199,21 @@ def _distilled(
     return builder.add(label, "distill", said, {"data": data, **told})
 
 
+def _hashes(name: str, what: str, options: Mapping[str, Any], store: Store) -> list[str]:
+    """Of all that a user's function depends on."""
+    found = []
+    for path in reads(name, what, options):
+        try:
+            found.append(store.hash_file(path))
+        except OSError as error:
+            raise UsageError(f"{what} kind {name!r}: {path} cannot be read: {error}") from None
+    return found
+
+
 def _own_losses(builder: Builder, config: DistillConfig) -> dict[str, Any]:
     """What the user's own losses are made of: another formula is another training."""
     own = [term for term in config.losses if ":" in term.kind]
-    read = [[builder.store.hash_file(p) for p in reads(t.kind, "loss", t.options)] for t in own]
+    read = [_hashes(term.kind, "loss", term.options, builder.store) for term in own]
     return {"own_losses": read} if own else {}
 
 

@@ -46,8 +46,8 @@ def run_stages(context: Context, until: str | None = None) -> None:
         if node.stage == "data":
             demands.check(context.plan.recipe, context.task)
             left = [node for node in nodes if node.label not in found]
-            if any(n.stage in ("distill", "prune") and "teacher" in n.parents for n in left):
-                importlib.import_module(STAGES["distill"].module).check(context)
+            if any("teacher" in n.parents for n in left):
+                importlib.import_module(STAGES["distill"].module).check(context, left)
             if any("clock" in node.config for node in nodes):
                 importlib.import_module(STAGES["prune"].module).check(context)
             if any(n.stage == "quantize" for n in left):

@@ -170,7 +170,7 @@ class _Training:
                 parts[name] += part / self.steps
             next(ticks, None)
         record = {"epoch": epoch + 1, "loss": total / self.steps, "lr": rate, **parts}
-        record |= self.objective.weights
+        record |= self.objective.weights()
         # Weights, and no NaN in what else is kept: a mask of minus infinity is one.
         broken = any(not bool(p.isfinite().all()) for p in self.both.parameters())
         broken = broken or any(bool(b.isnan().any()) for b in self.both.buffers())

@@ -192,9 +192,10 @@ def paths_in(value: Any) -> Iterator[Path]:
     """Every option, at any depth, that names an existing file or folder."""
     if isinstance(value, str):
         # A variable that is unset is left as it is: not every text is meant as a path.
-        path = Path(os.path.expandvars(value))
+        path = Path(os.path.expandvars(value)).expanduser()
         try:
-            if value and path.exists():
+            # A folder that holds the current one changes with every run: "/" or "." is no input.
+            if value and path.exists() and not Path.cwd().is_relative_to(path.resolve()):
                 yield path
         except (OSError, ValueError):  # too long, or with a null character: no path
             return

@@ -111,17 +111,17 @@ def test_weights_that_change_are_told():
     ramp = {"start": 0.0, "end": 2.0}
     plain = Objective(terms(CE, {**MSE, "weight": ramp}), "fixed", SHAPES)
     plain(batch(x @ weight, progress=0.25), [weight])
-    assert plain.weights == {"mse_weight": 0.5}
+    assert plain.weights() == {"mse_weight": 0.5}
     learned = Objective(terms({**CE, "weight": 3.0}, MSE), "uncertainty", SHAPES)
     learned.log_variances.data[0] = 0.7
     learned(batch(x @ weight), [weight])
     expected = {"cross_entropy_weight": 3 * math.exp(-0.7), "mse_weight": 1.0}
-    assert learned.weights == pytest.approx(expected)
+    assert learned.weights() == pytest.approx(expected)
     level = Objective(terms({**CE, "weight": 0.3}, MSE), "gradient_norm", SHAPES)
     level(batch(x @ weight), [weight])
     # Each pulls as hard as its weight says.
     pulls = [
-        float(n) * level.weights[f"{name}_weight"] for name, n in zip(level.names, level.norms, strict=True)
+        float(n) * level.weights()[f"{name}_weight"] for name, n in zip(level.names, level.norms, strict=True)
     ]
     assert pulls[0] == pytest.approx(0.3 * pulls[1])
 

@@ -265,9 +265,9 @@ def test_what_a_users_function_reads_is_part_of_what_it_makes(make, tmp_path, mo
     assert changed(first["quantize"], second["quantize"]).isdisjoint({"network", "distill", "prune"})
 
 
-def test_weights_beside_an_onnx_file_are_part_of_it(make, tmp_path):
+def test_weights_beside_an_onnx_file_are_part_of_it(make, tmp_path, monkeypatch):
     path, beside = tmp_path / "teacher.onnx", tmp_path / "teacher.onnx.data"
-    torch.onnx.export(torch.nn.Linear(4, 2).eval(), (torch.ones(1, 4),), path, verbose=False)
+    torch.onnx.export(torch.nn.Linear(64, 64).eval(), (torch.ones(1, 64),), path, verbose=False)
     assert beside.is_file()  # by default torch writes two files
     teacher = {"file": str(path)}
     first = make(teacher=teacher)
@@ -277,8 +277,20 @@ def test_weights_beside_an_onnx_file_are_part_of_it(make, tmp_path):
     beside.unlink()
     with pytest.raises(UsageError, match=r"teacher.onnx': its weights are not there: .*teacher.onnx.data"):
         make(teacher=teacher)
+    beside.write_bytes(whole)
+    (tmp_path / "says.py").write_text("def outputs(x): return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = {"function": {"kind": "says:outputs", "files": [str(path), str(beside)]}}
+    first = make(teacher=teacher)
+    beside.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert "file" in changed(first, make(teacher=teacher))
+    teacher = {"file": str(path)}
     path.write_bytes(b"no model")
     with pytest.raises(UsageError, match=r"teacher.onnx: no ONNX file"):
+        make(teacher=teacher)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UsageError, match=r"teacher.onnx"):
         make(teacher=teacher)
 
 

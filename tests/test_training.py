@@ -383,7 +383,8 @@ def test_what_losses_learn_and_remember_survives_a_kill(tmp_path):
     whole, killed, resumed = (crd_objective(tmp_path) for _ in range(3))
     nets = [mlp(0.5) for _ in range(3)]
     history = train("whole", whole, nets[0])
-    assert set(history[0]) == {"epoch", "loss", "lr", "cross_entropy", "crd", "mse"}
+    kinds = ["cross_entropy", "crd", "mse"]
+    assert set(history[0]) == {"epoch", "loss", "lr", *kinds, *(f"{kind}_weight" for kind in kinds)}
     asked, own = 0, killed.functions[0]
 
     def dies(*arguments):

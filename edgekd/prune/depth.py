@@ -8,6 +8,7 @@ shows.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -58,9 +59,15 @@ def removable(net: nn.Module, example_input: Tensor) -> list[str]:
     sums = _Sums()
     with _hooks(inside, before, after), torch.no_grad(), sums:
         net(example_input)
-    # One that runs twice, with weights that are shared, is not taken out.
-    found = [path for path, _ in inside if runs.get(path) == [True]]
-    return [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
+    # One that runs twice, or goes by two names, is not taken out.
+    names = Counter(id(module) for _, module in net.named_modules(remove_duplicate=False))
+    found = [path for path, module in inside if runs.get(path) == [True] and names[id(module)] == 1]
+    return [path for path in found if not any(within(other, path) for other in found)]
+
+
+def within(path: str, block: str) -> bool:
+    """Whether a module path lies inside a block."""
+    return path.startswith(f"{block}.")
 
 
 def _is(value: Tensor, other: Tensor) -> bool:
@@ -84,13 +91,14 @@ def _hooks(
 
 
 @contextmanager
-def bypassed(net: nn.Module, path: str) -> Iterator[None]:
-    """While it is open, a block hands on its input."""
-    handle = net.get_submodule(path).register_forward_hook(lambda module, inputs, output: inputs[0])
+def without(net: nn.Module, path: str) -> Iterator[None]:
+    """While it is open, a block is taken out, as `remove` does for good."""
+    block = net.get_submodule(path)
+    net.set_submodule(path, nn.Identity())
     try:
         yield
     finally:
-        handle.remove()
+        net.set_submodule(path, block)
 
 
 def remove(net: nn.Module, paths: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgekd import losses
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of, spans_of
@@ -157,20 +158,42 @@ def prune_by_price(
     """
     torch.manual_seed(seed)
     found = Prunable(module, example_input, config, samples, first)
-    blocks = depth.removable(found.net, example_input) if config.remove_blocks else []
+    blocks = _blocks(found.net, example_input, config) if config.remove_blocks else []
     wires = _wires(Prunable(module, example_input, config, samples), example_input, blocks)
     least = [found.least(i) for i in range(len(found.groups))] + [0] * len(blocks)
     candidates = widths.edges(wires, [*found.widths, *(1 for _ in blocks)], least, price)
     if all(len(c) == 1 for c in candidates):
         raise _nothing(module, found, "that any width would make cheaper")
-    losses = _losses(found, blocks, candidates, samples)
-    chosen = widths.choose(wires, candidates, losses, price, limit)
+    lost = _losses(found, blocks, candidates, samples)
+    chosen = widths.choose(wires, candidates, lost, price, limit)
     for i in range(len(found.groups)):
         found.narrow(i, chosen[i])
     taken = found.cut(
         [path for path, kept in zip(blocks, chosen[len(found.groups) :], strict=True) if not kept]
     )
+    if (costs := sum(map(price, layers_of(found.net, example_input)))) > limit * (1 + 1e-6):
+        raise RuntimeError(f"the network that was cut to a price of {limit} has one of {costs}")
     return found.net, taken
+
+
+def _blocks(net: nn.Module, example_input: Tensor, config: PruneConfig) -> list[str]:
+    """Those whose layers, and nothing else, go with them, and that hold no layer which the recipe names."""
+    layers, named = (
+        layers_of(net, example_input),
+        {*config.ignored_layers, *losses.layers(config.losses, "student")},
+    )
+    found = []
+    for path in depth.removable(net, example_input):
+        (span,) = spans_of(net, example_input, [path])
+        try:
+            with depth.without(net, path):
+                left = layers_of(net, example_input)
+        except (UsageError, RuntimeError, AttributeError):  # what comes after it cannot do without
+            continue
+        kept = any(name == path or depth.within(name, path) for name in named)
+        if not kept and left == layers[: span.start] + layers[span.stop :]:
+            found.append(path)
+    return found
 
 
 def _wires(found: Prunable, example_input: Tensor, blocks: Sequence[str] = ()) -> tuple[Wire, ...]:
@@ -206,13 +229,13 @@ def _losses(
     def narrower(i: int, kept: int) -> AbstractContextManager[None]:
         if i < len(found.groups):
             return found.masked(i, kept)
-        return nullcontext() if kept else depth.bypassed(found.net, blocks[i - len(found.groups)])
+        return nullcontext() if kept else depth.without(found.net, blocks[i - len(found.groups)])
 
     def answers() -> list[Tensor]:
         logits = torch.cat([found.net(x) for x, _ in samples.batches()])
         return [logits[:, head].log_softmax(dim=1) for head in samples.columns]
 
-    whole, losses = answers(), []
+    whole, lost = answers(), []
     for i, choices in enumerate(candidates):
         moved = []
         for kept in choices:
@@ -220,8 +243,8 @@ def _losses(
                 pairs = list(zip(answers(), whole, strict=True))
             moved.append(sum(float(kl_div(a, b, reduction="batchmean", log_target=True)) for a, b in pairs))
         # A narrower group never counts as better: what it gains here is chance.
-        losses.append(np.maximum.accumulate(np.array(moved)[::-1])[::-1])
-    return losses
+        lost.append(np.maximum.accumulate(np.array(moved)[::-1])[::-1])
+    return lost
 
 
 def _cut(found: Prunable, ratio: float, multiple: int, scope: str = "global") -> tuple[nn.Module, Round]:

@@ -108,17 +108,17 @@ def learn(
     return all_of(history)
 
 
-def check(context: Context) -> None:
-    """Nothing where the layers that losses name are there and fit; before any training.
+def check(context: Context, nodes: Sequence[Node]) -> None:
+    """Nothing where the layers that losses of these stages name are there and fit; before any training.
 
-    A quantized network's layers are seen only when it is made.
+    What pruning leaves of a layer, and the layers of a quantized network, are seen only when they are made.
 
     Raises:
         UsageError: naming the layer, or the two that do not fit.
     """
     plan = context.plan
-    for node in plan.nodes:
-        if node.stage not in ("distill", "prune") or context.store.get(node.stage, node.key) is not None:
+    for node in nodes:
+        if node.stage not in ("distill", "prune", "quantize"):
             continue
         config = DistillConfig.model_validate(
             {
@@ -129,10 +129,14 @@ def check(context: Context) -> None:
         )
         if "teacher" not in node.parents or not losses.layers(config.losses, "student"):
             continue
-        student = plan.node(node.parents["network"]) if node.stage == "prune" else node
         teacher = plan.node(node.parents["teacher"])
         looks_at = context.seen_as(_taught_by(node, context))
         live = saved.fresh(dict(teacher.config), looks_at)
+        if node.stage == "quantize":
+            known = shapes_of(live, saved.example_input(looks_at.task))
+            check_paths("teacher", losses.layers(config.losses, "teacher"), known)
+            continue
+        student = plan.node(node.parents["network"]) if node.stage == "prune" else node
         shapes = _shapes(saved.fresh(dict(student.config), context), live, config, context, looks_at)
         _objective(config, shapes, context).try_layers(shapes)
 

@@ -26,6 +26,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     net = qat.prepare(saved.load(source, context), calibration_inputs(node, context), context.plan.policy)
     example = saved.example_input(context.task)
     if config.float_layers:
+        mixed.check_paths(saved.load(source, context), example, config.float_layers)
         net = mixed.in_float(net, example, config.float_layers)
     calibrated = saved.accuracy_on(net, "val", context)
     history: History = ()

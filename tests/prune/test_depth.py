@@ -17,7 +17,7 @@ from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of, spans_of
 from edgekd.layers import Layer
 from edgekd.prune import depth, structured, widths
-from edgekd.prune.groups import rebuild
+from edgekd.prune.groups import Prunable, rebuild
 from edgekd.prune.importance import Samples
 from edgekd.prune.wiring import Width, Wire
 
@@ -55,6 +55,122 @@ class AddsOne(nn.Module):
 
     def forward(self, x):
         return x.relu() + torch.ones_like(x)
+
+
+class Plain(nn.Module):
+    """A stem, one block, a head; what stands around the block is for subclasses to say."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(2, 4, 3, padding=1), block
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.block(self.stem(x).relu()).mean((2, 3)))
+
+
+class Inner(nn.Module):
+    """x + conv(relu(conv(x))), with more as it is asked for."""
+
+    def __init__(self, inplace=False, pools=False):
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(4, 4, 3, padding=1) for _ in "ab")
+        self.inplace, self.pools = inplace, pools
+
+    def forward(self, x):
+        y = self.b(self.a(x).relu())
+        if self.inplace:
+            x += y
+            return x
+        return (x + y)[:, :, ::2, ::2] if self.pools else x + y
+
+
+class ReluAfter(Plain):
+    """What comes behind the block could not stand behind what comes before it, for a latency table."""
+
+    def forward(self, x):
+        return self.head(self.block(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+class Asks(Plain):
+    """Its forward looks into the block."""
+
+    def forward(self, x):
+        x = self.block(self.stem(x).relu())
+        return self.head(x.mean((3, 2) if self.block.inplace else (2, 3)))
+
+
+class TwoNames(Plain):
+    """The block goes by two names."""
+
+    def __init__(self, block):
+        super().__init__(block)
+        self.layers = nn.ModuleList([block])
+
+    def forward(self, x):
+        return self.head(self.layers[0](self.stem(x).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("net", "blocks"),
+    [
+        (lambda: Plain(Inner()), ["block"]),
+        (lambda: Plain(Inner(inplace=True)), ["block"]),
+        (lambda: Plain(Inner(pools=True)), []),
+        (lambda: ReluAfter(Inner()), []),
+        (lambda: Asks(Inner()), []),
+        (lambda: TwoNames(Inner()), []),
+    ],
+)
+def test_only_blocks_that_nothing_else_hangs_on_are_chosen_from(net, blocks):
+    torch.manual_seed(0)
+    net = net().eval()
+    assert depth.removable(net, EXAMPLE) in ([], ["block"])
+    if not blocks and isinstance(net.block, Inner) and net.block.pools:
+        assert depth.removable(net, EXAMPLE) == []
+    else:
+        assert structured._blocks(net, EXAMPLE, BLOCKS) == blocks
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_is_lost_without_a_block_is_known_however_it_adds(inplace):
+    torch.manual_seed(0)
+    net = Plain(Inner(inplace)).eval()
+    found = Prunable(net, EXAMPLE, BLOCKS, SAMPLES)
+    candidates = [*([w] for w in found.widths), [0, 1]]
+    *_, lost = structured._losses(found, ["block"], candidates, SAMPLES)
+    without = copy.deepcopy(net)
+    without.block = nn.Identity()
+    p, q = (softmax(outputs(n, X).astype(np.float64), axis=1) for n in (net, without))
+    np.testing.assert_allclose(lost, [(p * np.log(p / q)).sum(axis=1).mean(), 0], rtol=1e-3, atol=1e-7)
+    assert lost[0] > 1e-4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"ignored_layers": ["blocks.1.conv1"]},
+        {"ignored_layers": ["blocks.1"]},
+        {"losses": [{"kind": "mse", "student_layer": "blocks.1.conv2", "teacher_layer": "x"}]},
+    ],
+)
+def test_a_block_with_a_layer_that_the_recipe_names_stays(names):
+    config = prune_config("latency_ms", keep=0.5, remove_blocks=True, **names)
+    net = tiny_resnet(8, (3, 1))
+    assert structured._blocks(net, EXAMPLE, BLOCKS) == ["blocks.0", "blocks.1", "blocks.2"]
+    assert structured._blocks(net, EXAMPLE, config) == ["blocks.0", "blocks.2"]
+
+
+def test_channels_are_cut_again_before_their_block_goes():
+    net = tiny_resnet(8, (2, 1))
+    found = Prunable(net, EXAMPLE, BLOCKS, SAMPLES)
+    for i in range(len(found.groups)):
+        found.narrow(i, found.widths[i] // 2)
+    taken = found.cut(["blocks.0"])
+    again = rebuild(net, EXAMPLE, [taken])
+    assert layers_of(again, EXAMPLE) == layers_of(found.net, EXAMPLE)
+    assert isinstance(again.blocks[0], nn.Identity) and again.stem.out_channels == 4
 
 
 @pytest.mark.parametrize(
@@ -116,8 +232,6 @@ def test_blocks_and_widths_go_together_and_are_rebuilt_over_rounds():
 
 
 def test_what_a_block_loses_is_how_far_the_answers_move_without_it():
-    from edgekd.prune.groups import Prunable
-
     net = tiny_resnet(8, (2, 1))
     found = Prunable(net, EXAMPLE, BLOCKS, SAMPLES)
     candidates = [*([w] for w in found.widths), [0, 1]]

@@ -173,4 +173,5 @@ def test_ranges_are_learned_or_stay_as_calibrated(folder):
     layers = {"body.0.weight", "body.2.weight", "head.weight", "body.0.bias", "body.2.bias", "head.bias"}
     assert {key.partition("body.")[2] for key in moved["fixed"]} == layers
     ranges = moved["learned"] - moved["fixed"]
-    assert sum("scale" in key or "input_low" in key for key in ranges) >= 6
+    # Three layers' weights, and what three of them are fed.
+    assert sorted(key.rpartition(".")[2] for key in ranges) == ["input_range"] * 3 + ["scale"] * 3

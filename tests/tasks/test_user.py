@@ -139,3 +139,13 @@ class TestFingerprint:
     def test_text_that_is_no_path(self, module):
         for text in ("", "no such file", "$NOT_SET_ANYWHERE/x", "a" * 5000, "nul\0l"):
             assert list(user_code.paths_in(text)) == []
+
+    def test_folders_that_hold_the_current_one_are_no_inputs(self, tmp_path, monkeypatch):
+        (tmp_path / "here" / "data").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "weights.pt").write_bytes(b"1")
+        for text in ("/", ".", "..", str(tmp_path)):
+            assert list(user_code.paths_in(text)) == []
+        assert [p.resolve() for p in user_code.paths_in("data")] == [tmp_path / "here" / "data"]
+        assert list(user_code.paths_in("~/weights.pt")) == [tmp_path / "weights.pt"]
