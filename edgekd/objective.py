@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,6 +36,7 @@ class Objective(nn.Module):
         names: of the losses, for records: the kind, with its head, numbered where one stands twice.
         columns: where the outputs of each head stand; None where the task has one alone.
         last: values of the losses at the last step, by name, before weights.
+        penalty: of the student's weights, added at each step where there is one.
     """
 
     norms: Tensor
@@ -74,6 +75,7 @@ class Objective(nn.Module):
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.last: dict[str, float] = {}
         self._now: Sequence[float] = ()
+        self.penalty: Callable[[], Tensor] | None = None
 
     def forward(self, batch: Batch, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The scalar to go down.
@@ -100,7 +102,7 @@ class Objective(nn.Module):
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        return total
+        return total if self.penalty is None else total + self.penalty()
 
     def weights(self) -> dict[str, float]:
         """At the last step of those losses whose weight changes, by name: `kd_weight`."""

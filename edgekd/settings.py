@@ -157,6 +157,13 @@ class AssistantConfig(Strict):
         return self
 
 
+class SparseConfig(Strict):
+    """Training that makes whole channels small (group lasso), before the first cut."""
+
+    epochs: Positive = Field(description="passes over the training split, beside prune.epochs")
+    strength: float = Field(default=1e-4, gt=0, description="of the penalty, beside losses of weight 1")
+
+
 class PruneConfig(DistillConfig):
     """Structured pruning to a goal, then recovery that distils from the same teacher."""
 
@@ -185,6 +192,7 @@ class PruneConfig(DistillConfig):
         description="steps to the goal, each as large as the others, with a share of the epochs and a "
         "schedule of its own",
     )
+    sparse: SparseConfig | None = Field(default=None, description="{ epochs = 4, strength = 1e-4 }")
     remove_blocks: bool = Field(
         default=False,
         description="residual blocks that keep the shape may go whole (goal latency_ms)",
@@ -351,6 +359,8 @@ class Recipe(Strict):
             train.update(epochs=min(train["epochs"], 4), batch_size=SMOKE_BATCH, warmup_epochs=0.0, lr=lr)
         if data["prune"] is not None:
             data["prune"]["rounds"] = min(data["prune"]["rounds"], data["prune"]["epochs"])
+            if data["prune"]["sparse"] is not None:
+                data["prune"]["sparse"]["epochs"] = 1
         if data["quantize"] is not None:
             data["quantize"].update(epochs=1, batch_size=64, warmup_epochs=0.0)
         return Recipe.model_validate(data)

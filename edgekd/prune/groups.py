@@ -85,6 +85,10 @@ class Prunable:
         """Of the groups before any cut, in places of a block."""
         return [len(group.scores) for group in self.groups]
 
+    def path_of(self, module: nn.Module) -> str | None:
+        """Of a member's module; None for what Torch-Pruning puts in for an operator."""
+        return self._paths.get(module)
+
     def ranked_together(self, scope: str) -> list[list[int]]:
         """Groups whose channels are compared: all, each alone, or those of the same make."""
         found: dict[Any, list[int]] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd import losses
 from edgekd.activations import check_paths, shapes_of
@@ -46,11 +46,17 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
 
 
 def learn(
-    module: nn.Module, config: DistillConfig, node: Node, context: Context, before: History = ()
+    module: nn.Module,
+    config: DistillConfig,
+    node: Node,
+    context: Context,
+    before: History = (),
+    penalty: Callable[[], Tensor] | None = None,
 ) -> History:
     """Trains `module` in place on the config's losses, with what they need of the teacher.
 
     Returns the records of all epochs of the stage; `before` are those of trainings that it has behind it.
+    `penalty` of its weights is added to the losses.
     """
     task = context.task
     outputs, live = None, None
@@ -85,6 +91,8 @@ def learn(
         task.num_classes,
         len(before),
     )
+    objective = _objective(config, shapes, context)
+    objective.penalty = penalty
     checkpoint = context.store.partial(node.stage, node.key)
     if before:
         checkpoint = checkpoint / f"after-{len(before)}"
@@ -96,7 +104,7 @@ def learn(
     history = fit(
         module,
         data,
-        _objective(config, shapes, context),
+        objective,
         config,
         what=node.label,
         display=context.display,

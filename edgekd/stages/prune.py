@@ -21,6 +21,7 @@ from edgekd.layers import Layer
 from edgekd.nodes import Node
 from edgekd.prune import groups, structured
 from edgekd.prune.importance import Samples
+from edgekd.prune.sparse import group_lasso
 from edgekd.prune.widths import OutOfReach
 from edgekd.stages import saved
 from edgekd.stages.context import Context
@@ -59,7 +60,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         way.cut(module, way.limit, None)  # what cannot be is told before anything is trained
         first = groups.channels_of(module)
     taken: list[groups.Round] = []
-    epochs: History = ()
+    epochs = _made_sparse(module, config, node, context) if config.sparse is not None else ()
     rounds = []
     for turn in range(1, config.rounds + 1):
         limit = (
@@ -87,6 +88,15 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         "removed_blocks": [path for cut in taken for path in cut["blocks"]],
         "val_accuracy": saved.accuracy_on(module, "val", context),
     }
+
+
+def _made_sparse(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> History:
+    """Trains with a penalty on whole channels, so that those which matter least are small when cut."""
+    assert config.sparse is not None
+    strength = config.sparse.strength
+    penalty = group_lasso(module, saved.example_input(context.task), config, _samples(context))
+    training = config.model_copy(update={"epochs": config.sparse.epochs})
+    return learn(module, training, node, context, penalty=lambda: strength * penalty())
 
 
 def _share(config: PruneConfig, turn: int) -> PruneConfig:

@@ -113,3 +113,18 @@ def test_what_cannot_be_is_told_before_the_first_round_trains(pruned, monkeypatc
 def test_more_rounds_than_epochs_are_refused(pruned):
     with pytest.raises(UsageError, match=r"prune.rounds = 5 are more than prune.epochs = 3"):
         pruned(keep=0.5, rounds=5)
+
+
+def test_channels_are_made_small_before_they_are_cut(pruned):
+    """An epoch of it beside those of the recovery, which has no penalty."""
+    sizes = {}
+    for strength in (1e-6, 5.0):
+        made, found = pruned(keep=0.5, lr=0.01, sparse={"epochs": 1, "strength": strength})
+        assert [epoch["epoch"] for epoch in found["history"]] == [1, 2, 3, 4]
+        first, *later = (
+            epoch["loss"] - 0.1 * epoch["cross_entropy"] - 0.9 * epoch["kd"] for epoch in found["history"]
+        )
+        assert first > (0.5 if strength > 1e-3 else 0.0) and max(map(abs, later)) < 1e-4
+        weights = load_file(made / "model.safetensors")
+        sizes[strength] = sum(float(w.norm()) for name, w in weights.items() if name.endswith("weight"))
+    assert sizes[5.0] < 0.9 * sizes[1e-6]
