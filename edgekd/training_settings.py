@@ -58,8 +58,10 @@ class TrainConfig(Strict):
         description="keep the moving average of the weights instead of the last ones",
     )
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
-    augment: tuple[Literal["crop", "flip"], ...] = Field(
-        default=(), strict=False, description="random shift by up to 2 pixels in 28, mirror"
+    augment: tuple[Literal["crop", "flip", "erase"], ...] = Field(
+        default=(),
+        strict=False,
+        description="shift by up to 2 pixels in 28, mirror, a bare rectangle in every other sample",
     )
     mix: MixConfig = Field(default=MixConfig(), description="mixup, cutmix or both")
     adversarial: AdversarialConfig | None = Field(

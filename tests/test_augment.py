@@ -111,3 +111,36 @@ def test_the_given_images_are_not_changed():
 
 def test_samples_that_are_no_images_stay_as_they_are():
     assert not augment.draw(4, [], (6,), 0, 0).any()
+
+
+def test_one_sample_in_two_has_a_rectangle_within_the_image():
+    drawn = augment.draw(20_000, ["crop", "flip", "erase"], (1, 28, 20), 3, 1)
+    assert drawn[:, :3].tolist() == augment.draw(20_000, ["crop", "flip"], (1, 28, 20), 3, 1).tolist()
+    top, left, height, width = drawn[:, 3:].T
+    erased = height > 0
+    assert erased.mean() == pytest.approx(0.5, abs=0.02) and not drawn[~erased, 3:].any()
+    assert (
+        (top >= 0).all() and (top + height <= 28).all() and (left >= 0).all() and (left + width <= 20).all()
+    )
+    assert (width[erased] > 0).all()
+    # Sides of at most 1 : 3.3 and areas of 2 to 40%, but for rounding and for what the image cuts off.
+    area = height[erased] * width[erased] / (28 * 20)
+    assert area.max() < 0.45 and 0.15 < area.mean() < 0.21 and np.quantile(area, 0.05) < 0.05
+    whole = erased & (height < 28) & (width < 20) & (height * width > 60)
+    ratio = height[whole] / width[whole]
+    assert 0.22 < ratio.min() < 0.35 and 2.9 < ratio.max() < 4.5
+    assert np.median(ratio) == pytest.approx(1, abs=0.15)
+    # Anywhere: of those that have room, as often in the upper half of it as in the lower.
+    room = erased & (height < 20)
+    assert (top[room] / (28 - height[room])).mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("fill", [0.0, 3.0])
+def test_a_rectangle_is_bare_and_the_rest_moved_as_before(fill):
+    raw = torch.from_numpy(np.random.default_rng(0).integers(4, 200, (3, 2, 8, 8)).astype(np.uint8))
+    params = torch.tensor([[1, 0, 0, 2, 3, 4, 5], [0, -1, 1, 0, 0, 8, 1], [0, 1, 1, 0, 0, 0, 0]])
+    found, moved = augment.apply(raw, params, fill), augment.apply(raw, params[:, :3], fill)
+    expected = moved.clone()
+    expected[0, :, 2:6, 3:8] = fill
+    expected[1, :, :, 0] = fill
+    assert torch.equal(found, expected) and found.dtype == torch.uint8
