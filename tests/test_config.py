@@ -104,7 +104,7 @@ BAD = {
     "truth for a count": (("epochs = 4", "epochs = true"), [":19:", "distill.epochs = True", "integer"]),
     "value for a table": (("[distill]", "[other]"), ["'other'"]),
     "text for a list": (('targets = ["host"]', 'targets = "host"'), [":2:", "targets = 'host'", "tuple"]),
-    "number in a list": (('targets = ["host"]', "targets = [3]"), [":2:", "targets = 3", "string"]),
+    "number in a list": (('targets = ["host"]', "targets = [3]"), [":2:", "targets.0 = 3", "string"]),
     "missing key in a table": (('method = "qat"\n', ""), [":22:", "'quantize.method' is missing"]),
     "missing key behind a comment": (("epochs = 3\n", ""), [":12:", "'teacher.train.epochs' is missing"]),
     "missing table": (("[gate]\nmax_drop_pp = 3.0\n", ""), ["small.toml: ", "'gate' is missing"]),

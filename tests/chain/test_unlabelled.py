@@ -18,11 +18,11 @@ def recipe(finished, tmp_path):
     teacher = next(a for a in artifacts if a["role"] == "teacher_float" and a["format"] == "onnx")
     path = finished.folder / "runs/tiny-smoke" / teacher["files"][0]["path"]
 
-    def write(distill, drop=(), domain=0.0):
+    def write(distill, drop=(), domain=0.0, labelled=200):
         x, y = load_digits(return_X_y=True)
         x = x.reshape(-1, 1, 8, 8).astype(np.uint8)
         arrays = {
-            "train_x": x[:200], "train_y": y[:200], "val_x": x[1000:1200], "val_y": y[1000:1200],
+            "train_x": x[:labelled], "train_y": y[:labelled], "val_x": x[1000:1200], "val_y": y[1000:1200],
             "test_x": x[1200:1500], "test_y": y[1200:1500],
             "unlabelled_x": np.clip(x[200:900] + domain, 0, 255).astype(np.uint8),
         }  # fmt: skip
@@ -50,12 +50,13 @@ QUANTIZE = '[quantize]\nmethod = "ptq"\n'
 
 def test_samples_without_labels_help(recipe):
     with_ce = KD + ', { kind = "cross_entropy" }]\n'
-    done, alone = recipe(with_ce + QUANTIZE)
+    done, alone = recipe(with_ce + QUANTIZE, labelled=80)
     assert done.returncode == 0, done.stderr
-    done, more = recipe(with_ce + "unlabelled_weight = 1.0\n" + QUANTIZE)
+    done, more = recipe(with_ce + "unlabelled_weight = 1.0\n" + QUANTIZE, labelled=80)
     assert done.returncode == 0, done.stderr
     assert "teacher-outputs-unlabelled-" in done.stdout
-    assert more["val_accuracy"] > alone["val_accuracy"] + 3
+    # By much: of ten samples nine come without a label.
+    assert more["val_accuracy"] > alone["val_accuracy"] + 5, (more["val_accuracy"], alone["val_accuracy"])
     assert more["history"][-1]["cross_entropy"] < more["history"][0]["cross_entropy"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from runs import TINY
 
 import edgekd
-from edgekd import assemble, config, processes
+from edgekd import config, processes, stage_facts
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.latency import timing
@@ -135,5 +135,5 @@ def test_a_network_that_targets_share_is_told_as_measured_only_where_it_is_for_a
     for targets, kind in ((("host",), "measured"), (("host", "raspberry-pi-4"), "host")):
         plan = plan_of(recipe, tmp_path, *targets)
         (prune,) = [n for n in plan.nodes if n.stage == "prune"]
-        assert assemble._predicted(plan, prune, told).model_dump() == {**told, "kind": kind}
-    assert assemble._predicted(plan, plan.node("student"), None) is None
+        assert stage_facts.predicted(plan, prune, told).model_dump() == {**told, "kind": kind}
+    assert stage_facts.predicted(plan, plan.node("student"), None) is None

@@ -88,7 +88,7 @@ def test_inputs_are_prepared_as_a_teacher_knows_them(tmp_path):
     ("said", "error", "message"),
     [
         ({"mean": (0.0, 0.0)}, ValidationError, "task.mean and task.std go together"),
-        ({"scale": 1.0}, ValidationError, "task.scale goes with task.mean"),
+        ({"scale": 1.0}, ValidationError, "task.scale needs task.mean and task.std beside it"),
         ({"mean": (0.0,) * 3, "std": (1.0,) * 3}, DataError, "mean has 3 values, one for each of 2"),
         ({"mean": (0.0,) * 2, "std": (1.0, 0.0)}, DataError, "the last two not 0"),
     ],
