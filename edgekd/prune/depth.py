@@ -8,7 +8,6 @@ shows.
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -59,9 +58,8 @@ def removable(net: nn.Module, example_input: Tensor) -> list[str]:
     sums = _Sums()
     with _hooks(inside, before, after), torch.no_grad(), sums:
         net(example_input)
-    # One that runs twice, or goes by two names, is not taken out.
-    names = Counter(id(module) for _, module in net.named_modules(remove_duplicate=False))
-    found = [path for path, module in inside if runs.get(path) == [True] and names[id(module)] == 1]
+    # One that runs twice, with weights that are shared, is not taken out.
+    found = [path for path, _ in inside if runs.get(path) == [True]]
     return [path for path in found if not any(within(other, path) for other in found)]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from nets import CLASSES, flat, inputs, prune_config, tiny_mobilenet, tiny_resnet
+from torch import nn
 
 from edgekd.prune.importance import Samples
 from edgekd.prune.sparse import group_lasso
@@ -43,6 +44,18 @@ def test_by_hand_with_a_residual_sum():
     np.testing.assert_allclose(penalty_of(net)().item(), expected, rtol=1e-5)
     alone = penalty_of(net, ignored_layers=["blocks.0.conv1"])
     np.testing.assert_allclose(alone().item(), expected - inner.sum(), rtol=1e-5)
+
+
+def test_what_a_grouped_convolution_reads_is_not_told_apart():
+    """Its weights (12, 4, 3, 3) number the eight channels that it reads anew in each half."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1, groups=2), nn.ReLU(),
+        nn.Conv2d(12, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES),
+    ).eval()  # fmt: skip
+    expected = norms(net[0].weight).sum() + norms(net[2].weight, net[4].weight.transpose(0, 1)).sum()
+    expected += norms(net[4].weight, net[7].weight.T).sum()
+    np.testing.assert_allclose(penalty_of(net)().item(), expected, rtol=1e-5)
 
 
 def test_it_follows_the_weights_and_pulls_all_of_a_channel_alike():
