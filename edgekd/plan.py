@@ -24,9 +24,9 @@ from edgekd.config import (
 from edgekd.errors import UsageError
 from edgekd.latency.profile import clock_here
 from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
-from edgekd.onnx_parts import external_files
+from edgekd.sources import hashes_of, source_of
 from edgekd.store import Store, hash_of
-from edgekd.user_code import check_call, reads
+from edgekd.user_code import check_call
 
 OUTPUTS_ONLY = ("file", "ensemble")
 
@@ -77,14 +77,14 @@ def _model_config(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"model": config.model_dump(), "role": role}
     if (option := models.SOURCES.get(config.kind)) is not None and option in config.options:
-        source = _source(f"{role}.model.{option}", str(config.options[option]), store)
+        source = source_of(f"{role}.model.{option}", str(config.options[option]), store)
         found["model"][option], found["source_sha256"] = source["path"], source["sha256"]
     if config.kind == "object":
         found["object"] = fingerprint
     else:
         models.check(config)
     if ":" in config.kind:
-        found["source"] = _hashes(config.kind, "model", config.options, store)
+        found["source"] = hashes_of(config.kind, "model", config.options, store)
     if checkpoint is not None:
         path = tasks.expand_path(checkpoint, f"{role}.checkpoint")
         if not path.is_file():
@@ -118,14 +118,14 @@ def _teacher(
         name = config.function.kind
         check_call(name, "teacher", config.function.options, given=1)
         for named in config.function.files:
-            _source("teacher.function.files", named, builder.store)
+            source_of("teacher.function.files", named, builder.store)
         options = {**config.function.options, "files": list(config.function.files)}
-        read = _hashes(name, "teacher", options, builder.store)
+        read = hashes_of(name, "teacher", options, builder.store)
         said |= {"function": config.function.model_dump(), "source": read}
         return builder.add(label, "file", said, {"data": data})
     model = config.model
     if config.file is not None:
-        file = _source("teacher.file", config.file, builder.store)
+        file = source_of("teacher.file", config.file, builder.store)
         kind = teachers.kind_of(Path(file["path"]))
         if kind not in teachers.NETWORKS:
             return builder.add(label, "file", {**said, **file}, {"data": data})
@@ -134,23 +134,6 @@ def _teacher(
     found = _model_config(label, model, config.checkpoint, builder.store, objects.get(label))
     found["train"] = config.train.model_dump() if config.train else None
     return builder.add(label, "network", {**found, **said}, {"data": data})
-
-
-def _source(key: str, value: str, store: Store) -> dict[str, Any]:
-    path = tasks.expand_path(value, key)
-    if not path.exists():
-        raise UsageError(f"{key} = {value!r}: no such file")
-    if links := [p for p in path.rglob("*") if p.is_symlink() and p.is_dir()]:
-        raise UsageError(
-            f"{key} = {value!r}: {links[0].name!r} in it is a link to a folder",
-            hint="copy the folder: what it holds could change unseen",
-        )
-    found: dict[str, Any] = {"path": str(path), "sha256": store.hash_file(path)}
-    if path.suffix == ".onnx" and path.is_file() and (beside := external_files(path)):
-        if missing := [other for other in beside if not other.is_file()]:
-            raise UsageError(f"{key} = {value!r}: its weights are not there: {missing[0]}")
-        found["beside_sha256"] = [store.hash_file(other) for other in beside]
-    return found
 
 
 def _student(
@@ -169,7 +152,7 @@ def _student(
         return teacher
     if student.onnx is not None:
         file = {
-            **_source("student.onnx", student.onnx, builder.store),
+            **source_of("student.onnx", student.onnx, builder.store),
             "role": "student",
             "outputs": "logits",
         }
@@ -199,21 +182,10 @@ def _distilled(
     return builder.add(label, "distill", said, {"data": data, **told})
 
 
-def _hashes(name: str, what: str, options: Mapping[str, Any], store: Store) -> list[str]:
-    """Of all that a user's function depends on."""
-    found = []
-    for path in reads(name, what, options):
-        try:
-            found.append(store.hash_file(path))
-        except OSError as error:
-            raise UsageError(f"{what} kind {name!r}: {path} cannot be read: {error}") from None
-    return found
-
-
 def _own_losses(builder: Builder, config: DistillConfig) -> dict[str, Any]:
     """What the user's own losses are made of: another formula is another training."""
     own = [term for term in config.losses if ":" in term.kind]
-    read = [_hashes(term.kind, "loss", term.options, builder.store) for term in own]
+    read = [hashes_of(term.kind, "loss", term.options, builder.store) for term in own]
     return {"own_losses": read} if own else {}
 
 

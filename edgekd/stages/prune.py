@@ -56,7 +56,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     module = saved.load(source, context)
     way = (_by_clock if config.goal == "latency_ms" else _by_count)(module, config, node, context)
     first: groups.Channels | None = None
-    if config.rounds > 1:
+    if config.rounds > 1 or config.sparse is not None:
         way.cut(module, way.limit, None)  # what cannot be is told before anything is trained
         first = groups.channels_of(module)
     taken: list[groups.Round] = []

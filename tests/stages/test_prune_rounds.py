@@ -128,3 +128,10 @@ def test_channels_are_made_small_before_they_are_cut(pruned):
         weights = load_file(made / "model.safetensors")
         sizes[strength] = sum(float(w.norm()) for name, w in weights.items() if name.endswith("weight"))
     assert sizes[5.0] < 0.9 * sizes[1e-6]
+
+
+def test_a_goal_out_of_reach_is_told_before_channels_are_made_small(pruned, monkeypatch):
+    pruned(keep=0.6, epochs=1)  # so that there is a student
+    monkeypatch.setattr(distill, "fit", lambda *_, **named: pytest.fail("trained"))
+    with pytest.raises(UsageError, match="is out of reach"):
+        pruned(limit=10, sparse={"epochs": 1})
