@@ -49,7 +49,7 @@ def main() -> int:
 
     least = [found.least(i) for i in range(len(found.groups))]
     started = time.perf_counter()
-    candidates = widths.edges(wires, found.widths, least, price)
+    candidates = widths.edges(wires, found.widths, least, [price])
     pricing_s = time.perf_counter() - started
     whole = widths.total(wires, found.widths, price)
     narrowest = widths.total(wires, [min(c) for c in candidates], price)
@@ -60,7 +60,7 @@ def main() -> int:
             rng = np.random.default_rng(draw)
             losses = [np.sort(rng.exponential(size=len(c)))[::-1] * (np.array(c) < c[-1]) for c in candidates]
             started = time.perf_counter()
-            chosen = widths.choose(wires, candidates, losses, price, budget)
+            chosen = widths.choose(wires, candidates, losses, [widths.Budget("latency", price, budget)])
             took_s = time.perf_counter() - started
             met = widths.total(wires, chosen, price)
             asked, reached = budget / whole, met / whole

@@ -77,6 +77,18 @@ class Layer:
         return self.out_height * self.out_width * self.out_channels
 
     @property
+    def weights(self) -> int:
+        """What it multiplies its input with, biases left aside."""
+        if self.kind in ("add", "global_pool"):
+            return 0
+        return self.kernel**2 * self.out_channels * (1 if self.kind == "depthwise" else self.in_channels)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return self.weights * self.out_height * self.out_width
+
+    @property
     def shape(self) -> str:
         """All but the channels: layers of one shape lie on one staircase."""
         return str(self).rsplit(" ", 1)[0]

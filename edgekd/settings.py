@@ -164,6 +164,22 @@ class SparseConfig(Strict):
     strength: float = Field(default=1e-4, gt=0, description="of the penalty, beside losses of weight 1")
 
 
+class WithinConfig(Strict):
+    """Counts that a network pruned to a latency keeps to besides: of convolutions and linear layers."""
+
+    macs: Positive | None = Field(default=None, description="multiply-accumulates of one sample")
+    params: Positive | None = Field(default=None, description="weights and biases, batch norms folded in")
+    size_bytes: Positive | None = Field(
+        default=None, description="of those, as the targets' scheme stores them; a file has a graph besides"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> WithinConfig:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("prune.within names no limit: give macs, params or size_bytes")
+        return self
+
+
 class PruneConfig(DistillConfig):
     """Structured pruning to a goal, then recovery that distils from the same teacher."""
 
@@ -173,6 +189,9 @@ class PruneConfig(DistillConfig):
     )
     keep: Fraction | None = Field(default=None, description="goal as a fraction of the student's own")
     limit: float | None = Field(default=None, gt=0, description="goal as an absolute number")
+    within: WithinConfig | None = Field(
+        default=None, description="{ size_bytes = 80_000 }: further limits (goal latency_ms)"
+    )
     importance: Literal["l1", "l2", "bn_scale", "taylor", "activation", "random"] = Field(
         default="l2",
         description="of a channel: the norm of its weights, BatchNorm's factor, the first-order change "
@@ -202,6 +221,8 @@ class PruneConfig(DistillConfig):
     def _one_goal(self) -> PruneConfig:
         if self.remove_blocks and self.goal != "latency_ms":
             raise ValueError(f'prune.remove_blocks goes with goal = "latency_ms", not {self.goal!r}')
+        if self.within is not None and self.goal != "latency_ms":
+            raise ValueError(f'prune.within goes with goal = "latency_ms", not {self.goal!r}')
         if self.scope != "global" and self.goal == "latency_ms":
             raise ValueError(
                 f'prune.scope = {self.scope!r} goes with goals that are counted, not "latency_ms"'

@@ -19,6 +19,7 @@ from edgekd import losses
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of, spans_of
+from edgekd.layers import Layer
 from edgekd.prune import depth, widths
 from edgekd.prune.groups import Channels, Prunable, Round
 from edgekd.prune.importance import Samples
@@ -43,6 +44,19 @@ def cost(module: nn.Module, example_input: Tensor, goal: str, bytes_per_weight: 
     """What a network has of what a goal counts; of size_bytes only its weights."""
     macs, params = count(module, example_input)
     return {"macs": macs, "params": params, "size_bytes": params * bytes_per_weight}[goal]
+
+
+def counted(of: str, bytes_per_weight: int) -> widths.Price:
+    """What a layer has of "macs", "params" or "size_bytes" in a file: with a bias, norms folded into it."""
+    size = {"params": (1, 1), "size_bytes": (bytes_per_weight, 4)}  # of a weight and of a bias
+
+    def price(layer: Layer) -> float:
+        if of == "macs":
+            return layer.macs
+        weight, bias = size[of]
+        return weight * layer.weights + bias * (layer.out_channels if layer.weights else 0)
+
+    return price
 
 
 def prune(
@@ -129,15 +143,14 @@ def prune_by_price(
     example_input: Tensor,
     config: PruneConfig,
     *,
-    price: widths.Price,
-    limit: float,
+    budgets: Sequence[widths.Budget],
     samples: Samples,
     seed: int,
     first: Channels | None = None,
 ) -> tuple[nn.Module, Round]:
-    """A pruned copy whose layers together cost at most `limit`, and what was taken.
+    """A pruned copy whose layers together keep to each budget, and what was taken.
 
-    Widths are those at which the price steps down, whatever multiple they are. What a width loses is not
+    Widths are those at which a price steps down, whatever multiple they are. What a width loses is not
     guessed from weights, which differ in scale from group to group: each group alone is cut to it, and
     how far the answers to some samples move is what is lost (Kullback-Leibler divergence). Residual blocks
     that may be taken out whole are chosen with the widths, as groups of one channel or none.
@@ -146,33 +159,35 @@ def prune_by_price(
         module: the network; left as it is.
         example_input: (1, *shape).
         config: importance, what to leave alone, whether blocks may go.
-        price: of a layer.
-        limit: of all layers, in the price's unit.
+        budgets: of all layers.
         samples: on which it is seen what a width loses.
         seed: for the importance `random`.
         first: channels of the layers before the first of several rounds; None: this is it.
 
     Raises:
         UsageError: an unknown layer path, nothing to prune, an operator without a price.
-        OutOfReach: the narrowest network costs more.
+        OutOfReach: the narrowest network costs more than one of them.
     """
     torch.manual_seed(seed)
     found = Prunable(module, example_input, config, samples, first)
     blocks = _blocks(found.net, example_input, config) if config.remove_blocks else []
     wires = _wires(Prunable(module, example_input, config, samples), example_input, blocks)
     least = [found.least(i) for i in range(len(found.groups))] + [0] * len(blocks)
-    candidates = widths.edges(wires, [*found.widths, *(1 for _ in blocks)], least, price)
+    prices = [budget.price for budget in budgets]
+    candidates = widths.edges(wires, [*found.widths, *(1 for _ in blocks)], least, prices)
     if all(len(c) == 1 for c in candidates):
         raise _nothing(module, found, "that any width would make cheaper")
     lost = _losses(found, blocks, candidates, samples)
-    chosen = widths.choose(wires, candidates, lost, price, limit)
+    chosen = widths.choose(wires, candidates, lost, budgets)
     for i in range(len(found.groups)):
         found.narrow(i, chosen[i])
     taken = found.cut(
         [path for path, kept in zip(blocks, chosen[len(found.groups) :], strict=True) if not kept]
     )
-    if (costs := sum(map(price, layers_of(found.net, example_input)))) > limit * (1 + 1e-6):
-        raise RuntimeError(f"the network that was cut to a price of {limit} has one of {costs}")
+    layers = layers_of(found.net, example_input)
+    for budget in budgets:
+        if (costs := sum(map(budget.price, layers))) > budget.limit * (1 + 1e-6):
+            raise RuntimeError(f"the network that was cut to {budget.of} = {budget.limit} has {costs}")
     return found.net, taken
 
 

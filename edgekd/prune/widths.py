@@ -1,4 +1,4 @@
-"""The widths of all groups at once: the least lost within a budget.
+"""The widths of all groups at once: the least lost within budgets.
 
 A layer's price depends on the widths of the groups on both of its sides, so groups cannot be chosen one by
 one. A mixed-integer programme chooses them together: one binary for each width of each group, and
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,28 +38,46 @@ def total(wires: Sequence[Wire], widths: Sequence[int], price: Price) -> float:
     return sum(wire.price(widths, price) for wire in wires)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What all layers together may cost.
+
+    Attributes:
+        of: what is counted, as a recipe calls it.
+        price: of a layer.
+        limit: in the price's unit.
+    """
+
+    of: str
+    price: Price
+    limit: float
+
+
 def edges(
-    wires: Sequence[Wire], widths: Sequence[int], least: Sequence[int], price: Price
+    wires: Sequence[Wire], widths: Sequence[int], least: Sequence[int], prices: Sequence[Price]
 ) -> list[list[int]]:
-    """For each group the widths worth choosing: no wider one costs as little, the others being whole.
+    """For each group the widths worth choosing: no wider one costs as little by every price, others whole.
 
     Args:
         wires: the layers.
         widths: of the whole network's groups.
         least: the narrowest that each group may become.
-        price: of a layer.
+        prices: of a layer, each in a unit of its own.
     """
     found = []
     for group, whole in enumerate(widths):
         mine = [wire for wire in wires if group in wire.groups]
         allowed = range(min(least[group], whole), whole + 1)
-        curve = [total(mine, [*widths[:group], width, *widths[group + 1 :]], price) for width in allowed]
-        kept, cheapest = [], math.inf
-        for width, cost in zip(reversed(allowed), reversed(curve), strict=True):
-            if cost < cheapest - _SAME * curve[-1] or width == whole:
-                kept.append((width, cost))
-                cheapest = min(cheapest, cost)
-        found.append(sorted(_thinned(kept)))
+        worth: set[int] = set()
+        for price in prices:
+            curve = [total(mine, [*widths[:group], width, *widths[group + 1 :]], price) for width in allowed]
+            kept, cheapest = [], math.inf
+            for width, cost in zip(reversed(allowed), reversed(curve), strict=True):
+                if cost < cheapest - _SAME * curve[-1] or width == whole:
+                    kept.append((width, cost))
+                    cheapest = min(cheapest, cost)
+            worth.update(_thinned(kept))
+        found.append(sorted(worth))
     return found
 
 
@@ -79,42 +98,39 @@ def choose(
     wires: Sequence[Wire],
     candidates: Sequence[Sequence[int]],
     losses: Sequence[NDArray[np.float64]],
-    price: Price,
-    budget: float,
+    budgets: Sequence[Budget],
 ) -> list[int]:
-    """The widths that lose the least at a price of at most `budget`.
+    """The widths that lose the least and keep to every budget.
 
     Args:
         wires: the layers.
         candidates: for each group its widths, ascending.
         losses: for each group what is lost at each candidate.
-        price: of a layer.
-        budget: in the price's unit.
+        budgets: at least one.
 
     Raises:
-        OutOfReach: even the narrowest network costs more.
+        OutOfReach: even the narrowest network costs more than one of them.
         UsageError: no answer that is known to be good, in time.
     """
     narrowest = [min(widths) for widths in candidates]
-    if (least := total(wires, narrowest, price)) > budget or budget <= 0:
-        raise OutOfReach(least)
-    programme = _Programme(candidates, losses)
+    for budget in budgets:
+        if (least := total(wires, narrowest, budget.price)) > budget.limit or budget.limit <= 0:
+            raise OutOfReach(budget, least)
+    programme = _Programme(candidates, losses, budgets)
     for groups, members in _together(wires).items():
         combinations = itertools.product(*(range(len(candidates[g])) for g in groups))
-        prices = [
-            sum(wire.price(_widths(len(candidates), groups, c, candidates), price) for wire in members)
-            for c in combinations
-        ]
+        each = [_widths(len(candidates), groups, c, candidates) for c in combinations]
+        prices = [[total(members, widths, budget.price) for widths in each] for budget in budgets]
         programme.add(groups, np.array(prices))
-    return programme.solve(budget)
+    return programme.solve()
 
 
 class OutOfReach(Exception):
-    """No choice of widths is cheap enough; `least` is what the narrowest network costs."""
+    """No choice of widths keeps to `budget`; `least` is what the narrowest network costs of it."""
 
-    def __init__(self, least: float) -> None:
-        super().__init__(least)
-        self.least = least
+    def __init__(self, budget: Budget, least: float) -> None:
+        super().__init__(budget, least)
+        self.budget, self.least = budget, least
 
 
 def _together(wires: Sequence[Wire]) -> dict[tuple[int, ...], list[Wire]]:
@@ -135,16 +151,22 @@ def _widths(
 
 
 class _Programme:
-    """Variables, rows and prices so far."""
+    """Variables, rows and prices so far; a price for each budget."""
 
-    def __init__(self, candidates: Sequence[Sequence[int]], losses: Sequence[NDArray[np.float64]]) -> None:
+    def __init__(
+        self,
+        candidates: Sequence[Sequence[int]],
+        losses: Sequence[NDArray[np.float64]],
+        budgets: Sequence[Budget],
+    ) -> None:
         self._candidates = candidates
+        self._limits = np.array([budget.limit for budget in budgets])
         starts = np.cumsum([0, *(len(widths) for widths in candidates)])
         self._columns = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
         self._binaries = int(starts[-1])
         self._loss = np.concatenate(losses)
-        self._price = [np.zeros(self._binaries)]
-        self._fixed = 0.0
+        self._price = [np.zeros((len(budgets), self._binaries))]
+        self._fixed = np.zeros(len(budgets))
         self._entries: list[tuple[int, int, float]] = []
         self._right: list[float] = []
         for columns in self._columns:
@@ -152,37 +174,33 @@ class _Programme:
 
     @property
     def _variables(self) -> int:
-        return sum(len(prices) for prices in self._price)
+        return sum(prices.shape[1] for prices in self._price)
 
     def _row(self, terms: Sequence[tuple[int, float]], right: float) -> None:
         self._entries += [(len(self._right), column, value) for column, value in terms]
         self._right.append(right)
 
     def add(self, groups: tuple[int, ...], prices: NDArray[np.float64]) -> None:
-        """Layers that depend on these groups: their price for each combination, the last group's fastest."""
+        """Layers that depend on these groups: (budgets, combinations), the last group's fastest."""
         if not groups:
-            self._fixed += float(prices[0])
+            self._fixed += prices[:, 0]
         elif len(groups) == 1:
-            self._price[0][self._columns[groups[0]]] += prices
+            self._price[0][:, self._columns[groups[0]]] += prices
         else:
             shape = [len(self._candidates[g]) for g in groups]
-            shares = self._variables + np.arange(len(prices)).reshape(shape)
+            shares = self._variables + np.arange(prices.shape[1]).reshape(shape)
             self._price.append(prices)
             for axis, group in enumerate(groups):
                 for i, column in enumerate(self._columns[group]):
                     slab = np.take(shares, i, axis).ravel()
                     self._row([*((int(s), 1.0) for s in slab), (int(column), -1.0)], 0.0)
 
-    def solve(self, budget: float) -> list[int]:
+    def solve(self) -> list[int]:
         count = self._variables
-        # In shares of the budget: the solver's tolerances are absolute.
-        price = np.concatenate(self._price) / budget
+        # In shares of the budgets: the solver's tolerances are absolute.
+        price = coo_array(np.concatenate(self._price, axis=1) / self._limits[:, None])
         rows, columns, values = (list(part) for part in zip(*self._entries, strict=True))
-        last = len(self._right)
-        matrix = coo_array(
-            ([*values, *price], ([*rows, *[last] * count], [*columns, *range(count)])),
-            shape=(last + 1, count),
-        )
+        equations = coo_array((values, (rows, columns)), shape=(len(self._right), count))
         binary = np.zeros(count)
         binary[: self._binaries] = 1
         loss = np.zeros(count)
@@ -191,11 +209,10 @@ class _Programme:
             loss,
             integrality=binary,
             bounds=Bounds(0, 1),
-            constraints=LinearConstraint(
-                matrix.tocsr(),
-                [*self._right, -np.inf],
-                [*self._right, 1.0 - self._fixed / budget],
-            ),
+            constraints=[
+                LinearConstraint(equations.tocsr(), self._right, self._right),
+                LinearConstraint(price.tocsr(), -np.inf, 1.0 - self._fixed / self._limits),
+            ],
             options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
         )
         if found.x is None or (found.status != 0 and found.mip_gap > _GOOD_ENOUGH):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from edgekd.latency.costs import Costs
 from edgekd.latency.network import layers_of, predict
 from edgekd.latency.profile import profile
 from edgekd.layers import Layer
-from edgekd.nodes import Node
+from edgekd.nodes import BYTES_PER_WEIGHT, Node
 from edgekd.prune import groups, structured
 from edgekd.prune.importance import Samples
 from edgekd.prune.sparse import group_lasso
-from edgekd.prune.widths import OutOfReach
+from edgekd.prune.widths import Budget, OutOfReach, Price
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.distill import History, learn
@@ -32,21 +33,47 @@ SAMPLES = 512  # on which it is seen what each width loses
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How networks are brought to a goal.
+class _Goal:
+    """What a network shall have less of.
 
     Attributes:
+        of: what that is, as a recipe calls it.
         whole: what the student has of it.
         limit: what it may have in the end.
         cost: what a network has of it.
-        cut: a network, a limit and the channels of its layers before any cut (None: it is uncut) to a
-            narrower copy, and the cuts.
     """
 
+    of: str
     whole: float
     limit: float
     cost: Callable[[nn.Module], float]
-    cut: Callable[[nn.Module, float, groups.Channels | None], tuple[nn.Module, groups.Round]]
+
+    def at(self, share: float) -> float:
+        """The limit at a share of the way: equal shares are equal factors."""
+        if share == 1 or self.whole <= self.limit:
+            return self.limit
+        return self.whole * math.exp(share * math.log(self.limit / self.whole))
+
+
+Limits = Sequence[float]  # for each goal
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How networks are brought to goals.
+
+    Attributes:
+        goals: the recipe's goal, then what it is to keep within.
+        cut: a network, limits and the channels of its layers before any cut (None: it is uncut) to a
+            narrower copy, and the cuts.
+    """
+
+    goals: tuple[_Goal, ...]
+    cut: Callable[[nn.Module, Limits, groups.Channels | None], tuple[nn.Module, groups.Round]]
+
+    def limits(self, share: float) -> list[float]:
+        """Of all goals."""
+        return [goal.at(share) for goal in self.goals]
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -55,30 +82,28 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     source = context.parent(node, "network")
     module = saved.load(source, context)
     way = (_by_clock if config.goal == "latency_ms" else _by_count)(module, config, node, context)
+    goal = way.goals[0]
     first: groups.Channels | None = None
     if config.rounds > 1 or config.sparse is not None:
-        way.cut(module, way.limit, None)  # what cannot be is told before anything is trained
+        way.cut(module, way.limits(1), None)  # what cannot be is told before anything is trained
         first = groups.channels_of(module)
     taken: list[groups.Round] = []
     epochs = _made_sparse(module, config, node, context) if config.sparse is not None else ()
     rounds = []
     for turn in range(1, config.rounds + 1):
-        limit = (
-            way.limit
-            if turn == config.rounds
-            else way.whole * (way.limit / way.whole) ** (turn / config.rounds)
-        )
-        if way.cost(module) > limit:  # widths go in steps: the round before may have gone as far
-            module, cut = way.cut(module, limit, first)
+        limits = way.limits(turn / config.rounds)
+        # Widths go in steps: the round before may have gone as far.
+        if any(each.cost(module) > limit for each, limit in zip(way.goals, limits, strict=True)):
+            module, cut = way.cut(module, limits, first)
             taken.append(cut)
         before = saved.accuracy_on(module, "val", context)
         epochs = learn(module, _share(config, turn), node, context, epochs)
-        rounds.append({"cost": way.cost(module), "val_accuracy_before_recovery": before})
+        rounds.append({"cost": goal.cost(module), "val_accuracy_before_recovery": before})
     earlier = saved.architecture_of(source)
     architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *taken]}
     result = saved.save(folder, module, context, architecture)
     if config.goal == "latency_ms":
-        told = {"whole_ms": way.whole, "pruned_ms": way.cost(module), "limit_ms": way.limit}
+        told = {"whole_ms": goal.whole, "pruned_ms": goal.cost(module), "limit_ms": goal.limit}
         result["predicted_latency"] = told
     return {
         **result,
@@ -126,12 +151,12 @@ def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     def cost(net: nn.Module) -> float:
         return structured.cost(net, example, config.goal, bytes_per_weight)
 
-    def cut(net: nn.Module, limit: float, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
+    def cut(net: nn.Module, limits: Limits, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
         return structured.prune(
             net,
             example,
             config,
-            limit=math.floor(limit),
+            limit=math.floor(limits[0]),
             channel_multiple=node.config["channel_multiple"],
             bytes_per_weight=bytes_per_weight,
             samples=_samples(context),
@@ -146,7 +171,7 @@ def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Conte
             f"prune: the goal of {limit:,} {config.goal} is not below the student's own {whole:,}",
             hint=TOO_HIGH,
         )
-    return _Way(whole, limit, cost, cut)
+    return _Way((_Goal(config.goal, whole, limit, cost),), cut)
 
 
 def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
@@ -164,25 +189,35 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     def cost(net: nn.Module) -> float:
         return predict(layers_of(net, example), costs).ratio * unit_ms
 
+    within = config.within.model_dump(exclude_none=True) if config.within is not None else {}
+    bytes_per_weight = BYTES_PER_WEIGHT[target.artifact.scheme]
+    counted = {of: structured.counted(of, bytes_per_weight) for of in within}
     whole_ms = cost(module)
     overhead_ms = whole_ms - sum(map(price_ms, layers))  # of a call, whatever the layers in between
 
-    def cut(net: nn.Module, limit_ms: float, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
+    def cut(net: nn.Module, limits: Limits, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
+        budgets = [Budget("latency_ms", price_ms, limits[0] - overhead_ms)]
+        for (of, price), limit in zip(counted.items(), limits[1:], strict=True):
+            budgets.append(Budget(of, price, limit))
         try:
             return structured.prune_by_price(
                 net,
                 example,
                 config,
-                price=price_ms,
-                limit=limit_ms - overhead_ms,
+                budgets=budgets,
                 samples=_samples(context),
                 seed=context.seed,
                 first=first,
             )
         except OutOfReach as error:
+            if error.budget.of == "latency_ms":
+                what = f"{limits[0]:.4g} ms on {target.name} is out of reach: the smallest network takes "
+                what += f"{overhead_ms + error.least:.4g} ms by the table"
+            else:
+                what = f"within {error.budget.of} = {error.budget.limit:,.0f} is out of reach: the smallest "
+                what += f"network has {error.least:,.0f}"
             raise UsageError(
-                f"prune: {limit_ms:.4g} ms on {target.name} is out of reach: the smallest network takes "
-                f"{overhead_ms + error.least:.4g} ms by the table",
+                f"prune: {what}",
                 hint="raise prune.max_pruning_ratio or the goal"
                 + ("" if config.remove_blocks else ", or let blocks go: prune.remove_blocks = true"),
             ) from None
@@ -194,7 +229,15 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
             f"{whole_ms:.4g} ms by the table",
             hint=TOO_HIGH,
         )
-    return _Way(whole_ms, limit_ms, cost, cut)
+    goals = [_Goal("latency_ms", whole_ms, limit_ms, cost)]
+    for of, price in counted.items():
+        has = functools.partial(_sum, price, example)
+        goals.append(_Goal(of, has(module), within[of], has))
+    return _Way(tuple(goals), cut)
+
+
+def _sum(price: Price, example: torch.Tensor, net: nn.Module) -> float:
+    return sum(map(price, layers_of(net, example)))
 
 
 def _limit(config: PruneConfig, whole: float) -> float:

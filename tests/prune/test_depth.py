@@ -19,6 +19,7 @@ from edgekd.layers import Layer
 from edgekd.prune import depth, structured, widths
 from edgekd.prune.groups import Prunable, rebuild
 from edgekd.prune.importance import Samples
+from edgekd.prune.widths import Budget
 from edgekd.prune.wiring import Width, Wire
 
 EXAMPLE = torch.from_numpy(inputs(1))
@@ -204,7 +205,8 @@ def test_where_only_depth_costs_only_a_block_can_go_and_it_is_the_one_that_matte
         net.blocks[1].bn2.weight *= 0.01  # hardly anything is added to what comes in
         net.blocks[1].bn2.bias *= 0.01
     before = copy.deepcopy(net.state_dict())
-    settings = {"price": flat_clock, "limit": len(layers_of(net, EXAMPLE)) - 3, "samples": SAMPLES, "seed": 0}
+    limit = len(layers_of(net, EXAMPLE)) - 3
+    settings = {"budgets": [Budget("time", flat_clock, limit)], "samples": SAMPLES, "seed": 0}
     with pytest.raises(UsageError, match="nothing in ResNet can be pruned that any width would make cheaper"):
         structured.prune_by_price(net, EXAMPLE, prune_config("latency_ms", keep=0.5), **settings)
     cut, taken = structured.prune_by_price(net, EXAMPLE, BLOCKS, **settings)
@@ -221,7 +223,7 @@ def test_blocks_and_widths_go_together_and_are_rebuilt_over_rounds():
     rounds, whole = [], sum(map(price, layers_of(net, EXAMPLE)))
     for share in (0.75, 0.5):
         now, taken = structured.prune_by_price(
-            now, EXAMPLE, BLOCKS, price=price, limit=share * whole, samples=SAMPLES, seed=0
+            now, EXAMPLE, BLOCKS, budgets=[Budget("time", price, share * whole)], samples=SAMPLES, seed=0
         )
         assert sum(map(price, layers_of(now, EXAMPLE))) <= share * whole * (1 + 1e-6)
         rounds.append(taken)
@@ -271,9 +273,9 @@ def test_the_choice_with_blocks_is_the_best_of_all(seed, share):
     ]
     if not fitting:
         with pytest.raises(widths.OutOfReach):
-            widths.choose(wires, candidates, losses, price, budget)
+            widths.choose(wires, candidates, losses, [Budget("time", price, budget)])
         return
-    chosen = widths.choose(wires, candidates, losses, price, budget)
+    chosen = widths.choose(wires, candidates, losses, [Budget("time", price, budget)])
     lost = sum(loss[c.index(w)] for loss, c, w in zip(losses, candidates, chosen, strict=True))
     assert cost(*chosen) <= budget * (1 + 1e-6)
     assert lost <= min(fitting) * (1 + 2 * widths.GAP) + 1e-9

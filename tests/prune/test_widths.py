@@ -15,6 +15,7 @@ from edgekd.layers import Layer
 from edgekd.prune import structured, widths
 from edgekd.prune.groups import Prunable, rebuild
 from edgekd.prune.importance import Samples
+from edgekd.prune.widths import Budget
 from edgekd.prune.wiring import Width, Wire, wire
 
 EXAMPLE = torch.from_numpy(inputs(1))
@@ -97,19 +98,19 @@ def chain(*groups):
     ]
 
 
-def best_by_trying_all(wires, candidates, losses, price, budget):
+def best_by_trying_all(wires, candidates, losses, budgets):
     choices = itertools.product(*(range(len(c)) for c in candidates))
-    fitting = [
-        sum(loss[i] for loss, i in zip(losses, choice, strict=True))
-        for choice in choices
-        if widths.total(wires, [c[i] for c, i in zip(candidates, choice, strict=True)], price) <= budget
-    ]
+    fitting = []
+    for choice in choices:
+        chosen = [c[i] for c, i in zip(candidates, choice, strict=True)]
+        if all(widths.total(wires, chosen, price) <= limit for price, limit in budgets):
+            fitting.append(sum(loss[i] for loss, i in zip(losses, choice, strict=True)))
     return min(fitting, default=None)
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1.0))
-def test_the_choice_is_the_best_of_all(seed, share):
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1.0), other=st.floats(0.05, 1.2))
+def test_the_choice_is_the_best_of_all(seed, share, other):
     rng = np.random.default_rng(seed)
     # A ring and a group of three: pairs, a cycle, and a layer that looks at a concatenation.
     wires = chain(0, 1, 2, 0, 3)
@@ -119,30 +120,59 @@ def test_the_choice_is_the_best_of_all(seed, share):
     candidates = [sorted(rng.choice(np.arange(1, 17), 3, replace=False).tolist()) for _ in range(4)]
     losses = [np.sort(rng.random(3))[::-1] for _ in range(4)]
     price = lambda layer: 0.1 + macs(layer) // 20  # noqa: E731
-    whole = widths.total(wires, [c[-1] for c in candidates], price)
-    least = widths.total(wires, [c[0] for c in candidates], price)
-    budget = share * whole
-    best = best_by_trying_all(wires, candidates, losses, price, budget)
-    if budget < least:
+    memory = lambda layer: layer.out_channels  # noqa: E731
+    whole, least = (
+        [widths.total(wires, [c[end] for c in candidates], each) for each in (price, memory)]
+        for end in (-1, 0)
+    )
+    limits = [share * whole[0], other * whole[1]]
+    best = best_by_trying_all(wires, candidates, losses, [(price, limits[0]), (memory, limits[1])])
+    budgets = [Budget("time", price, limits[0]), Budget("memory", memory, limits[1])]
+    if best is None:
         with pytest.raises(widths.OutOfReach) as caught:
-            widths.choose(wires, candidates, losses, price, budget)
-        assert caught.value.least == least
+            widths.choose(wires, candidates, losses, budgets)
+        exceeded = 0 if limits[0] < least[0] else 1
+        assert caught.value.budget is budgets[exceeded] and caught.value.least == least[exceeded]
         return
-    chosen = widths.choose(wires, candidates, losses, price, budget)
+    chosen = widths.choose(wires, candidates, losses, budgets)
     lost = sum(loss[c.index(w)] for loss, c, w in zip(losses, candidates, chosen, strict=True))
-    assert widths.total(wires, chosen, price) <= budget * (1 + 1e-6)
+    for budget in budgets:
+        assert widths.total(wires, chosen, budget.price) <= budget.limit * (1 + 1e-6)
     assert lost <= best * (1 + 2 * widths.GAP) + 1e-9
 
 
 def test_edges_are_the_widths_just_below_a_step():
     wires = chain(0, 1)
     price = lambda layer: -(-layer.in_channels // 8) * -(-layer.out_channels // 16)  # noqa: E731
-    found = widths.edges(wires, [32, 40], [5, 4], price)
+    found = widths.edges(wires, [32, 40], [5, 4], [price])
     assert found == [[8, 16, 24, 32], [16, 32, 40]]
 
 
+def test_a_width_at_the_edge_of_any_price_is_worth_choosing():
+    wires = chain(0, 1)
+    time = lambda layer: -(-layer.in_channels // 16)  # noqa: E731
+    memory = lambda layer: -(-layer.in_channels // 12)  # noqa: E731
+    found = widths.edges(wires, [32, 40], [5, 4], [time, memory])
+    assert found == [[12, 16, 24, 32], [40]]
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_what_layers_have_is_what_torch_counts_in_a_network(kind):
+    net, layers = NETS[kind](), layers_of(NETS[kind](), EXAMPLE)
+    macs, params = structured.count(net, EXAMPLE)
+    assert sum(map(structured.counted("macs", 1), layers)) == macs
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    # Folded, a norm leaves one bias a channel of its two numbers.
+    assert sum(map(structured.counted("params", 1), layers)) == params - sum(m.num_features for m in norms)
+    biases = sum(m.bias.numel() for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.Linear))
+    if kind == "flat":  # its convolution has a bias of its own
+        biases = sum(m.bias.numel() for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    assert sum(map(structured.counted("size_bytes", 2), layers)) == 2 * weights + 4 * biases
+
+
 def test_where_there_are_no_steps_the_range_is_covered():
-    (narrow, _) = widths.edges(chain(0, 1), [256, 8], [16, 8], lambda layer: layer.in_channels)
+    (narrow, _) = widths.edges(chain(0, 1), [256, 8], [16, 8], [lambda layer: layer.in_channels])
     assert len(narrow) <= widths.MOST_CANDIDATES
     assert narrow[0] < 24 and narrow[-1] == 256
     assert max(b - a for a, b in itertools.pairwise(narrow)) < 64
@@ -158,8 +188,7 @@ def test_a_price_is_met_and_told_and_the_important_channels_stay(kind, share):
         net,
         EXAMPLE,
         config,
-        price=stairs,
-        limit=share * whole,
+        budgets=[Budget("time", stairs, share * whole)],
         samples=SAMPLES,
         seed=0,
     )
@@ -242,7 +271,7 @@ def test_channels_of_the_image_and_tiny_groups_are_left_alone():
     limit = 0.7 * sum(map(stairs, layers_of(net, EXAMPLE)))
     settings = {"samples": SAMPLES, "seed": 0}
     cut, _ = structured.prune_by_price(
-        net, EXAMPLE, prune_config(keep=0.5), price=stairs, limit=limit, **settings
+        net, EXAMPLE, prune_config(keep=0.5), budgets=[Budget("time", stairs, limit)], **settings
     )
     layers = layers_of(cut, EXAMPLE)
     assert layers[0].in_channels == 2 and sum(map(stairs, layers)) <= limit * (1 + 1e-6)
@@ -259,8 +288,7 @@ def test_of_two_channels_that_cost_the_same_the_smaller_goes():
         net,
         EXAMPLE,
         prune_config(keep=0.5, ignored_layers=("fc",)),
-        price=macs,
-        limit=0.8 * sum(map(macs, layers_of(net, EXAMPLE))),
+        budgets=[Budget("macs", macs, 0.8 * sum(map(macs, layers_of(net, EXAMPLE))))],
         samples=SAMPLES,
         seed=0,
     )
@@ -275,8 +303,7 @@ def test_nothing_to_prune_is_an_error():
             flat(),
             EXAMPLE,
             prune_config(keep=0.5),
-            price=lambda layer: 1.0,
-            limit=1.0,
+            budgets=[Budget("time", lambda layer: 1.0, 1.0)],
             samples=SAMPLES,
             seed=0,
         )

@@ -116,9 +116,31 @@ def test_a_block_goes_where_no_width_is_fast_enough(recipe, tmp_path, store):
     assert max((a.inventory.int8_ops, a.inventory.float_ops) for a in report.artifacts) == (3, 0)
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_student_keeps_within_a_count_beside_its_latency(recipe, tmp_path, store, rounds):
+    """Its latency would leave it nearly whole."""
+    text = f"keep = 0.95\nrounds = {rounds}\nwithin = {{ params = 60_000 }}"
+    recipe.write_text(recipe.read_text().replace("keep = 0.7", text))
+    before = set(store.glob("prune-*/result.json"))
+    report = edgekd.compress(recipe, targets=["host"], store=store, workdir=tmp_path / "work")
+    (found,) = set(store.glob("prune-*/result.json")) - before
+    result = json.loads(found.read_text())["result"]
+    assert result["predicted_latency"]["pruned_ms"] <= 0.95 * result["predicted_latency"]["whole_ms"]
+    (student,) = store.glob("distill-*/result.json")
+    assert json.loads(student.read_text())["result"]["params"] > 160_000
+    # Three norms of at most 96 channels have two numbers each, where a file has one bias.
+    assert 40_000 < result["params"] <= 60_000 + 3 * 96
+    sizes = [file.size_bytes for a in report.artifacts for file in [a] if a.target == "host"]
+    assert sizes and max(sizes) < 75_000
+
+
 @pytest.mark.parametrize(
     ("goal", "message"),
     [
+        (
+            "keep = 0.95\nwithin = { size_bytes = 900 }",
+            r"within size_bytes = 900 is out of reach: the smallest network has \d,\d{3}",
+        ),
         ("limit = 0.0000001", r"1e-07 ms on host is out of reach: the smallest network takes 0\.0.* ms"),
         ("limit = 1000.0", r"1000 ms is not below what the student takes on host, 0\.0.* ms"),
     ],
