@@ -218,7 +218,7 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
                 what += f"network has {error.least:,.0f}"
             raise UsageError(
                 f"prune: {what}",
-                hint="raise prune.max_pruning_ratio or the goal"
+                hint="raise prune.max_pruning_ratio or the limit"
                 + ("" if config.remove_blocks else ", or let blocks go: prune.remove_blocks = true"),
             ) from None
 

@@ -130,8 +130,8 @@ def test_a_student_keeps_within_a_count_beside_its_latency(recipe, tmp_path, sto
     assert json.loads(student.read_text())["result"]["params"] > 160_000
     # Three norms of at most 96 channels have two numbers each, where a file has one bias.
     assert 40_000 < result["params"] <= 60_000 + 3 * 96
-    sizes = [file.size_bytes for a in report.artifacts for file in [a] if a.target == "host"]
-    assert sizes and max(sizes) < 75_000
+    (size,) = (a.size_bytes for a in report.artifacts if a.target == "host")
+    assert size < 75_000
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_student_keeps_within_a_count_beside_its_latency(recipe, tmp_path, sto
     [
         (
             "keep = 0.95\nwithin = { size_bytes = 900 }",
-            r"within size_bytes = 900 is out of reach: the smallest network has \d,\d{3}",
+            r"within size_bytes = 900 is out of reach: the smallest network has \d+,\d{3}",
         ),
         ("limit = 0.0000001", r"1e-07 ms on host is out of reach: the smallest network takes 0\.0.* ms"),
         ("limit = 1000.0", r"1000 ms is not below what the student takes on host, 0\.0.* ms"),
