@@ -22,7 +22,7 @@ from edgekd.nodes import Emission, Node, Plan, library_version
 from edgekd.plan import evaluation_of
 from edgekd.report import schema
 from edgekd.stages.context import Context
-from edgekd.store import Entry, hash_of, no_space_is_clear, sha256_file
+from edgekd.store import Entry, deflated_size, hash_of, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions, Verdict
 
 NETWORK_STAGES = ("network", "file", "ensemble", "distill", "prune", "quantize")
@@ -237,6 +237,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         head_accuracy=entry.result.get("head_accuracy", {}),
         predicted_latency=stage_facts.predicted(made.plan, node, entry.result.get("predicted_latency")),
         removed_blocks=tuple(entry.result.get("removed_blocks", ())),
+        nonzero_weights=entry.result.get("nonzero_weights"),
         sensitivity=stage_facts.sensitivity(made.context, node),
         float_layers=tuple(entry.result.get("float_layers", ())),
         seconds=entry.seconds,
@@ -368,7 +369,8 @@ def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.Art
     for file in result["files"]:
         path = f"artifacts/{name}{Path(file['name']).suffix}"
         shutil.copyfile(entry.file(file["name"]), made.folder / path)
-        files.append(schema.FileRecord(path=path, sha256=file["sha256"], size_bytes=file["size_bytes"]))
+        sizes = {"size_bytes": file["size_bytes"], "deflated_bytes": deflated_size(made.folder / path)}
+        files.append(schema.FileRecord(path=path, sha256=file["sha256"], **sizes))
     parity, spec = result["parity"], result["input_spec"]
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
     return schema.ArtifactRecord(

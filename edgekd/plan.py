@@ -321,6 +321,8 @@ def _pruned(
             )
         config["clock"] = clock_here(target, host).model_dump()
         label = f"prune-{target.runtime.name}-{hash_of(config['clock'])[:6]}"
+    elif recipe.prune.goal == "nonzero_weights":
+        label = "prune"
     else:
         emission = target.artifact
         width = BYTES_PER_WEIGHT[emission.scheme] if recipe.prune.goal == "size_bytes" else 4

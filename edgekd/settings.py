@@ -183,9 +183,15 @@ class WithinConfig(Strict):
 class PruneConfig(DistillConfig):
     """Structured pruning to a goal, then recovery that distils from the same teacher."""
 
-    goal: Literal["latency_ms", "macs", "params", "size_bytes"] = Field(
+    goal: Literal["latency_ms", "macs", "params", "size_bytes", "nonzero_weights"] = Field(
         description="what to bring down; latency_ms: what a target's own runtime takes, by a table of layers "
-        "that is measured where it is missing; targets with other clocks get other networks"
+        "that is measured where it is missing; targets with other clocks get other networks; "
+        "nonzero_weights: single weights become zero, which makes only compressed files smaller"
+    )
+    pattern: Literal["unstructured", "2:4"] = Field(
+        default="unstructured",
+        description="of the weights that become zero (goal nonzero_weights): the smallest, or two of every "
+        "four along the input channels; 2:4 takes neither keep nor limit",
     )
     keep: Fraction | None = Field(default=None, description="goal as a fraction of the student's own")
     limit: float | None = Field(default=None, gt=0, description="goal as an absolute number")
@@ -229,8 +235,29 @@ class PruneConfig(DistillConfig):
             )
         if self.rounds > self.epochs:
             raise ValueError(f"prune.rounds = {self.rounds} are more than prune.epochs = {self.epochs}")
-        if (self.keep is None) == (self.limit is None):
+        given = (self.keep is not None) + (self.limit is not None)
+        if self.pattern == "2:4" and (given or self.rounds > 1):
+            raise ValueError(
+                'prune.pattern = "2:4" says what is kept: leave prune.keep, limit and rounds out'
+            )
+        if self.pattern != "2:4" and given != 1:
             raise ValueError("give exactly one of prune.keep and prune.limit")
+        return self
+
+    @model_validator(mode="after")
+    def _of_single_weights(self) -> PruneConfig:
+        single = self.goal == "nonzero_weights"
+        if self.pattern != "unstructured" and not single:
+            raise ValueError(
+                f'prune.pattern = {self.pattern!r} goes with goal = "nonzero_weights", not {self.goal!r}'
+            )
+        if single and (self.importance not in ("l1", "l2", "random") or self.scope == "isomorphic"):
+            raise ValueError(
+                "prune: single weights are ranked by their size (importance l1 or l2; random as a control), "
+                'with scope "global" or "layer"'
+            )
+        if single and self.sparse is not None:
+            raise ValueError("prune.sparse makes whole channels small: it does not go with nonzero_weights")
         return self
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,15 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def deflated_size(path: Path) -> int:
+    """Bytes of a file's content as zlib packs it (RFC 1950, level 9), as for a download."""
+    packer, size = zlib.compressobj(9), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size += len(packer.compress(block))
+    return size + len(packer.flush())
 
 
 def sha256_tree(path: Path) -> str:

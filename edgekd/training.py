@@ -54,6 +54,7 @@ def fit(
     display: Display,
     checkpoint: Path,
     watch: Watch = lambda what, history: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
     """Trains `module` in place; returns one record an epoch: total loss, each loss by name, learning rate,
     weights that change.
@@ -69,11 +70,12 @@ def fit(
         display: where progress is shown.
         checkpoint: folder that keeps the state after each epoch.
         watch: told after each epoch.
+        after_step: mends the weights after each step.
 
     Raises:
         TrainingError: the loss is NaN or infinite; names epoch and step.
     """
-    training = _Training(module, data, objective, config, what, checkpoint)
+    training = _Training(module, data, objective, config, what, checkpoint, after_step)
     left = (config.epochs - len(training.progress.history)) * training.steps
     ticks = iter(display.track(range(left), what, left))
     with training.layers_caught():
@@ -108,7 +110,9 @@ class _Training:
         config: TrainConfig,
         what: str,
         checkpoint: Path,
+        after_step: Callable[[], None],
     ) -> None:
+        self.after_step = after_step
         self.module, self.data, self.objective, self.config = module, data, objective, config
         self.what, self.checkpoint = what, checkpoint
         self.fabric = make_fabric(config.precision, unused=bool(data.student_layers))
@@ -220,6 +224,7 @@ class _Training:
         if self.config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.clipped, self.config.grad_clip)
         self.optimizer.step()
+        self.after_step()
         if self.average is not None:
             self.average.update_parameters(self.module)
         return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgekd.report import words
+from edgekd.report.details import Table
 from edgekd.report.schema import Report
-from edgekd.report.tables import Table
 
 
 def further_tables(report: Report) -> tuple[Table, ...]:

@@ -8,6 +8,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report import tables, words
+from edgekd.report.details import detail_tables
 from edgekd.report.further import further_tables
 from edgekd.report.schema import Report
 from edgekd.report.sensitivity import sensitivity_bars, sensitivity_tables
@@ -92,7 +93,7 @@ def html(report: Report) -> str:
             latencies=tables.latency_bars(report),
             checks=tables.check_rows(report),
             sensitivity=sensitivity_bars(report),
-            details=(*tables.detail_tables(report), *further_tables(report), *sensitivity_tables(report)),
+            details=(*detail_tables(report), *further_tables(report), *sensitivity_tables(report)),
             notes=tuple(tables.settings(report.data.notes)),
             recipe=words.toml(report.recipe.config),
             absent=words.ABSENT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edgekd.report import tables, words
+from edgekd.report.details import detail_tables
 from edgekd.report.further import further_tables
 from edgekd.report.schema import Report
 from edgekd.report.sensitivity import sensitivity_tables
@@ -153,7 +154,7 @@ def _checks(report: Report) -> str:
 
 def _details(report: Report) -> list[str]:
     parts = []
-    for table in (*tables.detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
+    for table in (*detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
         body = _table(table.head, table.rows, table.numeric)
         title = escape(table.title)
         parts.append(f"<details><summary>{title}</summary>\n\n{body}\n\n</details>")

@@ -149,6 +149,9 @@ class StageRecord(Record):
     removed_blocks: tuple[str, ...] = Field(
         default=(), description="residual blocks that pruning took out whole, by module path"
     )
+    nonzero_weights: Count | None = Field(
+        default=None, description="of convolutions and linear layers; null where none was made zero"
+    )
     sensitivity: tuple[LayerSensitivity, ...] = Field(
         default=(), description="of a quantized network, the costliest layer first; empty where not measured"
     )
@@ -165,6 +168,9 @@ class FileRecord(Record):
     path: str
     sha256: Sha256
     size_bytes: Count
+    deflated_bytes: Count | None = Field(
+        default=None, description="packed by zlib, as for a download; null where it was not counted"
+    )
 
 
 class ParityRecord(Record):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from edgekd.report import words
+from edgekd.report.details import Table
 from edgekd.report.schema import Report, StageRecord
-from edgekd.report.tables import Bar, BarGroup, Table
+from edgekd.report.tables import Bar, BarGroup
 
 _MOST_BARS = 16
 

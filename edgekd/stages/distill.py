@@ -52,6 +52,7 @@ def learn(
     context: Context,
     before: History = (),
     penalty: Callable[[], Tensor] | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> History:
     """Trains `module` in place on the config's losses, with what they need of the teacher.
 
@@ -110,6 +111,7 @@ def learn(
         display=context.display,
         checkpoint=checkpoint,
         watch=lambda what, epochs: context.watch(what, all_of(epochs)),
+        after_step=after_step,
     )
     if config.reestimate_batch_norm is not None:
         reestimate(module, task.splits[config.reestimate_batch_norm].inputs, task.input_spec)

@@ -20,7 +20,7 @@ from edgekd.latency.network import layers_of, predict
 from edgekd.latency.profile import profile
 from edgekd.layers import Layer
 from edgekd.nodes import BYTES_PER_WEIGHT, Node
-from edgekd.prune import groups, structured
+from edgekd.prune import groups, structured, zeros
 from edgekd.prune.importance import Samples
 from edgekd.prune.sparse import group_lasso
 from edgekd.prune.widths import Budget, OutOfReach, Price
@@ -81,7 +81,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     config = PruneConfig.model_validate(node.config["prune"])
     source = context.parent(node, "network")
     module = saved.load(source, context)
-    way = (_by_clock if config.goal == "latency_ms" else _by_count)(module, config, node, context)
+    ways = {"latency_ms": _by_clock, "nonzero_weights": _by_weight}
+    way = ways.get(config.goal, _by_count)(module, config, node, context)
     goal = way.goals[0]
     first: groups.Channels | None = None
     if config.rounds > 1 or config.sparse is not None:
@@ -96,8 +97,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         if any(each.cost(module) > limit for each, limit in zip(way.goals, limits, strict=True)):
             module, cut = way.cut(module, limits, first)
             taken.append(cut)
+        after_step = zeros.held(module) if config.goal == "nonzero_weights" else zeros.unheld
         before = saved.accuracy_on(module, "val", context)
-        epochs = learn(module, _share(config, turn), node, context, epochs)
+        epochs = learn(module, _share(config, turn), node, context, epochs, after_step=after_step)
         rounds.append({"cost": goal.cost(module), "val_accuracy_before_recovery": before})
     earlier = saved.architecture_of(source)
     architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *taken]}
@@ -105,6 +107,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.goal == "latency_ms":
         told = {"whole_ms": goal.whole, "pruned_ms": goal.cost(module), "limit_ms": goal.limit}
         result["predicted_latency"] = told
+    if config.goal == "nonzero_weights":
+        result["nonzero_weights"] = int(goal.cost(module))
     return {
         **result,
         **saved.robust_accuracy(module, config, context),
@@ -172,6 +176,28 @@ def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Conte
             hint=TOO_HIGH,
         )
     return _Way((_Goal(config.goal, whole, limit, cost),), cut)
+
+
+def _by_weight(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
+    """To so many weights that are not zero."""
+    none: groups.Round = {"channels": [], "blocks": []}
+
+    def cut(net: nn.Module, limits: Limits, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
+        if config.pattern == "2:4":
+            return zeros.two_of_four(net, config), none
+        return zeros.smallest(net, config, math.floor(limits[0]), context.seed), none
+
+    whole = zeros.nonzeros(module)
+    two_of_four = config.pattern == "2:4"
+    limit = zeros.nonzeros(cut(module, (), None)[0]) if two_of_four else math.floor(_limit(config, whole))
+    if limit >= whole:
+        raise UsageError(
+            f"prune: the goal of {limit:,} weights is not below the student's own {whole:,}", hint=TOO_HIGH
+        )
+    context.display.line(
+        f"  {limit:,} of {whole:,} weights stay; kernels multiply zeros too, only compressed files shrink"
+    )
+    return _Way((_Goal(config.goal, whole, limit, zeros.nonzeros),), cut)
 
 
 def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:

@@ -12,6 +12,7 @@ import numpy as np
 from edgekd.config import QuantizeConfig
 from edgekd.errors import TrainingError
 from edgekd.nodes import Node
+from edgekd.prune import zeros
 from edgekd.quantize import gaps, mixed, qat
 from edgekd.quantize.schemes import QuantizedNet
 from edgekd.stages import saved
@@ -33,7 +34,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.method == "qat":
         if config.ranges == "fixed":
             qat.fix_ranges(net)
-        history = learn(net, config, node, context)
+        # A network that was made sparse stays it: weights are symmetric, so a zero is a zero in 8 bits too.
+        hold = zeros.held(net) if "nonzero_weights" in source.result else zeros.unheld
+        history = learn(net, config, node, context, after_step=hold)
     floats = list(config.float_layers)
     if config.max_val_drop_pp is not None:
         floats += _needed(net, config.max_val_drop_pp, node, context, floats)
@@ -45,6 +48,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         **heads,
         "params": source.result["params"],
         "macs": source.result["macs"],
+        **({"nonzero_weights": zeros.nonzeros(net)} if "nonzero_weights" in source.result else {}),
         **robust,
         "float_layers": floats,
         "history": history,

@@ -60,6 +60,7 @@ def stage(id_, parent, name, targets, params, macs, drop, n, seconds):
         "sensitivity": [],
         "float_layers": [],
         "removed_blocks": [],
+        "nonzero_weights": None,
         "seconds": seconds,
         "predictions": predictions(id_),
     }
@@ -76,7 +77,7 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "role": role,
         "format": fmt,
         "scheme": scheme,
-        "files": [{"path": name, "sha256": sha(name), "size_bytes": size}],
+        "files": [{"path": name, "sha256": sha(name), "size_bytes": size, "deflated_bytes": size // 2}],
         "size_bytes": size,
         "metrics": [metric(TEACHER - drop, drop, n, margin)],
         "head_accuracy": {},

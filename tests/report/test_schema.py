@@ -62,7 +62,7 @@ def test_the_names_other_programs_rely_on(sample):
         "parity inventory input_spec speedup_over_teacher speedup_over_float"
     )
     assert set(artifact.split()) <= report["artifacts"][0].keys()
-    assert {"path", "sha256", "size_bytes"} == report["artifacts"][0]["files"][0].keys()
+    assert {"path", "sha256", "size_bytes", "deflated_bytes"} == report["artifacts"][0]["files"][0].keys()
     assert {"max_abs", "mean_steps", "argmax_agreement"} <= report["artifacts"][0]["parity"].keys()
     assert {"ops", "int8_ops", "float_ops"} == report["artifacts"][0]["inventory"].keys()
     timing = "artifact_id device runtime delegate kind num_threads num_runs median_ms p90_ms first_ms"
