@@ -23,7 +23,6 @@ import argparse
 import json
 import shutil
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ import peer_tools
 import peers_plot
 import torch
 from chain import stages_until
+from in_turns import RUNTIMES, ratio, timed
 from numpy.typing import NDArray
 from torch import nn
 
@@ -56,8 +56,6 @@ EPOCHS, BEFORE_PRUNING, QAT = 30, 18, 2
 KEEP = 0.6
 MARGIN_PP = 1.0
 TARGETS = {"host": "tflite", "x86-onnx": "onnx"}
-RUNTIMES = {".onnx": "onnxruntime", ".tflite": "litert"}
-ROUNDS, RUNS = 120, 15
 WANTED, WANTED_LOWER = 1.4, 1.2
 
 
@@ -161,34 +159,6 @@ def judged(width: int, name: str, path: Path, context: Context) -> dict[str, Any
         "drop_low_pp": 100 * low,
         "drop_high_pp": 100 * high,
     }
-
-
-def timed(paths: list[Path]) -> NDArray[np.float64]:
-    """(files, rounds): the median of some runs in each round, in ms; the order is drawn anew each round."""
-    opened = []
-    for path in paths:
-        session = runtimes.open_session(RUNTIMES[path.suffix], path)
-        opened.append((session, session.prepare(session.random_inputs(0))))
-    rng, found = np.random.default_rng(0), np.empty((len(paths), ROUNDS))
-    for turn in range(ROUNDS):
-        for i in rng.permutation(len(paths)):
-            session, fed = opened[i]
-            session.invoke(fed)  # caches hold another file's weights
-            taken = []
-            for _ in range(RUNS):
-                start = time.perf_counter_ns()
-                session.invoke(fed)
-                taken.append((time.perf_counter_ns() - start) / 1e6)
-            found[i, turn] = np.median(taken)
-    return found
-
-
-def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> tuple[float, float]:
-    """How many times faster, round by round, and its lower bound (5% quantile of the bootstrap)."""
-    each = slow / fast
-    rng = np.random.default_rng(0)
-    drawn = np.median(rng.choice(each, (2000, len(each))), axis=1)
-    return float(np.median(each)), float(np.quantile(drawn, 0.05))
 
 
 def study(work: Path, smoke: bool) -> dict[str, Any]:
