@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
 from edgekd.prune import depth
-from edgekd.prune.importance import Samples, scorer, thawed
+from edgekd.prune.heads import graph_of, places
+from edgekd.prune.heads import together as heads_together
+from edgekd.prune.importance import Samples, scorer
 
 History = list[Any]  # Torch-Pruning's account of the channels that it cut
 Channels = Mapping[str, int]
@@ -31,17 +33,22 @@ class Round(TypedDict):
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that are cut together: `scores` of those at the same place in each of `blocks` blocks."""
+    """Layers whose channels are cut together.
+
+    Attributes:
+        members: Torch-Pruning's.
+        together: (places, channels): what goes at once; one channel, or one of each block, or a head.
+        scores: of the places.
+    """
 
     members: Any
-    blocks: int
+    together: Tensor
     scores: Tensor
 
     def gone(self, kept: int) -> list[int]:
-        """The channels that the group lacks at this width: the least important ones, in each block."""
-        width = len(self.scores)
-        places = self.scores.argsort(stable=True)[: max(width - kept, 0)]
-        found: list[int] = torch.cat([places + i * width for i in range(self.blocks)]).sort().values.tolist()
+        """The channels that the group lacks with so many places: those of the least important ones."""
+        places = self.scores.argsort(stable=True)[: max(len(self.scores) - kept, 0)]
+        found: list[int] = self.together[places].flatten().sort().values.tolist()
         return found
 
 
@@ -54,6 +61,7 @@ class Prunable:
         unreached: convolutions and linear layers that the outputs could not be followed back to.
 
     `first` are the layers' channels before earlier rounds of pruning: of them max_pruning_ratio may go.
+    `heads` is what `heads.together` says of the module, where it has been asked already.
     """
 
     def __init__(
@@ -63,26 +71,28 @@ class Prunable:
         config: PruneConfig,
         samples: Samples,
         first: Channels | None = None,
+        heads: Mapping[str, Tensor | None] | None = None,
     ) -> None:
         self.net = copy.deepcopy(module).eval()
         self.groups: list[Group] = []
-        self._graph = _graph(self.net, example_input)
+        self._graph = graph_of(self.net, example_input)
+        self._paths = {layer: path for path, layer in self.net.named_modules()}
+        heads = heads_together(self.net, example_input) if heads is None else heads
         layers = {n: m for n, m in self.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
         self.unreached = [name for name, m in layers.items() if m not in self._graph.module2node]
         self._most = config.max_pruning_ratio
         score = scorer(config.importance, self.net, samples)
         for members in _groups(self._graph, self.net, example_input, config):
-            blocks = _blocks(members)
-            # Blocks lose the same channels, so those at the same place in each block are scored together.
-            scores = score(members).view(blocks, -1).mean(dim=0)
-            self.groups.append(Group(members, blocks, scores))
-        self._paths = {layer: path for path, layer in self.net.named_modules()}
+            self._check_followed(members)
+            together = self._together(members, heads)
+            # What goes at once is scored at once.
+            self.groups.append(Group(members, together, score(members)[together].mean(dim=1)))
         self._first = channels_of(module) if first is None else first
         self.net.zero_grad()  # what scores may have left there
 
     @property
     def widths(self) -> list[int]:
-        """Of the groups before any cut, in places of a block."""
+        """Of the groups before any cut, in places."""
         return [len(group.scores) for group in self.groups]
 
     def path_of(self, module: nn.Module) -> str | None:
@@ -112,9 +122,42 @@ class Prunable:
     def least(self, index: int) -> int:
         """The narrowest that a group may become; two at least: layers of one channel are of another kind."""
         width, members = self.widths[index], self.groups[index].members
-        blocks = self.groups[index].blocks
+        size = self.groups[index].together.shape[1]
         made = [self._first[self._paths[d.target.module]] for d, _ in members if d.handler in _makers()]
-        return min(width, max(2, *(math.ceil(round(n * (1 - self._most) / blocks, 6)) for n in made)))
+        return min(width, max(2, *(math.ceil(round(n * (1 - self._most) / size, 6)) for n in made)))
+
+    def _check_followed(self, members: Any) -> None:
+        """Torch-Pruning loses count in some rows of operators, such as chunk and then view."""
+        graph, root = self._graph, self._paths.get(members[0].dep.target.module)
+        for dep, channels in members:
+            layer = dep.target.module
+            if layer not in self._paths:
+                continue
+            out = graph.is_out_channel_pruning_fn(dep.handler)
+            width = graph.get_out_channels(layer) if out else graph.get_in_channels(layer)
+            if channels and max(channels) >= width:
+                raise UsageError(
+                    f"prune: Torch-Pruning cannot follow the channels of {root} to {self._paths[layer]}",
+                    hint=f"write forward with view in place of chunk or split, or name {root} in "
+                    "prune.ignored_layers",
+                )
+
+    def _together(self, members: Any, heads: Mapping[str, Tensor | None]) -> Tensor:
+        """What of a group's channels goes at once."""
+        channels = len(members[0].idxs)
+        makers = dict.fromkeys(self._paths[d.target.module] for d, _ in members if d.handler in _makers())
+        made = [path for path in makers if path in heads]
+        if not made:
+            return places(channels, _blocks(members))
+        found = [each for path in made if (each := heads[path]) is not None]
+        if len(found) < len(made) or not all(each.equal(found[0]) for each in found) or _blocks(members) > 1:
+            raise UsageError(
+                f"prune: what {', '.join(made)} give cannot become narrower: forward takes it apart into "
+                "sizes that are written out, or that differ",
+                hint="let forward work out how many heads there are, or how wide they are (-1 in view), or "
+                "name these layers in prune.ignored_layers",
+            )
+        return found[0]
 
     def narrow(self, index: int, kept: int) -> None:
         """Cuts the least important channels of a group."""
@@ -177,16 +220,8 @@ def _makers() -> tuple[Any, ...]:
     return (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
 
 
-def _graph(module: nn.Module, example_input: Tensor) -> Any:
-    """Which layers must be cut together. Found by following autograd, so nothing is frozen meanwhile."""
-    import torch_pruning as tp
-
-    with thawed(module):
-        return tp.DependencyGraph().build_dependency(module, example_input)
-
-
 def _blocks(group: Any) -> int:
-    """Into how many equal blocks a grouped convolution or GroupNorm divides the group's channels."""
+    """Into how many equal blocks grouped convolutions, GroupNorms and heads divide the group's channels."""
     found = [1]
     for dep, _ in group:
         layer = dep.target.module
@@ -194,7 +229,9 @@ def _blocks(group: Any) -> int:
             found.append(layer.num_groups)
         elif isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups < layer.out_channels:
             found.append(layer.groups)
-    return max(found)
+        elif isinstance(layer, nn.MultiheadAttention):
+            found.append(layer.num_heads)
+    return math.lcm(*found)
 
 
 def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
@@ -222,6 +259,6 @@ def rebuild(module: nn.Module, example_input: Tensor, rounds: Sequence[Round]) -
     cut = copy.deepcopy(module).eval()
     for taken in rounds:
         # Followed anew, as when they were cut: what depends on what may be another after a cut.
-        _graph(cut, example_input).load_pruning_history(taken["channels"])
+        graph_of(cut, example_input).load_pruning_history(taken["channels"])
         depth.remove(cut, taken["blocks"])
     return cut

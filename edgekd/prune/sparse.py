@@ -50,7 +50,7 @@ def group_lasso(
             if axis is not None and weight is not None and not grouped:
                 channels = torch.tensor(group.members[i].root_idxs)
                 members.append((weight, axis, torch.tensor(list(places)), channels))
-        parts.append((len(group.scores) * group.blocks, members))
+        parts.append((group.together.numel(), members))
 
     def penalty() -> Tensor:
         norms = []

@@ -20,7 +20,7 @@ from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
 from edgekd.latency.network import layers_of, spans_of
 from edgekd.layers import Layer
-from edgekd.prune import depth, widths
+from edgekd.prune import depth, heads, widths
 from edgekd.prune.groups import Channels, Prunable, Round
 from edgekd.prune.importance import Samples
 from edgekd.prune.wiring import Wire, wire
@@ -90,10 +90,11 @@ def prune(
     Raises:
         UsageError: an unknown layer path, nothing to prune, or a goal out of reach.
     """
+    apart = heads.together(copy.deepcopy(module).eval(), example_input)
 
     def attempt(ratio: float) -> tuple[nn.Module, Round, int]:
         torch.manual_seed(seed)
-        found = Prunable(module, example_input, config, samples, first)
+        found = Prunable(module, example_input, config, samples, first, apart)
         cut, taken = _cut(found, ratio, channel_multiple, config.scope)
         return cut, taken, cost(cut, example_input, config.goal, bytes_per_weight)
 
@@ -274,7 +275,7 @@ def _cut(found: Prunable, ratio: float, multiple: int, scope: str = "global") ->
         for i in together if number else ():
             group = found.groups[i]
             asked = int((group.scores <= ranked[number - 1]).sum())
-            step = multiple // math.gcd(multiple, group.blocks)
+            step = multiple // math.gcd(multiple, group.together.shape[1])
             least = math.ceil(found.least(i) / step) * step
             found.narrow(i, max(least, (len(group.scores) - asked) // step * step))
     return found.net, found.cut()
