@@ -278,10 +278,14 @@ def _emit(
 
 
 def _can_be_emitted(builder: Builder, teacher: str, emission: EmissionConfig) -> bool:
-    """A network may be written in any format; a teacher that is a file is measured in its own."""
+    """A network may be written in any format, several as one; a file is timed in its own."""
     node = builder.nodes[teacher]
     if node.config.get("modality") is not None:
         return False  # timed beside the student it would be fed something else
+    if node.stage == "ensemble":
+        members = [label for role, label in node.parents.items() if role != "data"]
+        networks = all(builder.nodes[label].stage == "network" for label in members)
+        return networks and node.config["weights"] != "confidence"
     own = node.stage == "file" and str(node.config.get("path")).endswith(".onnx")
     return node.stage not in OUTPUTS_ONLY or (own and emission.format == "onnx")
 

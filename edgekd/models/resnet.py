@@ -31,17 +31,24 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, three stages that halve the image and double the width, global mean, linear head."""
+    """Stem, stages that each halve the image, global mean, linear head."""
 
-    def __init__(self, in_channels: int, num_classes: int, blocks: Sequence[int], width: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        stem_stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
+        channels = widths[0]
+        self.stem = nn.Conv2d(in_channels, channels, 3, stem_stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
-        layers, channels = [], width
-        for stage, count in enumerate(blocks):
+        layers = []
+        for stage, (count, out) in enumerate(zip(blocks, widths, strict=True)):
             for i in range(count):
-                out = width * 2**stage
                 layers.append(Block(channels, out, 2 if stage > 0 and i == 0 else 1))
                 channels = out
         self.blocks = nn.Sequential(*layers)
@@ -58,11 +65,23 @@ class ResNet(nn.Module):
 
 
 def build(
-    input_shape: tuple[int, ...], num_classes: int, blocks: Sequence[int] = (3, 3, 3), width: int = 16
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    blocks: Sequence[int] = (3, 3, 3),
+    width: int = 16,
+    widths: Sequence[int] | None = None,
+    stem_stride: int = 1,
 ) -> nn.Module:
-    """ResNet-20 with the defaults; `blocks` a stage, `width` of the first stage."""
+    """ResNet-20 with the defaults: `blocks` a stage, `width` of the first stage, doubled from stage to stage.
+
+    `widths` gives each stage its own; a `stem_stride` of 2 halves the image before the first stage.
+    """
     if len(input_shape) != 3:
         raise ValueError(f"resnet takes images (C, H, W), the task gives {input_shape}")
-    if not blocks or min(blocks) < 1 or width < 1:
-        raise ValueError("blocks and width must be at least 1")
-    return ResNet(input_shape[0], num_classes, blocks, width)
+    if widths is None:
+        widths = [width * 2**stage for stage in range(len(blocks))]
+    if not blocks or min(*blocks, *widths, stem_stride) < 1:
+        raise ValueError("blocks, widths and stem_stride must be at least 1")
+    if len(widths) != len(blocks):
+        raise ValueError(f"blocks names {len(blocks)} stages, widths {len(widths)}")
+    return ResNet(input_shape[0], num_classes, blocks, widths, stem_stride)

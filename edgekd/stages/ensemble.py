@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from edgekd.nodes import Node
+from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.teacher import of_node, prove
 from edgekd.teachers import ensemble
@@ -26,10 +30,43 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     members = [of_node(label, context) for label in labels]
     columns = tuple(context.task.columns.values())
     teacher = ensemble.combine(members, node.config["combine"], weights, columns)
-    params = [entry.result["params"] for entry in entries]
+    params, macs = ([entry.result[what] for entry in entries] for what in ("params", "macs"))
     return {
         "params": None if None in params else sum(params),
-        "macs": None,
+        "macs": None if None in macs else sum(macs),
         "weights": weights,
         **prove(folder, node.label, teacher, context),
     }
+
+
+class Together(nn.Module):
+    """Networks that answer as one, as `ensemble.combine` says: one that can be written as a file."""
+
+    def __init__(
+        self, members: Sequence[nn.Module], what: str, weights: Sequence[float], columns: Sequence[slice]
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self._what, self._weights, self._columns = what, weights, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, *shape) to logits (B, classes)."""
+        logits = [member(x) for member in self.members]
+        return torch.cat([self._mean([part[:, head] for part in logits]) for head in self._columns], dim=1)
+
+    def _mean(self, logits: Sequence[Tensor]) -> Tensor:
+        if self._what == "logits":
+            parts = [part - part.mean(dim=1, keepdim=True) for part in logits]
+        else:
+            parts = [part.softmax(dim=1) for part in logits]
+        weighed = [weight * part for weight, part in zip(self._weights, parts, strict=True)]
+        mean = torch.stack(weighed).sum(dim=0)
+        return mean if self._what == "logits" else mean.clamp(min=ensemble.TINY).log()
+
+
+def load(label: str, context: Context) -> nn.Module:
+    """The network of an ensemble whose members are networks."""
+    node, entry = context.plan.node(label), context.entries[label]
+    members = [saved.load(context.entries[p], context) for role, p in node.parents.items() if role != "data"]
+    columns = tuple(context.task.columns.values())
+    return Together(members, node.config["combine"], entry.result["weights"], columns).eval()

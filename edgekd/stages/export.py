@@ -23,7 +23,7 @@ from edgekd.measure.parity import parity as parity_of
 from edgekd.nodes import STATIC, Node
 from edgekd.quantize import schemes
 from edgekd.runtimes import Session, open_session
-from edgekd.stages import saved
+from edgekd.stages import ensemble, saved
 from edgekd.stages.context import Context
 from edgekd.stages.file import ONNX
 from edgekd.stages.quantize import calibration_inputs
@@ -64,7 +64,9 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             metadata=_metadata(node, context, spec),
         )
     else:
-        module = saved.load(source, context)
+        label = node.parents["model"]
+        several = context.plan.node(label).stage == "ensemble"
+        module = ensemble.load(label, context) if several else saved.load(source, context)
         if isinstance(module, schemes.QuantizedNet):
             module = schemes.lower(module, saved.example_input(task), config["activations"], config["format"])
         else:

@@ -256,7 +256,12 @@ def test_the_report_of_several_teachers_and_one_between(copied, tmp_path):
     chain = [(s.id, s.parent_id) for s in report.stages]
     assert chain[:3] == [("teacher", None), ("assistant-1", "teacher"), ("student", "assistant-1")]
     assert chain[3][1] == "student" and len(chain) == 4
-    assert "no network" in report.teacher.not_exported
+    # Networks that teach as one are written as one, and timed beside the student.
+    assert report.teacher.not_exported is None and report.teacher.size_bytes > 4 * report.teacher.params
+    floats = {a.role: a for a in report.artifacts if a.role != "target"}
+    assert floats["teacher_float"].metrics[0].value == pytest.approx(report.teacher.metrics[0].value, abs=0.3)
+    (shipped,) = (a for a in report.artifacts if a.role == "target")
+    assert shipped.speedup_over_teacher is not None
     # Each member alone, by its own scores.
     assert [(m.id, m.weight) for m in report.teacher.members] == [("teacher-1", 0.5), ("teacher-2", 0.5)]
     labels = np.load(next(copied.store.glob("data-*")) / "test.labels.npy")
