@@ -81,6 +81,31 @@ def test_resnet_20_has_the_published_size():
     assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in net.modules()) == 19
 
 
+def test_resnet_with_widths_and_a_stem_that_halves_the_image():
+    net = resnet.build((1, 28, 28), 10, blocks=(1, 2), widths=(48, 40), stem_stride=2)
+    shapes = []
+    hooks = [m.register_forward_hook(lambda m, _, y: shapes.append(tuple(y.shape[1:]))) for m in net.blocks]
+    net(torch.zeros(1, 1, 28, 28))
+    assert shapes == [(48, 14, 14), (40, 7, 7), (40, 7, 7)] and len(hooks) == 3
+    stem, first = 9 * 48 + 2 * 48, 2 * (9 * 48 * 48 + 2 * 48)
+    down = 9 * 48 * 40 + 9 * 40 * 40 + 48 * 40 + 3 * 2 * 40
+    last = 2 * (9 * 40 * 40 + 2 * 40)
+    assert sum(p.numel() for p in net.parameters()) == stem + first + down + last + 410
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": (1, 1), "widths": (8,)}, "blocks names 2 stages, widths 1"),
+        ({"blocks": (1, 1), "widths": (8, 0)}, "must be at least 1"),
+        ({"stem_stride": 0}, "must be at least 1"),
+    ],
+)
+def test_shapes_of_a_resnet_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        resnet.build((1, 28, 28), 10, **options)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "resnet", "mobilenet"])
 def test_networks_fit_the_task_and_follow_the_seed(tiny_task, kind):
     first, again, other = (make(tiny_task, kind, seed) for seed in (3, 3, 4))
