@@ -18,7 +18,7 @@ from edgekd import gate, stage_facts
 from edgekd import timings as timings_of
 from edgekd.config import GateConfig, Target
 from edgekd.judgement import judge
-from edgekd.nodes import Emission, Node, Plan, library_version
+from edgekd.nodes import BOTH, Emission, Node, Plan, library_version
 from edgekd.plan import evaluation_of
 from edgekd.report import schema
 from edgekd.stages.context import Context
@@ -250,11 +250,12 @@ def _in_the_chain(plan: Plan) -> list[Node]:
     members = {
         label
         for node in plan.nodes
-        if node.stage == "ensemble"
+        if node.stage == "ensemble" and not node.label.startswith(BOTH)
         for role, label in node.parents.items()
         if role != "data"
     }
-    return [node for node in plan.nodes if node.stage in NETWORK_STAGES and node.label not in members]
+    chain = [node for node in plan.nodes if node.stage in NETWORK_STAGES and node.label not in members]
+    return [node for node in chain if not node.label.startswith(BOTH)]
 
 
 def _parent(made: Assembly, node: Node) -> str | None:

@@ -13,6 +13,7 @@ from edgekd.config import CalibrationPolicy, Recipe, Target
 from edgekd.store import Store, hash_of
 
 STATIC = "static_wi8_ai8"
+BOTH = "both-"  # begins the label of a teacher and a student in float, of whom QAT learns together
 BYTES_PER_WEIGHT = {STATIC: 1, "dynamic_wi8_afp32": 1, "weight_only_wi8_afp32": 1, "fp16": 2, "fp32": 4}
 
 _TORCH = ("torch", "lightning-fabric")

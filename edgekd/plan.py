@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd import demands, losses, models, processes, tasks, teachers
+from edgekd import demands, lessons, models, processes, tasks, teachers
 from edgekd.config import (
     CalibrationPolicy,
     DistillConfig,
@@ -27,8 +27,6 @@ from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
 from edgekd.sources import hashes_of, source_of
 from edgekd.store import Store, hash_of
 from edgekd.user_code import check_call
-
-OUTPUTS_ONLY = ("file", "ensemble")
 
 
 def make_plan(
@@ -177,51 +175,9 @@ def _distilled(
     data: str,
     teacher: str | None,
 ) -> str:
-    told = _told(builder, config, data, teacher)
-    said = {**network, "train": None, "distill": config.model_dump(), **_own_losses(builder, config)}
+    told = lessons.told(builder, config, data, teacher)
+    said = {**network, "train": None, "distill": config.model_dump(), **lessons.own_losses(builder, config)}
     return builder.add(label, "distill", said, {"data": data, **told})
-
-
-def _own_losses(builder: Builder, config: DistillConfig) -> dict[str, Any]:
-    """What the user's own losses are made of: another formula is another training."""
-    own = [term for term in config.losses if ":" in term.kind]
-    read = [hashes_of(term.kind, "loss", term.options, builder.store) for term in own]
-    return {"own_losses": read} if own else {}
-
-
-def _told(builder: Builder, config: DistillConfig, data: str, teacher: str | None) -> dict[str, str | None]:
-    """What the losses ask of the teacher: the network, a cache of outputs (stages share it), or nothing."""
-    needed = losses.needs(config.losses)
-    elsewhere = teacher is not None and builder.nodes[teacher].config.get("modality") is not None
-    if elsewhere and needed != "nothing" and config.mix.cutmix is not None:
-        raise UsageError(
-            "mix.cutmix pastes parts of the student's images, and the teacher looks at another modality",
-            hint="use mixup, which blends both alike",
-        )
-    if needed != "outputs":
-        if needed == "layers" and teacher is not None and builder.nodes[teacher].stage in OUTPUTS_ONLY:
-            raise UsageError(
-                "a loss names layers of the teacher, which is no network",
-                hint="use losses on outputs (kd, dkd, dist, mse), or give the teacher as a network",
-            )
-        return {"teacher": teacher} if needed == "layers" else {}
-    mixed = {name: alpha for name, alpha in config.mix.model_dump().items() if alpha is not None}
-    assert teacher is not None  # who else would give outputs
-    augment = [] if elsewhere else list(config.augment)
-    views = config.views if augment or mixed else 1
-    unlabelled = config.unlabelled_weight is not None
-    settings = {
-        "augment": augment,
-        "mix": config.mix.model_dump(),
-        "views": views,
-        "unlabelled": unlabelled,
-        "precision": config.precision,
-    }
-    names = [*augment, *(f"{name}_{alpha!r}" for name, alpha in mixed.items())]
-    names += ["unlabelled"] if unlabelled else []
-    names += [config.precision] if config.precision != "auto" else []
-    label = f"{teacher}-outputs" + "".join(f"-{name}" for name in names) + f"-{views}"
-    return {"outputs": builder.add(label, "outputs", settings, {"data": data, "teacher": teacher})}
 
 
 def _emit(
@@ -287,7 +243,7 @@ def _can_be_emitted(builder: Builder, teacher: str, emission: EmissionConfig) ->
         networks = all(builder.nodes[label].stage == "network" for label in members)
         return networks and node.config["weights"] != "confidence"
     own = node.stage == "file" and str(node.config.get("path")).endswith(".onnx")
-    return node.stage not in OUTPUTS_ONLY or (own and emission.format == "onnx")
+    return node.stage not in lessons.OUTPUTS_ONLY or (own and emission.format == "onnx")
 
 
 def evaluation_of(export: str) -> str:
@@ -316,7 +272,7 @@ def _pruned(
 ) -> str:
     if recipe.prune is None:
         return student
-    config: dict[str, Any] = {"prune": recipe.prune.model_dump(), **_own_losses(builder, recipe.prune)}
+    config: dict[str, Any] = {"prune": recipe.prune.model_dump(), **lessons.own_losses(builder, recipe.prune)}
     if recipe.prune.goal == "latency_ms":
         if processes.count() > 1:
             raise UsageError(
@@ -334,7 +290,7 @@ def _pruned(
         label = f"prune-{emission.channel_multiple}" + (
             f"-{width}" if recipe.prune.goal == "size_bytes" else ""
         )
-    told = _told(builder, recipe.prune, data, teacher)
+    told = lessons.told(builder, recipe.prune, data, teacher)
     return builder.add(label, "prune", config, {"data": data, **told, "network": student})
 
 
@@ -347,12 +303,14 @@ def _quantized(
             "a target has the scheme static_wi8_ai8, but the recipe has no [quantize]",
             hint='add [quantize] with method = "qat" or "ptq"',
         )
-    told = _told(builder, config, data, teacher) if config.method == "qat" else {}
+    told = {}
+    if config.method == "qat":
+        told = lessons.told(builder, config, data, lessons.taught_by(builder, config, data, teacher, network))
     parents = {"data": data, "calibration": calibration, "network": network}
     if config.sensitivity or config.max_val_drop_pp is not None:
         ranked = builder.add(f"sensitivity-{network}", "sensitivity", {}, parents)
         told |= {"sensitivity": ranked} if config.max_val_drop_pp is not None else {}
-    settings = {"quantize": config.model_dump(exclude={"sensitivity"}), **_own_losses(builder, config)}
+    settings = {"quantize": config.model_dump(exclude={"sensitivity"}), **lessons.own_losses(builder, config)}
     return builder.add(f"quantize-{network}", "quantize", settings, {**parents, **told})
 
 

@@ -274,6 +274,11 @@ class QuantizeConfig(DistillConfig):
         default=0.0, ge=0, description="as in training; per-channel scales (four dimensions) decay too"
     )
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm")
+    learn_from: Literal["teacher", "student", "both"] = Field(
+        default="teacher",
+        description="whose outputs the losses compare with (qat): the teacher's, the float student's, or the "
+        "mean of both's probabilities",
+    )
     ranges: Literal["learned", "fixed"] = Field(
         default="learned",
         description="what quantizers span: trained along (Esser et al. 2020, arXiv 1902.08153), or as "
@@ -387,7 +392,11 @@ class Recipe(Strict):
         if self.prune is not None and self.teacher is None:
             raise ValueError("[prune] recovers by distilling: give [teacher]")
         if self.quantize is not None and self.quantize.method == "qat" and self.teacher is None:
-            raise ValueError('quantize.method = "qat" distils from the teacher: give [teacher], or use ptq')
+            if self.quantize.learn_from != "student":
+                raise ValueError(
+                    'quantize.method = "qat" distils from the teacher: give [teacher], or '
+                    'quantize.learn_from = "student", or use ptq'
+                )
         return self
 
     def smoked(self) -> Recipe:
