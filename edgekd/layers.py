@@ -9,10 +9,10 @@ from typing import Literal, get_args
 
 from edgekd.errors import UsageError
 
-Kind = Literal["conv", "depthwise", "linear", "add", "global_pool"]
+Kind = Literal["conv", "depthwise", "linear", "add", "max_pool", "global_pool"]
 KINDS: tuple[str, ...] = get_args(Kind)
 # The number of output channels is that of input channels.
-ONE_WIDTH = ("depthwise", "add", "global_pool")
+ONE_WIDTH = ("depthwise", "add", "max_pool", "global_pool")
 
 _TEXT = re.compile(r"(\w+) (\d+)x(\d+) k(\d+) s(\d+) p(\d+) (\d+)-(\d+)")
 
@@ -22,7 +22,8 @@ class Layer:
     """One operator on one sample, with the BatchNorm and the ReLU that a runtime folds into it.
 
     Attributes:
-        kind: `global_pool` is the mean over the image, `add` the sum of two equal shapes.
+        kind: `global_pool` is the mean over the image, `add` the sum of two equal shapes, `max_pool` the
+            largest in each window.
         height: of the input image; 1 for `linear`.
         width: of the input image; 1 for `linear`.
         in_channels: of the input.
@@ -79,7 +80,7 @@ class Layer:
     @property
     def weights(self) -> int:
         """What it multiplies its input with, biases left aside."""
-        if self.kind in ("add", "global_pool"):
+        if self.kind in ("add", "max_pool", "global_pool"):
             return 0
         return self.kernel**2 * self.out_channels * (1 if self.kind == "depthwise" else self.in_channels)
 

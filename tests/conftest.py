@@ -91,7 +91,10 @@ def exported(tmp_path_factory):
     from edgekd.quantize import qat, schemes
 
     folder = tmp_path_factory.mktemp("exported")
-    sources, made = {kind: getattr(nets, f"tiny_{kind}")() for kind in ("resnet", "mobilenet", "gated")}, {}
+    sources, made = (
+        {kind: getattr(nets, f"tiny_{kind}")() for kind in ("resnet", "mobilenet", "gated", "pooled")},
+        {},
+    )
     example = torch.from_numpy(nets.inputs(1))
 
     def export(format, scheme, activations="signed", source="resnet"):

@@ -82,6 +82,27 @@ def tiny_gated(width=8, seed=0):
     return lively(mobilenet.MobileNet(2, CLASSES, width, (1, 1), 2, "hardswish", squeeze_excite=True))
 
 
+class Pooled(nn.Module):
+    """Convolutions with a pool of each kind behind them."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.stem, self.pool1 = nn.Conv2d(2, width, 3, padding=1), nn.MaxPool2d(3, 2, 1)
+        self.conv, self.pool2 = nn.Conv2d(width, width, 3, padding=1), nn.MaxPool2d(2)
+        self.last, self.head = nn.Conv2d(width, width, 1), nn.Linear(width, CLASSES)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.pool1(self.relu(self.stem(x)))
+        x = self.relu(self.last(self.pool2(self.relu(self.conv(x)))))
+        return self.head(x.mean((2, 3)))
+
+
+def tiny_pooled(width=8, seed=0):
+    torch.manual_seed(seed)
+    return Pooled(width).eval()
+
+
 class Gates(nn.Module):
     """Every activation that is made of gates, as modules and written out."""
 

@@ -109,7 +109,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         note = _NOTES.get(func)
         if note is not None:
             self.layers.append(note(func, args, result))
-            self._before_relu[id(result)] = result
+            if isinstance(result, Tensor):  # a pool's ReLU is none that runtimes fold
+                self._before_relu[id(result)] = result
         elif func in _RELUS:
             if id(args[0]) not in self._before_relu:
                 raise _unknown(func, "apart from a convolution, a linear layer or a sum before it")
@@ -159,6 +160,20 @@ def _sum(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
     return Layer("add", height, width, channels, channels)
 
 
+def _max_pool(func: Any, args: Sequence[Any], result: Any) -> Layer:
+    x, *given = args
+    given += [[], 0, 1, False][len(given) - 1 :]
+    kernel, stride, padding, dilation = (
+        (v,) if isinstance(v, int) else tuple(v) for v in (given[0], given[1] or given[0], *given[2:4])
+    )
+    ceil = given[4]
+    same = all(len({*sides}) == 1 for sides in (kernel, stride, padding))
+    if x.dim() != 4 or not same or {*dilation} != {1} or ceil:
+        raise _unknown(func, f"with kernel {kernel}, dilation {dilation}, ceil_mode {ceil}")
+    _, channels, height, width = (int(s) for s in x.shape)
+    return Layer("max_pool", height, width, channels, channels, kernel[0], stride[0], padding[0])
+
+
 def _global_pool(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
     x = args[0]
     pooled = (*result.shape, 1, 1)[:4] == (*x.shape[:2], 1, 1)
@@ -178,6 +193,7 @@ _NOTES: dict[Any, Callable[[Any, Sequence[Any], Tensor], Layer]] = {
     aten.linear.default: _linear,
     aten.add.Tensor: _sum,
     aten.add_.Tensor: _sum,
+    aten.max_pool2d_with_indices.default: _max_pool,
     aten.mean.dim: _global_pool,
     aten._adaptive_avg_pool2d.default: _global_pool,
     aten.adaptive_avg_pool2d.default: _global_pool,

@@ -79,6 +79,10 @@ class _File:
     def _add(self, x: str, layer: Layer) -> str:
         return self._around("Add", [x, x], relu=True)
 
+    def _max_pool(self, x: str, layer: Layer) -> str:
+        kernel, strides, pads = [layer.kernel] * 2, [layer.stride] * 2, [layer.padding] * 4
+        return self._around("MaxPool", [x], kernel_shape=kernel, strides=strides, pads=pads)
+
     def _global_pool(self, x: str, layer: Layer) -> str:
         return self._around("GlobalAveragePool", [x])
 

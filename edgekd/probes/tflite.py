@@ -20,6 +20,8 @@ _VERSIONS = {
     _OP.FULLY_CONNECTED: 4,
     _OP.ADD: 2,
     _OP.PAD: 2,
+    _OP.PADV2: 2,
+    _OP.MAX_POOL_2D: 2,
     _OP.MEAN: 2,
     _OP.RESHAPE: 1,
 }
@@ -91,12 +93,16 @@ class _File:
         self._run(op, [x, *self._weights(shape, axis, layer.out_channels)], y, kind, options)
         return y
 
-    def _pad(self, x: int, layer: Layer) -> int:
+    def _pad(self, x: int, layer: Layer, least: int | None = None) -> int:
+        """With zeros around, or with what `least` holds."""
         side = [layer.padding, layer.padding]
         sides = self._constant(np.array([[0, 0], side, side, [0, 0]], np.int32), tfl.TensorType.INT32)
         more = 2 * layer.padding
         y = self._activation(1, layer.height + more, layer.width + more, layer.in_channels)
-        self._run(_OP.PAD, [x, sides], y, tfl.BuiltinOptions.PadOptions, tfl.PadOptionsT())
+        if least is None:
+            self._run(_OP.PAD, [x, sides], y, tfl.BuiltinOptions.PadOptions, tfl.PadOptionsT())
+        else:
+            self._run(_OP.PADV2, [x, sides, least], y, tfl.BuiltinOptions.PadV2Options, tfl.PadV2OptionsT())
         return y
 
     def _linear(self, x: int, layer: Layer) -> int:
@@ -124,6 +130,25 @@ class _File:
         y = self._activation(1, layer.height, layer.width, layer.in_channels)
         self._run(_OP.ADD, [x, x], y, tfl.BuiltinOptions.AddOptions, options)
         return y
+
+    def _max_pool(self, x: int, layer: Layer) -> int:
+        if layer.padding:
+            x = self._pad(x, layer, self._least())
+        options = tfl.Pool2DOptionsT()
+        options.padding = _VALID
+        options.strideH = options.strideW = layer.stride
+        options.filterHeight = options.filterWidth = layer.kernel
+        y = self._activation(1, layer.out_height, layer.out_width, layer.in_channels)
+        self._run(_OP.MAX_POOL_2D, [x], y, tfl.BuiltinOptions.Pool2DOptions, options)
+        return y
+
+    def _least(self) -> int:
+        """The smallest value of an activation."""
+        if not self._integers:
+            return self._constant(np.array(np.finfo(np.float32).min, np.float32), tfl.TensorType.FLOAT32)
+        least = self._constant(np.array(-128, np.int8), tfl.TensorType.INT8)
+        self._scale(least, np.array([_ACTIVATION_SCALE]), -128, 0)
+        return least
 
     def _global_pool(self, x: int, layer: Layer) -> int:
         axes = self._constant(np.array([1, 2], np.int32), tfl.TensorType.INT32)

@@ -76,6 +76,21 @@ def test_means_over_the_whole_image_are_pools(pool):
     assert found[1:] == (Layer("global_pool", 6, 6, 4, 4), Layer("linear", 1, 1, 4, 3))
 
 
+@pytest.mark.parametrize(
+    ("pool", "layer"),
+    [
+        (nn.MaxPool2d(2), Layer("max_pool", 6, 6, 4, 4, 2, 2, 0)),
+        (nn.MaxPool2d(3, 2, 1), Layer("max_pool", 6, 6, 4, 4, 3, 2, 1)),
+        (nn.MaxPool2d((3, 3), (1, 1)), Layer("max_pool", 6, 6, 4, 4, 3, 1, 0)),
+    ],
+)
+def test_the_largest_in_each_window_is_a_layer(pool, layer):
+    net = Odd(nn.Conv2d(2, 4, 3), nn.ReLU(), pool)
+    (_, found) = layers_of(net, EXAMPLE)
+    assert found == layer and tuple(net(EXAMPLE).shape[2:]) == (layer.out_height, layer.out_width)
+    assert found.macs == found.weights == 0
+
+
 class Odd(nn.Module):
     def __init__(self, *layers):
         super().__init__()
@@ -99,7 +114,10 @@ class Odd(nn.Module):
         ([nn.Conv2d(2, 4, 3), nn.Hardtanh(-1, 1)], "hardtanh.* from -1"),
         ([nn.Conv2d(2, 4, 3), Mean((1, 2))], "mean.* whole image"),
         ([nn.Conv2d(2, 4, 3), Mean((1, 3))], "mean.* whole image"),
-        ([nn.MaxPool2d(2)], "max_pool2d"),
+        ([nn.MaxPool2d((2, 1))], r"max_pool2d.* kernel \(2, 1\)"),
+        ([nn.MaxPool2d(2, dilation=2)], r"max_pool2d.* dilation \(2, 2\)"),
+        ([nn.MaxPool2d(3, ceil_mode=True)], "max_pool2d.* ceil_mode True"),
+        ([nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.ReLU()], "relu.* apart from"),
         ([nn.Linear(8, 3)], "on 16 rows"),
         ([nn.AvgPool2d(2)], "avg_pool2d.* whole image"),
     ],
