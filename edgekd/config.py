@@ -16,14 +16,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from edgekd.compression_settings import PruneConfig, QuantizeConfig
 from edgekd.errors import UsageError, nearest
 from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
 from edgekd.settings import (
     FunctionConfig,
     GateConfig,
     ModelConfig,
-    PruneConfig,
-    QuantizeConfig,
     Recipe,
     StudentConfig,
     TaskConfig,

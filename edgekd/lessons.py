@@ -61,9 +61,10 @@ def taught_by(
     """Who tells QAT what to say."""
     if config.learn_from == "teacher":
         return teacher
-    if losses.needs(config.losses) == "layers":
+    if (needed := losses.needs(config.losses)) != "outputs":
+        on = "labels" if needed == "nothing" else "layers"
         raise UsageError(
-            f"quantize.learn_from = {config.learn_from!r} goes with losses on outputs, not on layers",
+            f"quantize.learn_from = {config.learn_from!r} goes with losses on outputs, not on {on}",
             hint="use kd, dkd, dist or mse",
         )
     if config.learn_from == "student":

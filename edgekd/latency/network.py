@@ -168,8 +168,9 @@ def _max_pool(func: Any, args: Sequence[Any], result: Any) -> Layer:
     )
     ceil = given[4]
     same = all(len({*sides}) == 1 for sides in (kernel, stride, padding))
+    rest = f"dilation {dilation}, ceil_mode {ceil}"
     if x.dim() != 4 or not same or {*dilation} != {1} or ceil:
-        raise _unknown(func, f"with kernel {kernel}, dilation {dilation}, ceil_mode {ceil}")
+        raise _unknown(func, f"with kernel {kernel}, stride {stride}, padding {padding}, {rest}")
     _, channels, height, width = (int(s) for s in x.shape)
     return Layer("max_pool", height, width, channels, channels, kernel[0], stride[0], padding[0])
 

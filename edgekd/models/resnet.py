@@ -68,18 +68,20 @@ def build(
     input_shape: tuple[int, ...],
     num_classes: int,
     blocks: Sequence[int] = (3, 3, 3),
-    width: int = 16,
+    width: int | None = None,
     widths: Sequence[int] | None = None,
     stem_stride: int = 1,
 ) -> nn.Module:
-    """ResNet-20 with the defaults: `blocks` a stage, `width` of the first stage, doubled from stage to stage.
+    """ResNet-20 with the defaults: `blocks` a stage, `width` (16) of the first, twice the width in each next.
 
-    `widths` gives each stage its own; a `stem_stride` of 2 halves the image before the first stage.
+    `widths` in its place gives each stage its own; a `stem_stride` of 2 halves the image before the first.
     """
     if len(input_shape) != 3:
         raise ValueError(f"resnet takes images (C, H, W), the task gives {input_shape}")
+    if width is not None and widths is not None:
+        raise ValueError("give width or widths, not both")
     if widths is None:
-        widths = [width * 2**stage for stage in range(len(blocks))]
+        widths = [(16 if width is None else width) * 2**stage for stage in range(len(blocks))]
     if not blocks or min(*blocks, *widths, stem_stride) < 1:
         raise ValueError("blocks, widths and stem_stride must be at least 1")
     if len(widths) != len(blocks):

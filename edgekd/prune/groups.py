@@ -47,8 +47,8 @@ class Group:
 
     def gone(self, kept: int) -> list[int]:
         """The channels that the group lacks with so many places: those of the least important ones."""
-        places = self.scores.argsort(stable=True)[: max(len(self.scores) - kept, 0)]
-        found: list[int] = self.together[places].flatten().sort().values.tolist()
+        least = self.scores.argsort(stable=True)[: max(len(self.scores) - kept, 0)]
+        found: list[int] = self.together[least].flatten().sort().values.tolist()
         return found
 
 
@@ -77,7 +77,8 @@ class Prunable:
         self.groups: list[Group] = []
         self._graph = graph_of(self.net, example_input)
         self._paths = {layer: path for path, layer in self.net.named_modules()}
-        heads = heads_together(self.net, example_input) if heads is None else heads
+        if heads is None:
+            heads = heads_together(self.net, example_input, config.ignored_layers)
         layers = {n: m for n, m in self.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
         self.unreached = [name for name, m in layers.items() if m not in self._graph.module2node]
         self._most = config.max_pruning_ratio
@@ -135,7 +136,7 @@ class Prunable:
                 continue
             out = graph.is_out_channel_pruning_fn(dep.handler)
             width = graph.get_out_channels(layer) if out else graph.get_in_channels(layer)
-            if channels and max(channels) >= width:
+            if width is not None and channels and max(channels) >= width:  # one slope of a PReLU has none
                 raise UsageError(
                     f"prune: Torch-Pruning cannot follow the channels of {root} to {self._paths[layer]}",
                     hint=f"write forward with view in place of chunk or split, or name {root} in "
@@ -150,12 +151,19 @@ class Prunable:
         if not made:
             return places(channels, _blocks(members))
         found = [each for path in made if (each := heads[path]) is not None]
-        if len(found) < len(made) or not all(each.equal(found[0]) for each in found) or _blocks(members) > 1:
+        if len(found) < len(made) or not all(each.equal(found[0]) for each in found):
             raise UsageError(
                 f"prune: what {', '.join(made)} give cannot become narrower: forward takes it apart into "
                 "sizes that are written out, or that differ",
                 hint="let forward work out how many heads there are, or how wide they are (-1 in view), or "
                 "name these layers in prune.ignored_layers",
+            )
+        blocks = _blocks(members)
+        if blocks > 1 and not places(channels, blocks).equal(found[0]):
+            raise UsageError(
+                f"prune: what {', '.join(made)} give has other heads than a GroupNorm or a grouped "
+                "convolution has groups",
+                hint="as many groups as heads, or name these layers in prune.ignored_layers",
             )
         return found[0]
 
@@ -166,7 +174,10 @@ class Prunable:
 
     @contextmanager
     def masked(self, index: int, kept: int) -> Iterator[None]:
-        """While it is open, what `narrow` would cut is zero: answers are as if it had gone."""
+        """While it is open, what `narrow` would cut is zero.
+
+        Answers are as if it had gone, but for narrower heads: attention divides by the root of their width.
+        """
         import torch_pruning as tp
 
         producers = (

@@ -12,7 +12,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,15 @@ from edgekd.prune.importance import thawed
 aten = torch.ops.aten
 
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
+# Beside what is computed value by value.
+_SAME_CHANNELS = (
+    aten.native_layer_norm.default,
+    aten.native_group_norm.default,
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten.clone.default,
+    aten.alias.default,
+)
 Sizes = tuple[int, ...]
 
 
@@ -45,22 +54,40 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Runs the operator."""
         result = func(*args, **(kwargs or {}))
-        if func in _VIEWS and (known := self._outputs.get(id(args[0]))):
-            x, path, axis = known
-            sizes = _sizes(x.shape, result.shape, axis)
-            if len(sizes) > 1:
-                self.found[path] = sizes
+        y = result[0] if isinstance(result, tuple) else result  # norms give statistics too
+        for known in (self._outputs.get(id(arg)) for arg in args if isinstance(arg, Tensor)):
+            if known is not None and isinstance(y, Tensor):
+                self._follow(func, args, *known, y)
+                break
         return result
 
+    def _follow(self, func: Any, args: Sequence[Any], x: Tensor, path: str, axis: int, y: Tensor) -> None:
+        """Where a layer's channels are in what an operator made of them, or what it took them apart into."""
+        if func in _VIEWS:
+            place, sizes = _sizes(x.shape, y.shape, axis)
+            if len(sizes) > 1:
+                self.found[path] = sizes
+            if len(sizes) != 1:
+                return
+            axis = place
+        elif func is aten.transpose.int:
+            swapped = [d % x.dim() for d in args[1:3]]
+            axis = swapped[1 - swapped.index(axis)] if axis in swapped else axis
+        elif func is aten.permute.default:
+            axis = [d % x.dim() for d in args[1]].index(axis)
+        elif y.shape != x.shape or not (torch.Tag.pointwise in func.tags or func in _SAME_CHANNELS):
+            return
+        self._outputs[id(y)] = (y, path, axis)
 
-def _sizes(before: Sequence[int], after: Sequence[int], axis: int) -> Sizes:
-    """Into what a view takes one axis apart; empty where it is not this one alone."""
-    if [*before[:axis]] != [*after[:axis]]:
-        return ()
-    for end in range(axis + 1, len(after) + 1):
-        if math.prod(after[axis:end]) == before[axis]:
-            return tuple(after[axis:end])
-    return ()
+
+def _sizes(before: Sequence[int], after: Sequence[int], axis: int) -> tuple[int, Sizes]:
+    """Where an axis begins after a view, and its sizes there: one, several, or none where it was mixed up."""
+    for place in reversed(range(len(after))):
+        if math.prod(after[:place]) == math.prod(before[:axis]):
+            for end in range(place + 1, len(after) + 1):
+                if math.prod(after[place:end]) == before[axis]:
+                    return place, tuple(after[place:end])
+    return 0, ()
 
 
 def sizes_of(net: nn.Module, example_input: Tensor) -> dict[str, Sizes]:
@@ -88,12 +115,15 @@ def _whole(sizes: Sizes) -> Tensor:
     return torch.arange(math.prod(sizes)).view(-1, heads, sizes[-1]).movedim(1, 0).flatten(1)
 
 
-def together(net: nn.Module, example_input: Tensor) -> Mapping[str, Tensor | None]:
+def together(
+    net: nn.Module, example_input: Tensor, ignored: Collection[str] = ()
+) -> Mapping[str, Tensor | None]:
     """Which channels of a layer go together, for layers whose channels are taken apart.
 
     Args:
         net: in eval mode; left as it is.
         example_input: (1, *shape).
+        ignored: module paths of layers that are left alone.
 
     Returns:
         by module path (places, channels of each); None where the network runs neither with narrower heads
@@ -101,6 +131,8 @@ def together(net: nn.Module, example_input: Tensor) -> Mapping[str, Tensor | Non
     """
     found: dict[str, Tensor | None] = {}
     for path, sizes in sizes_of(net, example_input).items():
+        if path in ignored:
+            continue
         narrower, fewer = (*sizes[:-1], sizes[-1] - 1), (*sizes[:-2], sizes[-2] - 1, sizes[-1])
         ways = ((places(math.prod(sizes), math.prod(sizes[:-1])), narrower), (_whole(sizes), fewer))
         found[path] = next(
@@ -119,12 +151,14 @@ def _after(net: nn.Module, example_input: Tensor, path: str, gone: Tensor) -> Si
     cut = copy.deepcopy(net)
     layer = cut.get_submodule(path)
     graph = graph_of(cut, example_input)
+    if layer not in graph.module2node:
+        return None
     graph.get_pruning_group(
         layer, graph.get_pruner_of_module(layer).prune_out_channels, gone.tolist()
     ).prune()
     try:
         return sizes_of(cut, example_input).get(path)
-    except RuntimeError:  # a size that is written out
+    except (RuntimeError, ValueError, AssertionError):  # a size that is written out, or looked at
         return None
 
 

@@ -90,7 +90,7 @@ def prune(
     Raises:
         UsageError: an unknown layer path, nothing to prune, or a goal out of reach.
     """
-    apart = heads.together(copy.deepcopy(module).eval(), example_input)
+    apart = heads.together(copy.deepcopy(module).eval(), example_input, config.ignored_layers)
 
     def attempt(ratio: float) -> tuple[nn.Module, Round, int]:
         torch.manual_seed(seed)

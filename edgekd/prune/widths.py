@@ -31,6 +31,7 @@ _GOOD_ENOUGH = 0.05  # as GAP, where the time is up
 MOST_CANDIDATES = 12
 # A wider group that costs so little more, of what its layers cost, costs the same: tables are not better.
 _SAME = 0.02
+_INFEASIBLE = 2  # scipy's
 
 
 def total(wires: Sequence[Wire], widths: Sequence[int], price: Price) -> float:
@@ -76,21 +77,20 @@ def edges(
                 if cost < cheapest - _SAME * curve[-1] or width == whole:
                     kept.append((width, cost))
                     cheapest = min(cheapest, cost)
-            worth.update(_thinned(kept))
+            worth.update(_thinned(kept, 2 * MOST_CANDIDATES // (1 + len(prices))))
         found.append(sorted(worth))
     return found
 
 
-def _thinned(kept: list[tuple[int, float]]) -> list[int]:
-    """At most MOST_CANDIDATES widths: both ends, and those below which the price falls furthest."""
-    if len(kept) <= MOST_CANDIDATES:
+def _thinned(kept: list[tuple[int, float]], most: int) -> list[int]:
+    """At most so many widths: both ends, and those below which the price falls furthest."""
+    if len(kept) <= most:
         return [width for width, _ in kept]
     falls = [(before - cost, width) for (_, before), (width, cost) in itertools.pairwise(kept)]
     # Steep or not, the whole range is covered: the rest is spread evenly.
-    steepest = {width for _, width in sorted(falls, reverse=True)[: MOST_CANDIDATES // 2]}
-    even = {
-        kept[round(i * (len(kept) - 1) / (MOST_CANDIDATES // 2 - 1))][0] for i in range(MOST_CANDIDATES // 2)
-    }
+    half = most // 2
+    steepest = {width for _, width in sorted(falls, reverse=True)[:half]}
+    even = {kept[round(i * (len(kept) - 1) / (half - 1))][0] for i in range(half)}
     return [width for width, _ in kept if width in steepest | even]
 
 
@@ -109,24 +109,29 @@ def choose(
         budgets: at least one.
 
     Raises:
-        OutOfReach: even the narrowest network costs more than one of them.
+        OutOfReach: whatever the widths, one of them is not kept.
         UsageError: no answer that is known to be good, in time.
     """
-    narrowest = [min(widths) for widths in candidates]
-    for budget in budgets:
-        if (least := total(wires, narrowest, budget.price)) > budget.limit or budget.limit <= 0:
-            raise OutOfReach(budget, least)
     programme = _Programme(candidates, losses, budgets)
     for groups, members in _together(wires).items():
         combinations = itertools.product(*(range(len(candidates[g])) for g in groups))
         each = [_widths(len(candidates), groups, c, candidates) for c in combinations]
         prices = [[total(members, widths, budget.price) for widths in each] for budget in budgets]
         programme.add(groups, np.array(prices))
-    return programme.solve()
+    if (chosen := programme.solve()) is not None:
+        return chosen
+    for i, budget in enumerate(budgets):
+        # The narrowest network is not always the cheapest: some kernels like certain widths.
+        cheapest = programme.solve(cheapest_by=i)
+        if cheapest is not None and (least := total(wires, cheapest, budget.price)) > budget.limit:
+            raise OutOfReach(budget, least)
+    raise RuntimeError(f"no widths keep to {[(b.of, b.limit) for b in budgets]}, and each alone can be kept")
 
 
 class OutOfReach(Exception):
-    """No choice of widths keeps to `budget`; `least` is what the narrowest network costs of it."""
+    """No choice of widths keeps to `budget`; `least` is what the cheapest costs of those that keep to the
+    budgets before it.
+    """
 
     def __init__(self, budget: Budget, least: float) -> None:
         super().__init__(budget, least)
@@ -161,6 +166,8 @@ class _Programme:
     ) -> None:
         self._candidates = candidates
         self._limits = np.array([budget.limit for budget in budgets])
+        # In shares of the budgets: the solver's tolerances are absolute.
+        self._scales = np.array([abs(budget.limit) or 1.0 for budget in budgets])
         starts = np.cumsum([0, *(len(widths) for widths in candidates)])
         self._columns = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
         self._binaries = int(starts[-1])
@@ -195,10 +202,14 @@ class _Programme:
                     slab = np.take(shares, i, axis).ravel()
                     self._row([*((int(s), 1.0) for s in slab), (int(column), -1.0)], 0.0)
 
-    def solve(self) -> list[int]:
+    def solve(self, cheapest_by: int | None = None) -> list[int] | None:
+        """The widths that lose the least within all budgets, or cost the least of one within those before it.
+
+        None where no widths keep to the budgets.
+        """
         count = self._variables
-        # In shares of the budgets: the solver's tolerances are absolute.
-        price = coo_array(np.concatenate(self._price, axis=1) / self._limits[:, None])
+        price = np.concatenate(self._price, axis=1) / self._scales[:, None]
+        kept = slice(cheapest_by)
         rows, columns, values = (list(part) for part in zip(*self._entries, strict=True))
         equations = coo_array((values, (rows, columns)), shape=(len(self._right), count))
         binary = np.zeros(count)
@@ -206,15 +217,17 @@ class _Programme:
         loss = np.zeros(count)
         loss[: self._binaries] = self._loss
         found = milp(
-            loss,
+            loss if cheapest_by is None else price[cheapest_by],
             integrality=binary,
             bounds=Bounds(0, 1),
             constraints=[
                 LinearConstraint(equations.tocsr(), self._right, self._right),
-                LinearConstraint(price.tocsr(), -np.inf, 1.0 - self._fixed / self._limits),
+                LinearConstraint(price[kept], -np.inf, ((self._limits - self._fixed) / self._scales)[kept]),
             ],
-            options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
+            options={"mip_rel_gap": GAP if cheapest_by is None else 0.0, "time_limit": TIME_LIMIT_S},
         )
+        if found.status == _INFEASIBLE:
+            return None
         if found.x is None or (found.status != 0 and found.mip_gap > _GOOD_ENOUGH):
             raise UsageError(
                 f"prune: no good widths were found within {TIME_LIMIT_S:.0f} s: {found.message}",

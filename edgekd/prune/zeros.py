@@ -7,7 +7,8 @@ faster in the runtimes here; what is smaller is a compressed file.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ _FOUR, _KEPT = 4, 2
 
 def nonzeros(module: nn.Module) -> int:
     """How many weights of convolutions and linear layers are not zero."""
-    return sum(int(weight.count_nonzero()) for _, weight in _weights(module))
+    return sum(int(weight.count_nonzero()) for weight in _weights(module).values())
 
 
 def smallest(module: nn.Module, config: PruneConfig, limit: int, seed: int) -> nn.Module:
@@ -37,51 +38,73 @@ def smallest(module: nn.Module, config: PruneConfig, limit: int, seed: int) -> n
         UsageError: an unknown layer path, or a limit below what `max_pruning_ratio` leaves.
     """
     made = copy.deepcopy(module)
-    chosen, whole = _chosen(made, config), nonzeros(made)
-    free = limit - (whole - sum(int(weight.count_nonzero()) for weight in chosen))
-    draw = torch.Generator().manual_seed(seed)
-    scores = [
-        (
-            weight.abs() if config.importance != "random" else torch.rand(weight.shape, generator=draw)
-        ).flatten()
-        * (weight != 0).flatten()
-        for weight in chosen
+    chosen = list(_chosen(made, config).values())
+    sizes = [int(weight.count_nonzero()) for weight in chosen]
+    free = limit - (nonzeros(made) - sum(sizes))
+    # Of a layer that has zeros already less is left to take.
+    least = [
+        min(size, weight.numel() - int(config.max_pruning_ratio * weight.numel()))
+        for size, weight in zip(sizes, chosen, strict=True)
     ]
-    least = [len(score) - int(config.max_pruning_ratio * len(score)) for score in scores]
     if free < sum(least):
         raise UsageError(
             f"prune: {limit:,} weights are out of reach: at least {sum(least) + limit - free:,} stay",
             hint="raise prune.max_pruning_ratio or the limit",
         )
+    draw = torch.Generator().manual_seed(seed)
+    scores = []
+    for weight in chosen:
+        size = weight.abs() if config.importance != "random" else 1 - torch.rand(weight.shape, generator=draw)
+        scores.append((size * (weight != 0)).flatten())
     orders = [score.argsort(descending=True, stable=True) for score in scores]
     if config.scope == "layer":
-        total = sum(len(score) for score in scores)
-        kept = [max(n, free * len(score) // total) for n, score in zip(least, scores, strict=True)]
+        kept = _shared_out(free, sizes, least)
     else:
         # The largest of each layer stay in any case; for what is left all layers compete.
-        rest = torch.cat([score[order[n:]] for score, order, n in zip(scores, orders, least, strict=True)])
-        layer = torch.cat(
-            [torch.full((len(s) - n,), i) for i, (s, n) in enumerate(zip(scores, least, strict=True))]
-        )
-        won = layer[rest.argsort(descending=True, stable=True)[: free - sum(least)]]
-        kept = [n + int(more) for n, more in zip(least, won.bincount(minlength=len(scores)), strict=True)]
+        rest = [score[order[n:]] for score, order, n in zip(scores, orders, least, strict=True)]
+        layer = torch.cat([torch.full((len(part),), i) for i, part in enumerate(rest)])
+        won = layer[torch.cat(rest).argsort(descending=True, stable=True)[: free - sum(least)]]
+        more = won.bincount(minlength=len(rest)).tolist()
+        kept = [n + m for n, m in zip(least, more, strict=True)]
     with torch.no_grad():
         for weight, order, n in zip(chosen, orders, kept, strict=True):
-            weight.view(-1)[order[n:]] = 0
+            flat = weight.flatten()  # a copy, or not: images may lie channels last
+            flat[order[n:]] = 0
+            weight.copy_(flat.view_as(weight))
     return made
+
+
+def _shared_out(free: int, sizes: Sequence[int], least: Sequence[int]) -> list[int]:
+    """How many of each layer stay: the same share of all, within what each must and can keep."""
+    kept, total = list(least), sum(sizes)
+    share = free / total
+    for i, size in enumerate(sizes):
+        kept[i] = min(size, max(least[i], int(share * size)))
+    # What rounding and the limits of other layers leave over, or lack, falls to those furthest from it.
+    while (over := free - sum(kept)) != 0:
+        step = 1 if over > 0 else -1
+        open_to = [i for i in range(len(kept)) if least[i] <= kept[i] + step <= sizes[i]]
+        nearest_first = sorted(open_to, key=lambda i: step * (kept[i] / sizes[i] - share))
+        for i in nearest_first[: abs(over)]:
+            kept[i] += step
+    return kept
 
 
 def two_of_four(module: nn.Module, config: PruneConfig) -> nn.Module:
     """A copy in which of every four weights along the input channels the two smallest are zero.
 
     The pattern that sparse tensor cores take (Mishra et al. 2021, arXiv 2104.08378). Layers whose input
-    channels are no multiple of four stay whole, as do grouped convolutions.
+    channels are no multiple of four stay whole, as do grouped and transposed convolutions.
 
     Raises:
         UsageError: an unknown layer path, or there is no layer that could take the pattern.
     """
     made = copy.deepcopy(module)
-    fitting = [weight for weight in _chosen(made, config) if weight.shape[1] % _FOUR == 0]
+    fitting = [
+        weight
+        for path, weight in _chosen(made, config).items()
+        if weight.shape[1] % _FOUR == 0 and _is_plain(made.get_submodule(path))
+    ]
     if not fitting:
         raise UsageError(
             f"prune: no layer of {type(module).__name__} has a multiple of {_FOUR} input channels",
@@ -94,9 +117,18 @@ def two_of_four(module: nn.Module, config: PruneConfig) -> nn.Module:
     return made
 
 
-def held(module: nn.Module) -> Callable[[], None]:
-    """What sets the weights that are zero now to zero again, wherever training has moved them."""
-    masks = [(weight, weight == 0) for _, weight in _weights(module)]
+def _is_plain(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or (layer.groups == 1 and not layer.transposed)  # type: ignore[return-value]
+
+
+def held(module: nn.Module, ignored: Collection[str] = ()) -> Callable[[], None]:
+    """What sets the weights that are zero now to zero again, wherever training has moved them.
+
+    Args:
+        module: made sparse.
+        ignored: module paths of layers whose zeros are none of pruning's.
+    """
+    masks = [(weight, weight == 0) for path, weight in _weights(module).items() if path not in ignored]
 
     @torch.no_grad()
     def hold() -> None:
@@ -110,16 +142,17 @@ def unheld() -> None:
     """As `held`, of a network without such weights."""
 
 
-def _chosen(module: nn.Module, config: PruneConfig) -> list[Tensor]:
-    """The weights that may go."""
-    named = dict(_weights(module))
+def _chosen(module: nn.Module, config: PruneConfig) -> dict[str, Tensor]:
+    """The weights that may go, by module path."""
+    layers, named = _layers(module), _weights(module)
     for path in config.ignored_layers:
-        if path not in named:
+        if path not in layers:
             raise UsageError(
                 f"prune.ignored_layers: no layer {path!r}",
-                hint=nearest(path, list(named), f"layers: {', '.join(named)}"),
+                hint=nearest(path, list(layers), f"layers: {', '.join(layers)}"),
             )
-    found = [weight for path, weight in named.items() if path not in config.ignored_layers]
+    whole = {id(layers[path].weight) for path in config.ignored_layers}
+    found = {path: weight for path, weight in named.items() if id(weight) not in whole}
     if not found:
         raise UsageError(
             f"prune: nothing in {type(module).__name__} can be pruned",
@@ -128,10 +161,23 @@ def _chosen(module: nn.Module, config: PruneConfig) -> list[Tensor]:
     return found
 
 
-def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _layers(module: nn.Module) -> dict[str, Any]:
+    """Convolutions and linear layers by module path."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    return {path: layer for path, layer in module.named_modules() if isinstance(layer, kinds)}
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Of convolutions and linear layers, by module path; one that layers share stands once."""
+    found: dict[str, Tensor] = {}
     seen = set()
-    for path, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and id(layer.weight) not in seen:
+    for path, layer in _layers(module).items():
+        if "weight" not in layer._parameters:
+            raise UsageError(
+                f"prune: the weights of {path} are worked out from others (a parametrization)",
+                hint="torch.nn.utils.parametrize.remove_parametrizations first",
+            )
+        if id(layer.weight) not in seen:
             seen.add(id(layer.weight))
-            yield path, layer.weight
+            found[path] = layer.weight
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,10 @@ class Together(nn.Module):
         return torch.cat([self._mean([part[:, head] for part in logits]) for head in self._columns], dim=1)
 
     def _mean(self, logits: Sequence[Tensor]) -> Tensor:
+        pairs = [(w, part) for w, part in zip(self._weights, logits, strict=True) if w > 0]
         if self._what == "logits":
-            parts = [part - part.mean(dim=1, keepdim=True) for part in logits]
-        else:
-            parts = [part.softmax(dim=1) for part in logits]
-        weighed = [weight * part for weight, part in zip(self._weights, parts, strict=True)]
-        mean = torch.stack(weighed).sum(dim=0)
-        return mean if self._what == "logits" else mean.clamp(min=ensemble.TINY).log()
+            return torch.stack([w * (part - part.mean(dim=1, keepdim=True)) for w, part in pairs]).sum(dim=0)
+        return torch.stack([math.log(w) + part.log_softmax(dim=1) for w, part in pairs]).logsumexp(dim=0)
 
 
 def load(label: str, context: Context) -> nn.Module:

@@ -96,8 +96,10 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         # Widths go in steps: the round before may have gone as far.
         if any(each.cost(module) > limit for each, limit in zip(way.goals, limits, strict=True)):
             module, cut = way.cut(module, limits, first)
-            taken.append(cut)
-        after_step = zeros.held(module) if config.goal == "nonzero_weights" else zeros.unheld
+            taken += [cut] if cut["channels"] or cut["blocks"] else []
+        after_step = (
+            zeros.held(module, config.ignored_layers) if config.goal == "nonzero_weights" else zeros.unheld
+        )
         before = saved.accuracy_on(module, "val", context)
         epochs = learn(module, _share(config, turn), node, context, epochs, after_step=after_step)
         rounds.append({"cost": goal.cost(module), "val_accuracy_before_recovery": before})

@@ -35,7 +35,10 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         if config.ranges == "fixed":
             qat.fix_ranges(net)
         # A network that was made sparse stays it: weights are symmetric, so a zero is a zero in 8 bits too.
-        hold = zeros.held(net) if "nonzero_weights" in source.result else zeros.unheld
+        hold = zeros.unheld
+        if "nonzero_weights" in source.result:
+            pruned = context.plan.node(node.parents["network"]).config["prune"]
+            hold = zeros.held(net, [f"body.{path}" for path in pruned["ignored_layers"]])
         history = learn(net, config, node, context, after_step=hold)
     floats = list(config.float_layers)
     if config.max_val_drop_pp is not None:
