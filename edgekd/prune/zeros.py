@@ -68,9 +68,9 @@ def smallest(module: nn.Module, config: PruneConfig, limit: int, seed: int) -> n
         kept = [n + m for n, m in zip(least, more, strict=True)]
     with torch.no_grad():
         for weight, order, n in zip(chosen, orders, kept, strict=True):
-            flat = weight.flatten()  # a copy, or not: images may lie channels last
-            flat[order[n:]] = 0
-            weight.copy_(flat.view_as(weight))
+            gone = torch.ones(len(order), dtype=torch.bool)
+            gone[order[:n]] = False
+            weight.masked_fill_(gone.view(weight.shape), 0.0)  # whatever their order in memory
     return made
 
 

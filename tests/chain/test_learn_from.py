@@ -50,6 +50,10 @@ def test_what_cannot_teach(tmp_path):
     folders = {"store": tmp_path / "store", "workdir": tmp_path}
     with pytest.raises(UsageError, match="learn_from = 'student' goes with losses on outputs, not on layers"):
         edgekd.compress(recipe("student", losses=[hint]), **folders)
+    with pytest.raises(UsageError, match="learn_from = 'both' goes with losses on outputs, not on labels"):
+        edgekd.compress(recipe("both", losses=[{"kind": "cross_entropy"}]), **folders)
+    with pytest.raises(UsageError, match='learn_from = \'both\' goes with method = "qat", not "ptq"'):
+        edgekd.compress(recipe("both", method="ptq"), **folders)
     with pytest.raises(UsageError, match=r'give \[teacher\], or quantize.learn_from = "student"'):
         edgekd.compress(alone("both"), student=network(), **folders)
 

@@ -1,5 +1,6 @@
 """Weights that pruning set to zero stay zero in the shipped files, through recovery and QAT."""
 
+import json
 import tomllib
 import zlib
 
@@ -14,7 +15,6 @@ import edgekd
 
 def onnx_weights(path):
     found = [onnx.numpy_helper.to_array(w) for w in onnx.load(path).graph.initializer]
-    # MatMul's weights are (inputs, outputs), Gemm's may be the other way: 64 inputs, 32 and 32 hidden units.
     return [w for w in found if w.ndim == 2]
 
 
@@ -47,9 +47,8 @@ def test_zeros_stay_in_the_files(tmp_path, pattern):
         assert sum(w.size for w in weights) == whole
         assert limit / 2 < sum(np.count_nonzero(w) for w in weights) <= limit
         if pattern == "2:4":
-            for w in weights:
-                inputs_last = w if target == "host" else w.T
-                assert (np.count_nonzero(inputs_last.reshape(-1, 4), axis=1) <= 2).all()
+            for w in weights:  # (outputs, inputs)
+                assert (np.count_nonzero(w.reshape(-1, 4), axis=1) <= 2).all()
         data = (work / file.path).read_bytes()
         assert file.deflated_bytes == len(zlib.compress(data, 9)) < len(data)
     for reference in floats.values():
@@ -57,3 +56,17 @@ def test_zeros_stay_in_the_files(tmp_path, pattern):
         assert file.deflated_bytes < 0.75 * file.size_bytes  # floats of a trained network hardly pack
     text = (work / "report.md").read_text()
     assert "Weights that are not zero" in text and f"| {limit:,} |" in text and "Packed by zlib" in text
+
+
+def test_rounds_over_convolutions(tmp_path):
+    recipe = tomllib.loads(TINY) | {"targets": ["x86-onnx"], "student": {"model": {"kind": "resnet"}}}
+    recipe["student"]["model"] |= {"blocks": [1], "width": 8}
+    goal = {"goal": "nonzero_weights", "keep": 0.5, "rounds": 2, "scope": "layer"}
+    recipe["prune"] = {"epochs": 2, "batch_size": 16} | goal
+    report = edgekd.compress(recipe, until="prune", store=tmp_path / "store", workdir=tmp_path / "work")
+    assert report is None
+    (found,) = (tmp_path / "store").glob("prune-*/result.json")
+    whole = 9 * 8 + 2 * 9 * 64 + 80
+    result = json.loads(found.read_text())["result"]
+    assert result["nonzero_weights"] == whole // 2
+    assert [r["cost"] for r in result["rounds"]] == [int(whole * 0.5**0.5), whole // 2]

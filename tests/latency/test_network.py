@@ -115,6 +115,7 @@ class Odd(nn.Module):
         ([nn.Conv2d(2, 4, 3), Mean((1, 2))], "mean.* whole image"),
         ([nn.Conv2d(2, 4, 3), Mean((1, 3))], "mean.* whole image"),
         ([nn.MaxPool2d((2, 1))], r"max_pool2d.* kernel \(2, 1\)"),
+        ([nn.MaxPool2d(2, (2, 1))], r"max_pool2d.* stride \(2, 1\)"),
         ([nn.MaxPool2d(2, dilation=2)], r"max_pool2d.* dilation \(2, 2\)"),
         ([nn.MaxPool2d(3, ceil_mode=True)], "max_pool2d.* ceil_mode True"),
         ([nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.ReLU()], "relu.* apart from"),

@@ -99,6 +99,7 @@ def test_resnet_with_widths_and_a_stem_that_halves_the_image():
         ({"blocks": (1, 1), "widths": (8,)}, "blocks names 2 stages, widths 1"),
         ({"blocks": (1, 1), "widths": (8, 0)}, "must be at least 1"),
         ({"stem_stride": 0}, "must be at least 1"),
+        ({"blocks": (1, 1), "width": 8, "widths": (8, 8)}, "give width or widths, not both"),
     ],
 )
 def test_shapes_of_a_resnet_that_do_not_fit(options, message):

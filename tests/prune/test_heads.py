@@ -164,6 +164,101 @@ def test_channels_that_are_lost_count_of_are_an_error():
     assert sorted(found.widths) == [HEADS * WIDTH, 48]
 
 
+class Lambda(nn.Module):
+    def __init__(self, does):
+        super().__init__()
+        self.does = does
+
+    def forward(self, x):
+        return self.does(x)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.Identity(),
+        nn.LayerNorm(HEADS * WIDTH),
+        Lambda(lambda y: 0.5 * y),
+        Lambda(lambda y: torch.tanh(y + 1)),
+        nn.Sequential(nn.GELU(), nn.Dropout()),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda y: y.view(*y.shape[:2], HEADS, -1),
+        lambda y: y.transpose(0, 1).contiguous().view(y.shape[1], y.shape[0] * HEADS, -1),
+        lambda y: y.unflatten(-1, (HEADS, -1)).permute(0, 2, 1, 3),
+    ],
+)
+def test_heads_are_seen_behind_what_keeps_the_channels(between, view):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.between = nn.Linear(6, HEADS * WIDTH), between
+            self.out = nn.Linear(WIDTH, 3)
+
+        def forward(self, x):
+            return self.out(view(self.between(self.q(x))).sum(-2))
+
+    net, x = Net().eval(), torch.randn(1, 5, 6)
+    assert heads.sizes_of(net, x) == {"q": (HEADS, WIDTH)}
+
+
+def test_what_is_no_head_is_not_taken_for_one():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.same, self.head = nn.Conv2d(2, 16, 2, 2), nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            y = self.conv(x).flatten(2).transpose(1, 2)  # (B, 16, 16): tokens by channels
+            z = torch.bmm(y, y).reshape(-1, 4, 4, 16)  # products are other channels
+            return self.head((self.same(y) + z.mean((1, 2))[:, None]).mean(1))
+
+    assert heads.sizes_of(Net().eval(), EXAMPLE) == {}
+
+
+def test_groups_of_a_norm_that_are_the_heads_agree_with_them():
+    class Normed(Attention):
+        def __init__(self):
+            super().__init__((HEADS, -1))
+            self.norm = nn.GroupNorm(HEADS, HEADS * WIDTH)
+
+        def forward(self, x):
+            y = self.q(x)
+            y = self.norm(y.transpose(1, 2)).transpose(1, 2)
+            q, k, v = (t.view(*x.shape[:2], *self.shape).transpose(1, 2) for t in (y, self.k(x), self.v(x)))
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    found = Prunable(transformer(Normed()), EXAMPLE, prune_config(keep=0.5), SAMPLES)
+    assert WIDTH in found.widths
+
+
+@pytest.mark.parametrize("error", [ValueError, AssertionError])
+def test_a_forward_that_looks_at_its_sizes_is_told_and_can_be_left_alone(error):
+    class Strict(Attention):
+        def forward(self, x):
+            if self.q.out_features != HEADS * WIDTH:
+                raise error("hidden size")
+            return super().forward(x)
+
+    net = transformer(Strict((HEADS, -1)))
+    with pytest.raises(UsageError, match="cannot become narrower"):
+        Prunable(net, EXAMPLE, prune_config(keep=0.5), SAMPLES)
+    layers = tuple(f"attention.{name}" for name in "qkv")
+    found = Prunable(net, EXAMPLE, prune_config(keep=0.5, ignored_layers=layers), SAMPLES)
+    assert sorted(found.widths) == [HEADS * WIDTH, 48]
+
+
+def test_one_slope_for_all_channels_is_no_channel():
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.PReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, CLASSES)
+    )
+    assert Prunable(net.eval(), EXAMPLE, prune_config(keep=0.5), SAMPLES).widths == [4, 8]
+
+
 class Encoder(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,6 +1,6 @@
 """Single weights set to zero."""
 
-import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -101,7 +101,6 @@ def test_two_of_every_four_input_channels_stay():
 
 def test_what_is_zero_is_held_whatever_training_does():
     net = tiny_resnet(8, (1, 1))
-    zeros.held(copy.deepcopy(net))()
     cut = zeros.smallest(net, sparse_config(), zeros.nonzeros(net) // 2, seed=0)
     hold, gone = zeros.held(cut), {p: w == 0 for p, w in weights_of(cut).items()}
     with torch.no_grad():
@@ -110,6 +109,68 @@ def test_what_is_zero_is_held_whatever_training_does():
     hold()
     for path, weight in weights_of(cut).items():
         np.testing.assert_array_equal(weight == 0, gone[path])
+
+
+def test_zeros_of_layers_that_were_left_alone_may_move():
+    net = flat()
+    with torch.no_grad():
+        net.conv.weight[0] = 0
+    hold = zeros.held(net, ignored=("conv",))
+    with torch.no_grad():
+        net.conv.weight += 1
+    hold()
+    assert (net.conv.weight != 0).all()
+
+
+def test_how_weights_lie_in_memory_does_not_matter():
+    net = tiny_resnet(8, (1, 1))
+    expected = weights_of(zeros.smallest(net, sparse_config(), zeros.nonzeros(net) // 2, seed=0))
+    last = tiny_resnet(8, (1, 1)).to(memory_format=torch.channels_last)
+    found = weights_of(zeros.smallest(last, sparse_config(), zeros.nonzeros(last) // 2, seed=0))
+    for path, weight in expected.items():
+        np.testing.assert_array_equal(found[path], weight)
+
+
+def test_by_layer_the_limit_is_met_where_small_layers_cannot_give_their_share():
+    net = nn.Sequential(*(nn.Linear(3, 1) for _ in range(10)), nn.Linear(100, 1))
+    config = sparse_config(scope="layer", max_pruning_ratio=0.5)
+    kept = [np.count_nonzero(w) for w in weights_of(zeros.smallest(net, config, 75, seed=0)).values()]
+    assert sum(kept) == 75 and kept[:10] == [2] * 10  # of three at most one may go
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_zeros_that_are_there_already_count_as_gone(scope):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(100, 10), nn.Linear(100, 10))
+    with torch.no_grad():
+        net[1].weight[1:] = 0
+    config = sparse_config(scope=scope, max_pruning_ratio=0.5)
+    for limit in (1050, 800, 600):
+        assert zeros.nonzeros(zeros.smallest(net, config, limit, seed=0)) == limit
+    with pytest.raises(UsageError, match="599 weights are out of reach: at least 600 stay"):
+        zeros.smallest(net, config, 599, seed=0)
+
+
+def test_two_of_four_leaves_grouped_and_transposed_convolutions_whole():
+    net = nn.Sequential(nn.Conv2d(16, 16, 3, groups=2), nn.ConvTranspose2d(16, 8, 3), nn.Conv2d(8, 4, 1))
+    after = weights_of(zeros.two_of_four(net, sparse_config(keep=None, pattern="2:4")))
+    whole = {path: np.count_nonzero(weight) == weight.size for path, weight in after.items()}
+    assert whole == {"0": True, "2": False}  # the transposed one is none of weights_of
+
+
+def test_a_weight_that_layers_share_is_one_and_any_of_them_names_it():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+    net[1].weight = net[0].weight
+    assert zeros.nonzeros(net) == 64 + 32
+    cut = zeros.smallest(net, sparse_config(ignored_layers=("1",), max_pruning_ratio=0.9), 64 + 8, seed=0)
+    assert np.count_nonzero(cut[0].weight.detach()) == 64 and np.count_nonzero(cut[2].weight.detach()) == 8
+    assert cut[0].weight is cut[1].weight
+
+
+def test_weights_that_are_worked_out_from_others_are_refused():
+    net = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+    with pytest.raises(UsageError, match="the weights of body are worked out from others"):
+        zeros.smallest(nn.Sequential(OrderedDict(body=net)), sparse_config(), 32, seed=0)
 
 
 def test_a_limit_that_cannot_be_and_networks_that_cannot_take_it():
@@ -134,6 +195,8 @@ def test_a_limit_that_cannot_be_and_networks_that_cannot_take_it():
         ("nonzero_weights", {"keep": 0.5, "importance": "taylor"}, "single weights are ranked by their size"),
         ("nonzero_weights", {"keep": 0.5, "scope": "isomorphic"}, "single weights are ranked by their size"),
         ("nonzero_weights", {"keep": 0.5, "sparse": {"epochs": 1}}, "makes whole channels small"),
+        ("nonzero_weights", {"pattern": "2:4", "importance": "random"}, "leave importance, scope and max"),
+        ("nonzero_weights", {"pattern": "2:4", "max_pruning_ratio": 0.5}, "leave importance, scope and max"),
         ("nonzero_weights", {}, "exactly one of prune.keep and prune.limit"),
     ],
 )
