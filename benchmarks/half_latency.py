@@ -26,9 +26,9 @@ ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "reports" / "half-latency" / "half_latency.json"
 STUDENTS: dict[str, dict[str, Any]] = {
     "ResNet-20": {"kind": "resnet", "blocks": [3, 3, 3], "width": 16},
-    "MobileNetV2": {"kind": "mobilenet", "blocks": [2, 3, 3], "width": 16, "expand": 4},
+    "MobileNetV2": {"kind": "mobilenet", "blocks": [1, 2, 2], "width": 16, "expand": 4},
 }
-EPOCHS, RECOVERY, QAT = 16, 12, 1
+EPOCHS, RECOVERY, QAT = 12, 8, 1
 KEEP = 0.5
 WAYS: dict[str, dict[str, Any] | None] = {
     "nothing": None,

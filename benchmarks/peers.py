@@ -1,6 +1,6 @@
 """edgekd's files beside what others make of the same students: accuracy, size, latency on this computer.
 
-One teacher (recipes/fashion-mnist-tiny.toml), three widths of its student, and the same number of epochs
+One teacher (recipes/fashion-mnist-tiny.toml), three widths of a ResNet-8, and the same number of epochs
 for each file:
 
 - nncf, onnxruntime, ai-edge-quantizer, tensorflow: the student distils for all of them, then each
@@ -63,7 +63,7 @@ def chain(width: int, epochs: int, smoke: bool) -> dict[str, Any]:
     """Teacher and student, distilled for so many epochs."""
     recipe = tomllib.loads((ROOT / "recipes" / "fashion-mnist-tiny.toml").read_text())
     recipe |= {"name": f"peers-{width}", "targets": list(TARGETS), "required_targets": list(TARGETS)}
-    recipe["student"]["model"]["width"] = width
+    recipe["student"]["model"] = {"kind": "resnet", "blocks": [1, 1, 1], "width": width}
     recipe["distill"]["epochs"] = epochs
     recipe["smoke"] = smoke
     return recipe
