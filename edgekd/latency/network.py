@@ -109,8 +109,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         note = _NOTES.get(func)
         if note is not None:
             self.layers.append(note(func, args, result))
-            if isinstance(result, Tensor):  # a pool's ReLU is none that runtimes fold
-                self._before_relu[id(result)] = result
+            self._before_relu[id(result)] = result  # not a pool's, which gives two: no runtime folds its ReLU
         elif func in _RELUS:
             if id(args[0]) not in self._before_relu:
                 raise _unknown(func, "apart from a convolution, a linear layer or a sum before it")
