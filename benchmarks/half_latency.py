@@ -5,6 +5,7 @@ pruned to half of its latency in LiteRT, and pruned to half of its MACs, each wi
 are kept in the store, so a killed study goes on; the files are timed in turns at the end.
 
     EDGEKD_DATA=... python benchmarks/half_latency.py --work FOLDER     # makes, judges and times the files
+    EDGEKD_DATA=... python benchmarks/half_latency.py --work FOLDER --student ResNet-20  # its own alone
     python benchmarks/half_latency.py                                   # the table of the last run
 """
 
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +73,9 @@ def row(student: str, way: str, report: Report) -> dict[str, Any]:
     }
 
 
-def study(work: Path) -> dict[str, Any]:
+def study(work: Path, students: Sequence[str]) -> list[dict[str, Any]]:
     rows, paths = [], []
-    for student in STUDENTS:
+    for student in students:
         for way in WAYS:
             folder = work / f"{student}-{way}"
             report = edgekd.compress(recipe(student, way), workdir=folder, show=True)
@@ -81,12 +83,12 @@ def study(work: Path) -> dict[str, Any]:
             paths.append(folder / "artifacts" / "host.tflite")
     for each, latencies in zip(rows, timed(paths), strict=True):
         each["latency_ms"] = float(np.median(latencies))
-    for student in STUDENTS:
+    for student in students:
         mine = {each["way"]: each for each in rows if each["student"] == student}
         for each in mine.values():
             each["drop_pp"] = mine["nothing"]["float_accuracy"] - each["accuracy"]
             each["latency_share"] = each["latency_ms"] / mine["nothing"]["latency_ms"]
-    return {"benchmark": "half_latency", "keep": KEEP, "host": host_info(), "rows": rows}
+    return rows
 
 
 def show(result: dict[str, Any]) -> str:
@@ -108,9 +110,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, help="make, judge and time all files, kept in this folder")
+    parser.add_argument("--student", choices=STUDENTS, action="append", help="these alone, others as before")
     arguments = parser.parse_args()
     if arguments.work is not None:
-        result = study(arguments.work)
+        chosen = arguments.student or list(STUDENTS)
+        before = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else []
+        rows = [row for row in before if row["student"] not in chosen] + study(arguments.work, chosen)
+        result = {"benchmark": "half_latency", "keep": KEEP, "host": host_info(), "rows": rows}
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
     if not RESULT.is_file():
