@@ -86,11 +86,11 @@ def test_a_run_that_was_killed_between_rounds_goes_on(pruned, tmp_path, monkeypa
     undisturbed, expected = pruned(**settings)
     other, learn, calls = tmp_path / "other", stage.learn, []
 
-    def dies(*arguments):
+    def dies(*arguments, **named):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return learn(*arguments)
+        return learn(*arguments, **named)
 
     monkeypatch.setattr(stage, "learn", dies)
     with pytest.raises(KeyboardInterrupt):
