@@ -29,7 +29,7 @@ class WithinConfig(Strict):
     @model_validator(mode="after")
     def _some(self) -> WithinConfig:
         if not self.model_dump(exclude_none=True):
-            raise ValueError("prune.within names no limit: give macs, params or size_bytes")
+            raise ValueError("names no limit: give macs, params or size_bytes")
         return self
 
 

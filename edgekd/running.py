@@ -48,7 +48,7 @@ def run_stages(context: Context, until: str | None = None) -> None:
             left = [node for node in nodes if node.label not in found]
             if any("teacher" in n.parents for n in left):
                 importlib.import_module(STAGES["distill"].module).check(context, left)
-            if any("clock" in node.config for node in nodes):
+            if any(n.stage == "prune" for n in left):
                 importlib.import_module(STAGES["prune"].module).check(context)
             if any(n.stage == "quantize" for n in left):
                 importlib.import_module(STAGES["quantize"].module).check(context)

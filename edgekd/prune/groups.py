@@ -215,10 +215,10 @@ def channels_of(module: nn.Module) -> Channels:
 
 
 def _groups(graph: Any, net: nn.Module, example_input: Tensor, config: PruneConfig) -> list[Any]:
-    ignored = _ignored(net, example_input, config)
+    left_alone = ignored(net, example_input, config)
     return [
         members
-        for members in list(graph.get_all_groups(ignored_layers=ignored))
+        for members in list(graph.get_all_groups(ignored_layers=left_alone))
         # Channels of the network's input, on a depthwise convolution, are made by nothing.
         if any(dep.handler in _makers() for dep, _ in members)
     ]
@@ -245,7 +245,7 @@ def _blocks(group: Any) -> int:
     return math.lcm(*found)
 
 
-def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
+def ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
     """The layers named in the recipe, and those that make the outputs: classes are not channels."""
     modules = dict(module.named_modules())
     for path in config.ignored_layers:

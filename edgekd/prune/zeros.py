@@ -38,13 +38,13 @@ def smallest(module: nn.Module, config: PruneConfig, limit: int, seed: int) -> n
         UsageError: an unknown layer path, or a limit below what `max_pruning_ratio` leaves.
     """
     made = copy.deepcopy(module)
-    chosen = list(_chosen(made, config).values())
-    sizes = [int(weight.count_nonzero()) for weight in chosen]
+    found = list(chosen(made, config).values())
+    sizes = [int(weight.count_nonzero()) for weight in found]
     free = limit - (nonzeros(made) - sum(sizes))
     # Of a layer that has zeros already less is left to take.
     least = [
         min(size, weight.numel() - int(config.max_pruning_ratio * weight.numel()))
-        for size, weight in zip(sizes, chosen, strict=True)
+        for size, weight in zip(sizes, found, strict=True)
     ]
     if free < sum(least):
         raise UsageError(
@@ -53,7 +53,7 @@ def smallest(module: nn.Module, config: PruneConfig, limit: int, seed: int) -> n
         )
     draw = torch.Generator().manual_seed(seed)
     scores = []
-    for weight in chosen:
+    for weight in found:
         size = weight.abs() if config.importance != "random" else 1 - torch.rand(weight.shape, generator=draw)
         scores.append((size * (weight != 0)).flatten())
     orders = [score.argsort(descending=True, stable=True) for score in scores]
@@ -67,7 +67,7 @@ def smallest(module: nn.Module, config: PruneConfig, limit: int, seed: int) -> n
         more = won.bincount(minlength=len(rest)).tolist()
         kept = [n + m for n, m in zip(least, more, strict=True)]
     with torch.no_grad():
-        for weight, order, n in zip(chosen, orders, kept, strict=True):
+        for weight, order, n in zip(found, orders, kept, strict=True):
             gone = torch.ones(len(order), dtype=torch.bool)
             gone[order[:n]] = False
             weight.masked_fill_(gone.view(weight.shape), 0.0)  # whatever their order in memory
@@ -102,7 +102,7 @@ def two_of_four(module: nn.Module, config: PruneConfig) -> nn.Module:
     made = copy.deepcopy(module)
     fitting = [
         weight
-        for path, weight in _chosen(made, config).items()
+        for path, weight in chosen(made, config).items()
         if weight.shape[1] % _FOUR == 0 and _is_plain(made.get_submodule(path))
     ]
     if not fitting:
@@ -142,7 +142,7 @@ def unheld() -> None:
     """As `held`, of a network without such weights."""
 
 
-def _chosen(module: nn.Module, config: PruneConfig) -> dict[str, Tensor]:
+def chosen(module: nn.Module, config: PruneConfig) -> dict[str, Tensor]:
     """The weights that may go, by module path."""
     layers, named = _layers(module), _weights(module)
     for path in config.ignored_layers:

@@ -139,15 +139,24 @@ def _share(config: PruneConfig, turn: int) -> PruneConfig:
 
 
 def check(context: Context) -> None:
-    """Nothing where latency tables know all layers of what shall be pruned to a latency; before any training.
+    """Nothing where the layers that recipes name are there and latency tables know those that they are asked
+    about; before any training.
 
     Raises:
-        UsageError: an operator that they do not know, with its name.
+        UsageError: a layer path that does not exist, or an operator that tables do not know, with its name.
     """
+    example = saved.example_input(context.task)
     for node in context.plan.nodes:
-        if node.stage == "prune" and "clock" in node.config:
-            student = context.plan.node(node.parents["network"])
-            layers_of(saved.fresh(dict(student.config), context), saved.example_input(context.task))
+        if node.stage != "prune":
+            continue
+        config = PruneConfig.model_validate(node.config["prune"])
+        student = saved.fresh(dict(context.plan.node(node.parents["network"]).config), context)
+        if config.goal == "nonzero_weights":
+            zeros.chosen(student, config)
+        else:
+            groups.ignored(student, example, config)
+        if config.goal == "latency_ms":
+            layers_of(student, example)
 
 
 def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:

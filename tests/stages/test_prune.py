@@ -79,6 +79,16 @@ def pooled(shape, classes):
     assert [p.name.partition("-")[0] for p in store.glob("*-*")] == ["data"]
 
 
+@pytest.mark.parametrize("goal", ["macs", "latency_ms", "nonzero_weights"])
+def test_a_layer_path_that_does_not_exist_is_told_before_the_teacher_is_trained(recipe, tmp_path, goal):
+    text = recipe.read_text().replace("latency_ms", goal)
+    recipe.write_text(text.replace("keep = 0.7", 'keep = 0.7\nignored_layers = ["steem"]'))
+    store = tmp_path / "store"
+    with pytest.raises(UsageError, match=r"ignored_layers: no layer 'steem' .*stem"):
+        edgekd.compress(recipe, targets=["host"], until="prune", store=store, workdir=tmp_path / "work")
+    assert [p.name.partition("-")[0] for p in store.glob("*-*")] == ["data"]
+
+
 def test_a_target_without_tables_is_refused_when_the_plan_is_made(recipe, tmp_path):
     with pytest.raises(UsageError, match=r"'android-gpu'.*no latency tables"):
         plan_of(recipe, tmp_path, "android-gpu")
