@@ -240,6 +240,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         nonzero_weights=entry.result.get("nonzero_weights"),
         sensitivity=stage_facts.sensitivity(made.context, node),
         float_layers=tuple(entry.result.get("float_layers", ())),
+        float_costs_ms=entry.result.get("float_costs_ms", {}),
         seconds=entry.seconds,
         predictions=_store_predictions(made, f"stages/{node.label}", found),
     )

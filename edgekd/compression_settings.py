@@ -149,15 +149,23 @@ class QuantizeConfig(DistillConfig):
     float_layers: tuple[str, ...] = Field(
         default=(), strict=False, description="module paths of convolutions and linear layers left in float"
     )
+    float_weights: Literal["fp32", "fp16"] = Field(
+        default="fp32",
+        description="how layers left in float are stored: fp16 halves their size, not their time",
+    )
     max_val_drop_pp: float | None = Field(
         default=None,
         ge=0,
-        description="where the accuracy on val falls by more than that from the float student's, the fewest "
-        "layers go back to float until it does not, those that cost most in 8 bits first",
+        description="where the accuracy on val falls by more than that from the float student's, layers go "
+        "back to float until it does not: those that take the least time, by tables of the targets' runtimes",
     )
 
     @model_validator(mode="after")
-    def _trains(self) -> QuantizeConfig:
+    def _consistent(self) -> QuantizeConfig:
+        if self.float_weights != "fp32" and not self.float_layers and self.max_val_drop_pp is None:
+            raise ValueError(
+                "quantize.float_weights is about layers left in float: give float_layers or max_val_drop_pp"
+            )
         if self.learn_from != "teacher" and self.method == "ptq":
             raise ValueError(f'quantize.learn_from = {self.learn_from!r} goes with method = "qat", not "ptq"')
         return self

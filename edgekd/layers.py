@@ -13,8 +13,9 @@ Kind = Literal["conv", "depthwise", "linear", "add", "max_pool", "global_pool"]
 KINDS: tuple[str, ...] = get_args(Kind)
 # The number of output channels is that of input channels.
 ONE_WIDTH = ("depthwise", "add", "max_pool", "global_pool")
+WITHOUT_WEIGHTS = ("add", "max_pool", "global_pool")
 
-_TEXT = re.compile(r"(\w+) (\d+)x(\d+) k(\d+) s(\d+) p(\d+) (\d+)-(\d+)")
+_TEXT = re.compile(r"(in_float )?(\w+) (\d+)x(\d+) k(\d+) s(\d+) p(\d+) (\d+)-(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -31,6 +32,7 @@ class Layer:
         kernel: side of a square kernel.
         stride: in both directions.
         padding: on each of the four sides.
+        in_float: in a file of integers, between a DequantizeLinear and a QuantizeLinear of its own.
     """
 
     kind: Kind
@@ -41,15 +43,18 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     padding: int = 0
+    in_float: bool = False
 
     def __post_init__(self) -> None:
         if self.kind in ONE_WIDTH and self.in_channels != self.out_channels:
             raise ValueError(f"{self}: {self.kind} keeps the number of channels")
+        if self.in_float and self.kind in WITHOUT_WEIGHTS:
+            raise ValueError(f"{self}: {self.kind} has no weights to leave in float")
 
     def __str__(self) -> str:
         return (
-            f"{self.kind} {self.height}x{self.width} k{self.kernel} s{self.stride} p{self.padding} "
-            f"{self.in_channels}-{self.out_channels}"
+            f"{'in_float ' if self.in_float else ''}{self.kind} {self.height}x{self.width} "
+            f"k{self.kernel} s{self.stride} p{self.padding} {self.in_channels}-{self.out_channels}"
         )
 
     @property
@@ -80,7 +85,7 @@ class Layer:
     @property
     def weights(self) -> int:
         """What it multiplies its input with, biases left aside."""
-        if self.kind in ("add", "max_pool", "global_pool"):
+        if self.kind in WITHOUT_WEIGHTS:
             return 0
         return self.kernel**2 * self.out_channels * (1 if self.kind == "depthwise" else self.in_channels)
 
@@ -106,10 +111,11 @@ def parse(text: str) -> Layer:
         UsageError: it is none.
     """
     found = _TEXT.fullmatch(text)
-    if not found or found[1] not in KINDS:
+    if not found or found[2] not in KINDS:
         raise UsageError(f"{text!r} is no layer", hint="as in: conv 32x32 k3 s1 p1 16-16")
-    height, width, kernel, stride, padding, inner, outer = map(int, found.groups()[1:])
+    in_float, kind, *numbers = found.groups()
+    height, width, kernel, stride, padding, inner, outer = map(int, numbers)
     try:
-        return Layer(found[1], height, width, inner, outer, kernel, stride, padding)  # type: ignore[arg-type]
+        return Layer(kind, height, width, inner, outer, kernel, stride, padding, bool(in_float))  # type: ignore[arg-type]
     except ValueError as error:
         raise UsageError(str(error)) from None

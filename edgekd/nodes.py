@@ -45,7 +45,7 @@ STAGES = {
     "prune": Stage("edgekd.stages.prune", 6, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 1, (*_TORCH, "nncf"), 30),
     "quantize": Stage("edgekd.stages.quantize", 5, (*_TORCH, "nncf"), 30),
-    "export": Stage("edgekd.stages.export", 4, _EXPORT, 8),
+    "export": Stage("edgekd.stages.export", 5, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
 }

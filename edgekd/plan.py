@@ -7,7 +7,7 @@ cached. Stages form a tree: targets that want the same thing share one node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from edgekd.config import (
 )
 from edgekd.errors import UsageError
 from edgekd.latency.profile import clock_here
+from edgekd.latency.table import Clock
 from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
 from edgekd.sources import hashes_of, source_of
 from edgekd.store import Store, hash_of
@@ -56,11 +57,19 @@ def make_plan(
     calibration = builder.add(
         "calibration", "calibration", {"policy": policy.model_dump(), "smoke": recipe.smoke}, {"data": data}
     )
+    clocks = _clocks(recipe, targets, host)
     emissions = {
-        target.name: _emit(builder, recipe, target, data, teacher, student, calibration, host)
+        target.name: _emit(builder, recipe, target, data, teacher, student, calibration, host, clocks)
         for target in targets
     }
     return Plan(recipe, targets, policy, tuple(builder.nodes.values()), emissions)
+
+
+def _clocks(recipe: Recipe, targets: Sequence[Target], host: Mapping[str, Any]) -> list[Clock]:
+    """Those that layers in float are weighed by, all targets' together: one quantized network serves them."""
+    if recipe.quantize is None or recipe.quantize.max_val_drop_pp is None:
+        return []
+    return [clock_here(target, host) for target in targets if target.artifact.scheme == STATIC]
 
 
 def _data_config(recipe: Recipe, store: Store, objects: Mapping[str, str]) -> dict[str, Any]:
@@ -189,6 +198,7 @@ def _emit(
     student: str,
     calibration: str,
     host: Mapping[str, Any],
+    clocks: Sequence[Clock],
 ) -> Emission:
     name, emission = target.name, target.artifact
     network = _pruned(builder, recipe, target, data, teacher, student, host)
@@ -200,7 +210,7 @@ def _emit(
         )
     source = network
     if emission.scheme == STATIC and not from_file:
-        source = _quantized(builder, recipe, data, teacher, calibration, network)
+        source = _quantized(builder, recipe, data, teacher, calibration, network, clocks)
     export = _export(builder, source, emission, data, calibration if from_file else None, name)
     student_float = _export(builder, network, _float(emission), data, None, name)
     teacher_float = None
@@ -295,7 +305,13 @@ def _pruned(
 
 
 def _quantized(
-    builder: Builder, recipe: Recipe, data: str, teacher: str | None, calibration: str, network: str
+    builder: Builder,
+    recipe: Recipe,
+    data: str,
+    teacher: str | None,
+    calibration: str,
+    network: str,
+    clocks: Sequence[Clock],
 ) -> str:
     config = recipe.quantize
     if config is None:
@@ -311,6 +327,8 @@ def _quantized(
         ranked = builder.add(f"sensitivity-{network}", "sensitivity", {}, parents)
         told |= {"sensitivity": ranked} if config.max_val_drop_pp is not None else {}
     settings = {"quantize": config.model_dump(exclude={"sensitivity"}), **lessons.own_losses(builder, config)}
+    if clocks:  # which layers are cheapest in float is a matter of these
+        settings["clocks"] = [clock.model_dump() for clock in clocks]
     return builder.add(f"quantize-{network}", "quantize", settings, {**parents, **told})
 
 

@@ -240,7 +240,7 @@ class Recipe(Strict):
                     )
             if self.quantize is not None and self.quantize.method == "qat":
                 raise ValueError('student.onnx cannot be trained: quantize.method must be "ptq"')
-            for key in ("sensitivity", "float_layers", "max_val_drop_pp"):
+            for key in ("sensitivity", "float_layers", "float_weights", "max_val_drop_pp"):
                 if self.quantize is None:
                     break
                 if getattr(self.quantize, key) != QuantizeConfig.model_fields[key].default:

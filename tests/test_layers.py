@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.errors import UsageError
-from edgekd.layers import KINDS, ONE_WIDTH, Layer, parse
+from edgekd.layers import KINDS, ONE_WIDTH, WITHOUT_WEIGHTS, Layer, parse
 
 
 def test_sizes_of_a_strided_convolution_by_hand():
@@ -21,10 +21,12 @@ def test_a_global_pool_leaves_one_value_a_channel():
     kind=st.sampled_from(KINDS),
     numbers=st.lists(st.integers(1, 999), min_size=6, max_size=6),
     padding=st.integers(0, 9),
+    in_float=st.booleans(),
 )
-def test_text_and_back(kind, numbers, padding):
+def test_text_and_back(kind, numbers, padding, in_float):
     height, width, inner, outer, kernel, stride = numbers
-    layer = Layer(kind, height, width, inner, inner if kind in ONE_WIDTH else outer, kernel, stride, padding)
+    outer, in_float = inner if kind in ONE_WIDTH else outer, in_float and kind not in WITHOUT_WEIGHTS
+    layer = Layer(kind, height, width, inner, outer, kernel, stride, padding, in_float)
     assert parse(str(layer)) == layer
     assert str(layer) == f"{layer.shape} {layer.in_channels}-{layer.out_channels}"
 
@@ -35,6 +37,11 @@ def test_text_and_back(kind, numbers, padding):
 def test_what_is_no_layer_is_named(text):
     with pytest.raises(UsageError, match="is no layer"):
         parse(text)
+
+
+def test_what_has_no_weights_is_not_left_in_float():
+    with pytest.raises(UsageError, match=r"in_float add 8x8 k1 s1 p0 8-8: add has no weights"):
+        parse("in_float add 8x8 k1 s1 p0 8-8")
 
 
 def test_a_depthwise_layer_cannot_change_the_number_of_channels():

@@ -38,7 +38,7 @@ def make(tmp_path):
             tuple(load_target(name) for name in targets or ("host",)),
             CalibrationPolicy.model_validate(policy),
             store,
-            host or {"cpu": "some"},
+            host or {"cpu": "some", "isa": "x86_64", "features": []},
         )
 
     return make

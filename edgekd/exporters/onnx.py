@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.errors import ExportError
-from edgekd.exporters.onnx_weights import to_8_bits
+from edgekd.exporters.onnx_weights import to_8_bits, to_halves
 
 OPSET = 18
 
@@ -36,6 +36,8 @@ def export(
         model = onnx.load(raw)
         if scheme == "weight_only_wi8_afp32":
             to_8_bits(model)
+        if scheme == "static_wi8_ai8":
+            to_halves(model)
         _clean(model)
         onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
         onnx.checker.check_model(model, full_check=True)

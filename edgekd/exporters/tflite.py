@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,13 @@ def export(
     import litert_torch
 
     example: tuple[Tensor, ...] = (example_input,)
+    mixed = scheme == "static_wi8_ai8" and not module.all_integer
     if example_input.dim() == 4:
         module = litert_torch.to_channel_last_io(module, args=[0]).eval()
         example = (example_input.permute(0, 2, 3, 1).contiguous(),)
     try:
-        converted = litert_torch.convert(module, example, quant_config=_static_mode(scheme))
+        with _as_marked() if mixed else nullcontext():
+            converted = litert_torch.convert(module, example, quant_config=_static_mode(scheme))
     except Exception as error:  # the converter raises whatever its lowering met
         # What stands before the converter's own stack names the operator.
         reason = " ".join(str(error).split("Original traceback")[0].split())[:300]
@@ -44,7 +49,7 @@ def export(
         if scheme in ("fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32"):
             raw = _post_training(raw, Path(folder) / "quantized.tflite", scheme)
         done = Path(folder) / "done.tflite"
-        done.write_bytes(_with_metadata(raw.read_bytes(), module, input_name, metadata))
+        done.write_bytes(_finished(raw.read_bytes(), module, input_name, metadata, mixed))
         done.replace(path)
 
 
@@ -60,6 +65,93 @@ def _static_mode(scheme: str) -> Any:
 
     config = get_symmetric_quantization_config(is_per_channel=True)
     return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
+
+
+@contextmanager
+def _as_marked() -> Iterator[None]:
+    """While it is open the converter turns only such layers into integer ones as are marked so in full.
+
+    It has this setting, and litert-torch no way to it. Input and output of the file are float then.
+    """
+    from litert_torch._convert import litert_converter
+
+    settings = litert_converter.converter_api_ext
+    real = settings.ConvertToTFLConfig
+
+    def strict() -> Any:
+        config = real()
+        config.strict_qdq_mode = True
+        return config
+
+    settings.ConvertToTFLConfig = strict
+    try:
+        yield
+    finally:
+        settings.ConvertToTFLConfig = real
+
+
+def _with_integer_ends(model: Any) -> None:
+    """Gives a file the integers at its ends that one without a float layer has: without its casts there."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    (graph,) = model.subgraphs
+    moved = {}
+    for end, kind in (
+        (int(graph.inputs[0]), schema.BuiltinOperator.QUANTIZE),
+        (int(graph.outputs[0]), schema.BuiltinOperator.DEQUANTIZE),
+    ):
+        (cast,) = [o for o in graph.operators if end in (*o.inputs, *o.outputs)]
+        if model.operatorCodes[cast.opcodeIndex].builtinCode != kind:
+            raise ExportError("TFLite: a file with layers in float begins or ends in an unknown way")
+        (moved[end],) = {int(cast.inputs[0]), int(cast.outputs[0])} - {end}
+        graph.operators = [o for o in graph.operators if o is not cast]
+    graph.inputs, graph.outputs = [moved[int(graph.inputs[0])]], [moved[int(graph.outputs[0])]]
+    for signature in model.signatureDefs or ():
+        for named in (*signature.inputs, *signature.outputs):
+            named.tensorIndex = moved[named.tensorIndex]
+
+
+def _to_halves(model: Any) -> None:
+    """Stores float weights in 16 bits where that loses nothing; runtimes widen them before the first run."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    (graph,), kinds = model.subgraphs, schema.BuiltinOperator
+    weighted = (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED)
+    operators = [o for o in graph.operators if model.operatorCodes[o.opcodeIndex].builtinCode in weighted]
+    casts = []
+    for place in dict.fromkeys(int(o.inputs[1]) for o in operators):
+        tensor = graph.tensors[place]
+        content = model.buffers[tensor.buffer].data
+        if tensor.type != schema.TensorType.FLOAT32 or content is None:
+            continue
+        values = np.frombuffer(bytes(content), np.float32)
+        if not (values.astype(np.float16).astype(np.float32) == values).all():
+            continue
+        half, cast = copy.copy(tensor), schema.OperatorT()
+        half.type, half.name, half.buffer = (
+            schema.TensorType.FLOAT16,
+            tensor.name + b":half",
+            len(model.buffers),
+        )
+        model.buffers.append(schema.BufferT())
+        model.buffers[-1].data = np.frombuffer(values.astype(np.float16).tobytes(), np.uint8)
+        tensor.buffer = 0  # computed
+        graph.tensors.append(half)
+        cast.opcodeIndex = len(model.operatorCodes)
+        cast.inputs, cast.outputs = [len(graph.tensors) - 1], [place]
+        cast.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        cast.builtinOptions = schema.DequantizeOptionsT()
+        casts.append(cast)
+    used = {tensor.buffer for tensor in graph.tensors}
+    for i, buffer in enumerate(model.buffers):
+        if i not in used and not any(m.buffer == i for m in model.metadata or ()):
+            buffer.data = None
+    if casts:
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = kinds.DEQUANTIZE
+        code.version = 3  # of 16-bit floats
+        model.operatorCodes.append(code)
+        graph.operators = [*casts, *graph.operators]
 
 
 def _post_training(source: Path, path: Path, scheme: str) -> Path:
@@ -116,8 +208,13 @@ def _layer(name: str, module: nn.Module) -> str:
     return ".".join(path) or around
 
 
-def _with_metadata(content: bytes, module: nn.Module, input_name: str, metadata: dict[str, str]) -> bytes:
-    """The file with one named metadata buffer (JSON) and readable names; `module` is what was converted."""
+def _finished(
+    content: bytes, module: nn.Module, input_name: str, metadata: dict[str, str], mixed: bool
+) -> bytes:
+    """The file with one named metadata buffer (JSON) and readable names, and integers at its ends.
+
+    `module` is what was converted, `mixed` whether it has layers in float between others in integers.
+    """
     import json
 
     from ai_edge_litert import schema_py_generated as schema
@@ -127,6 +224,9 @@ def _with_metadata(content: bytes, module: nn.Module, input_name: str, metadata:
         if held.offset > 1:  # larger constants lie behind the flatbuffer, which is packed anew here
             held.data = np.frombuffer(content, np.uint8, held.size, held.offset)
             held.offset = held.size = 0
+    if mixed:
+        _with_integer_ends(model)
+        _to_halves(model)
     for graph in model.subgraphs:
         ends = {graph.inputs[0]: input_name, graph.outputs[0]: "logits"}
         taken = Counter(ends.values())

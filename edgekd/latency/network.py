@@ -64,6 +64,23 @@ def spans_of(module: nn.Module, example_input: Tensor, paths: Sequence[str]) -> 
     return tuple(range(*watch.bounds[path]) for path in paths)
 
 
+def layers_at(module: nn.Module, example_input: Tensor, paths: Iterable[str]) -> dict[str, tuple[Layer, ...]]:
+    """What runs within each of these modules, however often it is called.
+
+    Raises:
+        UsageError: as `layers_of`; also where a path names no module.
+    """
+    known, paths = dict(module.named_modules()), tuple(paths)
+    if missing := [path for path in paths if path not in known]:
+        raise UsageError(f"latency tables know layers that are modules, {missing[0]!r} is none")
+    watch = _watched(module, example_input, paths)
+    found = {}
+    for path in paths:
+        bounds = iter(watch.bounds.get(path, ()))
+        found[path] = tuple(layer for begin in bounds for layer in watch.layers[begin : next(bounds)])
+    return found
+
+
 def _watched(module: nn.Module, example_input: Tensor, paths: Sequence[str]) -> _Watch:
     # As the network was written: with channels last, a pool is made of other operators.
     layout, training = torch.channels_last, module.training

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from edgekd.config import Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.latency.costs import Costs
-from edgekd.latency.profiler import MATTERS, STRAIGHT, axes_of, fill
+from edgekd.latency.profiler import MATTERS, STRAIGHT, Measure, axes_of, fill, fill_exactly
 from edgekd.latency.table import VERSION, Clock, Table, clock_of, load_for
 from edgekd.latency.timing import measure_here
 from edgekd.layers import Layer
@@ -60,6 +62,22 @@ def profile(target: Target, layers: Iterable[Layer], store: Store, display: Disp
         UsageError: the target's scheme has no probes, or what lies there is no table.
         MeasurementError: a probe does not run, or the computer is never undisturbed.
     """
+    with _table_of(target, store, display) as (table, measure):
+        fill(layers, table, measure)
+    return table
+
+
+def in_either(target: Target, layers: Iterable[Layer], store: Store, display: Display = QUIET) -> Table:
+    """As `profile`, of layers at their own widths alone: in integers, and `in_float`."""
+    both = [one for layer in layers for one in (layer, replace(layer, in_float=True))]
+    with _table_of(target, store, display) as (table, measure):
+        fill_exactly(both, table, measure)
+    return table
+
+
+@contextmanager
+def _table_of(target: Target, store: Store, display: Display) -> Iterator[tuple[Table, Measure]]:
+    """A target's table, which no other run writes meanwhile, and what times into it."""
     clock = clock_here(target)
     path = path_of(clock, store)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,11 +89,10 @@ def profile(target: Target, layers: Iterable[Layer], store: Store, display: Disp
         lock.acquire()
     try:
         table = load_for(path, clock) if path.is_file() else Table(clock)
-        fill(layers, table, measure_here(table, path, display))
+        yield table, measure_here(table, path, display)
         table.save(path)
     finally:
         lock.release()
-    return table
 
 
 def steps(table: Table, layers: Iterable[Layer]) -> dict[str, list[tuple[int, float]]]:

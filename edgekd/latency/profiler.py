@@ -36,6 +36,12 @@ def fill(layers: Iterable[Layer], table: Table, measure: Measure) -> None:
     _refine(grids, coarse, table, measure)
 
 
+def fill_exactly(layers: Iterable[Layer], table: Table, measure: Measure) -> None:
+    """Times what a table needs to tell the cost of these layers, and of no other widths."""
+    chains = [chain for layer in layers for chain in chains_of(layer)]
+    _measure_missing([*base_chains(), *chains], table, measure, "layers")
+
+
 def _grids(layers: Iterable[Layer], known: dict[str, Grid]) -> dict[Layer, Grid]:
     """One layer of each shape -> its coarse widths, together with those that were there before."""
     found: dict[str, tuple[Layer, set[int], set[int]]] = {}

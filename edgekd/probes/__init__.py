@@ -20,7 +20,7 @@ def build(layers: Sequence[Layer], *, format: str, scheme: str, activations: str
     Args:
         layers: each takes what the one before gives; an `add` adds its input to itself.
         format: "onnx" or "tflite".
-        scheme: of `SCHEMES`; integer files take and give integers.
+        scheme: of `SCHEMES`; integer files take and give integers, whatever computes `in_float` within.
         activations: "signed" or "unsigned", for static_wi8_ai8.
 
     Raises:
@@ -36,4 +36,6 @@ def build(layers: Sequence[Layer], *, format: str, scheme: str, activations: str
             raise ValueError(f"{after} does not follow on {before}")
     if scheme not in SCHEMES:
         raise ValueError(f"no probes for scheme {scheme!r} (known: {', '.join(SCHEMES)})")
+    if scheme == "fp32" and any(layer.in_float for layer in layers):
+        raise ValueError("in a file in float every layer is: in_float is for files of integers")
     return bytes(importlib.import_module(PROBES[format]).build(layers, scheme, activations))

@@ -25,7 +25,7 @@ class _File:
     """A graph, growing. In integer files a value's name is that of the quantized tensor."""
 
     def __init__(self, activations: str | None) -> None:
-        self._integers = activations is not None
+        self._integers = self._whole_weights = activations is not None
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._random = np.random.default_rng(0)
@@ -42,6 +42,7 @@ class _File:
         for layer in layers:
             if layer.kind == "linear" and not flat:
                 here, flat = self._around("Flatten", [here]), True
+            self._whole_weights = self._integers and not layer.in_float
             here = getattr(self, f"_{layer.kind}")(here, layer)
         end = [1, last.out_channels] if flat else [1, last.out_channels, last.out_height, last.out_width]
         graph = helper.make_graph(
@@ -92,6 +93,8 @@ class _File:
         """The operator on floats, in integer files between DequantizeLinear and QuantizeLinear."""
         if self._integers:
             inputs = [self._node("DequantizeLinear", [x, *self._pair]) for x in inputs]
+            if weights and not self._whole_weights:  # as in exported files (see quantize.apart)
+                inputs = [self._node("Neg", [x]) for x in inputs]
         y = self._node(op, [*inputs, *weights], **attributes)
         if relu:
             y = self._node("Relu", [y])
@@ -99,7 +102,7 @@ class _File:
 
     def _weights(self, shape: tuple[int, ...]) -> list[str]:
         channels = shape[0]
-        if not self._integers:
+        if not self._whole_weights:
             values = self._random.standard_normal(shape).astype(np.float32) * np.float32(0.1)
             return [self._constant(values), self._constant(np.zeros(channels, np.float32))]
         whole = self._random.integers(-127, 128, shape, np.int8)

@@ -24,6 +24,8 @@ _VERSIONS = {
     _OP.MAX_POOL_2D: 2,
     _OP.MEAN: 2,
     _OP.RESHAPE: 1,
+    _OP.DEQUANTIZE: 2,
+    _OP.QUANTIZE: 1,
 }
 _SAME, _VALID = tfl.Padding.SAME, tfl.Padding.VALID
 _RELU = tfl.ActivationFunctionType.RELU
@@ -57,11 +59,26 @@ class _File:
         else:
             here = start = self._activation(1, first.height, first.width, first.in_channels)
         for layer in layers:
-            here = getattr(self, f"_{layer.kind}")(here, layer)
+            here = self._in_float(here, layer) if layer.in_float else self._layer(here, layer)
         self._graph.inputs, self._graph.outputs = [start], [here]
         builder = flatbuffers.Builder(1 << 14)
         builder.Finish(self._model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
+
+    def _layer(self, x: int, layer: Layer) -> int:
+        found: int = getattr(self, f"_{layer.kind}")(x, layer)
+        return found
+
+    def _in_float(self, x: int, layer: Layer) -> int:
+        """The layer in a file of integers that computes it in float."""
+        self._integers = False
+        y = self._activation(*self._graph.tensors[x].shape)
+        self._run(_OP.DEQUANTIZE, [x], y, tfl.BuiltinOptions.DequantizeOptions, tfl.DequantizeOptionsT())
+        y = self._layer(y, layer)
+        self._integers = True
+        z = self._activation(*self._graph.tensors[y].shape)
+        self._run(_OP.QUANTIZE, [y], z, tfl.BuiltinOptions.QuantizeOptions, tfl.QuantizeOptionsT())
+        return z
 
     def _conv(self, x: int, layer: Layer) -> int:
         if layer.in_channels == 1:  # the converter writes it so

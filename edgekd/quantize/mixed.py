@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +110,16 @@ def in_float(net: QuantizedNet, example_input: Tensor, paths: Iterable[str]) -> 
     return mixed
 
 
+@torch.no_grad()
+def round_to_halves(net: QuantizedNet, paths: Iterable[str]) -> None:
+    """Rounds the weights of layers in float, in place, to what 16 bits hold: exporters then store them so."""
+    weights = dict(net.body.named_parameters())
+    for path in paths:
+        name = prefix(net.body) + path
+        weight = weights[f"{name}.weight" if f"{name}.weight" in weights else name]
+        weight.copy_(weight.half().float())
+
+
 def sensitivities(
     net: QuantizedNet,
     example_input: Tensor,
@@ -151,26 +161,40 @@ def sensitivities(
     return tuple(sorted(found, key=lambda s: -s.logit_error))
 
 
-def fewest(
-    ranked: Sequence[str], macs: dict[str, int], fits: Callable[[Sequence[str]], bool]
+def cheapest(
+    ranked: Sequence[tuple[str, float]], costs: Mapping[str, float], fits: Callable[[Sequence[str]], bool]
 ) -> list[str] | None:
-    """Few layers that, in float, are enough; None where all are not.
+    """Layers that, in float, are enough and cost little; None where all are not enough.
 
-    Layers are added as they are ranked, then each that turns out not to be needed is taken out again, those
-    with the most work first.
+    Two ways are gone and the cheaper result is taken: layers are added by what they lose in 8 bits, and by
+    what they lose for each unit of cost. Then each that turns out not to be needed is taken out again, the
+    costliest first.
+
+    Args:
+        ranked: path and error in 8 bits of each layer that may be chosen.
+        costs: of each in float; what is not above 0 is a gain.
+        fits: whether layers are enough.
     """
-    chosen: list[str] = []
-    for path in ranked:
-        if fits(chosen):
-            break
-        chosen.append(path)
-    if not fits(chosen):
-        return None
-    for path in sorted(chosen, key=lambda p: -macs[p]):
-        fewer = [other for other in chosen if other != path]
-        if fits(fewer):
-            chosen = fewer
-    return chosen
+
+    def worth(layer: tuple[str, float]) -> float:
+        path, error = layer
+        return error**2 / costs[path] if costs[path] > 0 else math.inf
+
+    found = []
+    for key in (lambda layer: layer[1], worth):
+        chosen: list[str] = []
+        for path, _ in sorted(ranked, key=key, reverse=True):
+            if fits(chosen):
+                break
+            chosen.append(path)
+        if not fits(chosen):
+            return None
+        for path in sorted(chosen, key=lambda p: -costs[p]):
+            fewer = [other for other in chosen if other != path]
+            if fits(fewer):
+                chosen = fewer
+        found.append(chosen)
+    return min(found, key=lambda paths: (sum(costs[path] for path in paths), len(paths)))
 
 
 def _graph(body: nn.Module, example_input: Tensor) -> Any:

@@ -9,6 +9,7 @@ scales serves all targets.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 import torch.ao.quantization.fx._decomposed
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgekd.errors import ExportError
+from edgekd.quantize.apart import in_float, turn_signs
 from edgekd.quantize.decompositions import Decompositions
 
 
@@ -127,19 +129,24 @@ class _PerChannel(nn.Module):
         return ops.dequantize_per_channel(ops.quantize_per_channel(x, *setting), *setting)  # type: ignore[no-any-return]
 
 
-class _Lowered(nn.Module):
-    """Body and output on the grid, with activations in a format's own operators."""
+class Lowered(nn.Module):
+    """Body and output on the grid, with activations in a format's own operators.
 
-    def __init__(self, body: nn.Module, output: nn.Module, forms: Decompositions) -> None:
+    Attributes:
+        all_integer: whether no layer's weights are float.
+    """
+
+    def __init__(self, body: nn.Module, output: nn.Module, forms: Decompositions, all_integer: bool) -> None:
         super().__init__()
-        self.body, self.output, self._forms = body, output, forms
+        self.body, self.output, self._forms, self.all_integer = body, output, forms, all_integer
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes), on the 8-bit grid."""
         with self._forms:
             return self.output(self.body(x))  # type: ignore[no-any-return]
 
 
-def lower(net: QuantizedNet, example_input: Tensor, activations: str, format: str) -> nn.Module:
+def lower(net: QuantizedNet, example_input: Tensor, activations: str, format: str) -> Lowered:
     """A copy ready for export: every fake quantizer replaced by quantize and dequantize operators.
 
     Args:
@@ -154,12 +161,29 @@ def lower(net: QuantizedNet, example_input: Tensor, activations: str, format: st
         net.body, do_copy=True, strip_format=nncf.StripFormat.NATIVE, example_input=example_input
     )
     body.eval()
+    for first, *others in _shared(net.body):  # stripping has replaced the first alone
+        for place in others:
+            body.set_submodule(place, body.get_submodule(first))
     shift = 128 if activations == "signed" else 0
-    for name, module in list(body.named_modules()):
+    for name, module in list(body.named_modules(remove_duplicate=False)):
         if isinstance(module, torch.ao.quantization.FakeQuantize):
             body.set_submodule(name, _pair(module, shift))
+    floats = in_float(net.body, example_input)
+    if format == "onnx":
+        turn_signs(body, [operator for operator, fed in floats.items() if fed])
     output = _PerTensor(float(net.output.scale), int(net.output.zero_point) - shift, -shift)
-    return _Lowered(body, output, Decompositions(format, _PerTensor, -shift)).eval()
+    return Lowered(body, output, Decompositions(format, _PerTensor, -shift), not floats).eval()
+
+
+def _shared(body: nn.Module) -> Iterable[list[str]]:
+    """The places of each quantizer, in the order of the modules: what is concatenated has one for all."""
+    from nncf.torch.quantization.layers import BaseQuantizer
+
+    places: dict[int, list[str]] = {}
+    for place, module in body.named_modules(remove_duplicate=False):
+        if isinstance(module, BaseQuantizer):
+            places.setdefault(id(module), []).append(place)
+    return places.values()
 
 
 def _pair(fake: torch.ao.quantization.FakeQuantize, shift: int) -> nn.Module:

@@ -158,6 +158,11 @@ class StageRecord(Record):
     float_layers: tuple[str, ...] = Field(
         default=(), description="layers that a quantized network keeps in float"
     )
+    float_costs_ms: Mapping[str, Mapping[str, float]] = Field(
+        default_factory=dict,
+        description="target -> layer -> what it takes longer in float than in 8 bits, casts included, by the "
+        "latency table of the computer that chose it; empty where none was chosen so",
+    )
     seconds: float = Field(ge=0)
     predictions: PredictionsFile | None
 

@@ -51,7 +51,14 @@ def sensitivity_tables(report: Report) -> tuple[Table, ...]:
 
 
 def _scheme(stage: StageRecord, path: str) -> str:
-    return "float" if path in stage.float_layers else "int8"
+    if path not in stage.float_layers:
+        return "int8"
+    costs = [
+        f"{words.signed(by_path[path], 3)} ms on {target}"
+        for target, by_path in stage.float_costs_ms.items()
+        if path in by_path
+    ]
+    return ", ".join(["float", *costs])
 
 
 def _float(stage: StageRecord, path: str) -> str:

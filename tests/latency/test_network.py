@@ -4,7 +4,7 @@ from nets import CLASSES, flat, inputs, tiny_mobilenet, tiny_resnet
 from torch import nn
 
 from edgekd.errors import UsageError
-from edgekd.latency.network import layers_of
+from edgekd.latency.network import layers_at, layers_of
 from edgekd.layers import Layer
 from edgekd.prune.structured import count
 
@@ -26,6 +26,27 @@ def test_layers_of_a_resnet_by_hand():
         Layer("global_pool", 4, 4, 16, 16),
         Layer("linear", 1, 1, 16, CLASSES),
     )
+
+
+def test_what_runs_within_a_module_is_found_however_often_it_is_called():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(128, 3)
+
+        def forward(self, x):
+            return self.head(self.conv(self.conv(x)).flatten(1))
+
+    conv = Layer("conv", 8, 8, 2, 2, 3, 1, 1)
+    assert layers_at(Twice(), EXAMPLE, ["head", "conv"]) == {
+        "head": (Layer("linear", 1, 1, 128, 3),),
+        "conv": (conv, conv),
+    }
+    net = tiny_resnet()
+    assert layers_at(net, EXAMPLE, [""])[""] == layers_of(net, EXAMPLE)
+    assert layers_at(net, EXAMPLE, ["blocks.0"])["blocks.0"] == layers_of(net, EXAMPLE)[1:4]
+    with pytest.raises(UsageError, match=r"'conv\.bias' is none"):
+        layers_at(Twice(), EXAMPLE, ["conv", "conv.bias"])
 
 
 def macs(layer):

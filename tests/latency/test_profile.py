@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from edgekd.devices import agent
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency import profile as profiling
 from edgekd.latency import timing
-from edgekd.latency.costs import Costs
+from edgekd.latency.costs import Costs, base_chains, chains_of
 from edgekd.latency.table import Table, load
 from edgekd.layers import Layer
 from edgekd.pipeline import resolve
@@ -44,6 +45,20 @@ def test_a_target_gets_its_table_and_a_second_call_times_nothing(tmp_path, monke
     assert costs.of(CONV).value >= 0 and costs.overhead.fixed >= 0
     monkeypatch.setattr(timing, "run_agent", None)
     assert profiling.profile(target, LAYERS, store) == table
+
+
+@pytest.mark.parametrize("name", ["host", "x86-onnx"])
+def test_layers_are_timed_in_integers_and_in_float_at_their_own_widths_alone(tmp_path, monkeypatch, name):
+    target, store = load_target(name), Store(tmp_path)
+    table = profiling.in_either(target, LAYERS, store)
+    beside = [chain for chain in table.ratios if chain not in base_chains()]
+    both = [*LAYERS, *(replace(layer, in_float=True) for layer in LAYERS)]
+    assert sorted(beside) == sorted({chain for layer in both for chain in chains_of(layer)})
+    assert table.grids == {}
+    costs = Costs(table)
+    assert all(costs.of(replace(layer, in_float=True)).value >= 0 for layer in LAYERS)
+    monkeypatch.setattr(timing, "run_agent", None)
+    assert profiling.in_either(target, LAYERS, store) == table == load(profiling.path_of(table.clock, store))
 
 
 def test_a_table_is_saved_batch_by_batch(tmp_path, monkeypatch):

@@ -1,16 +1,18 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from nets import inputs, tiny_mobilenet, tiny_pooled, tiny_resnet
+from nets import inputs, policy, tiny_mobilenet, tiny_pooled, tiny_resnet
 from torch import nn
 
 from edgekd import exporters, probes
 from edgekd.latency.costs import before
-from edgekd.latency.network import layers_of
-from edgekd.layers import Layer
+from edgekd.latency.network import layers_at, layers_of
+from edgekd.layers import WITHOUT_WEIGHTS, Layer
 from edgekd.measure.inventory import _MOVES
+from edgekd.quantize import mixed, qat, schemes
 from edgekd.runtimes import list_operators, open_session
 
 RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -123,6 +125,61 @@ def test_a_probe_runs_and_gives_the_shape_that_torch_gives(tmp_path, layer, form
         expected = (1, *expected[2:], expected[1])
     assert found.shape == expected or found.shape[:2] == expected  # ONNX pools to (1, C, 1, 1)
     assert len(np.unique(found)) > 1  # neither all saturated nor all zero
+
+
+IN_FLOAT = [replace(layer, in_float=True) for layer in LAYERS if layer.kind not in WITHOUT_WEIGHTS]
+WEIGHTED = ("Conv", "QLinearConv", "Gemm", "QGemm", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def weighted(counted):
+    """Of the operators that compute, convolutions and linear layers."""
+    return {key: n for key, n in counted.items() if key[0] in WEIGHTED}
+
+
+@pytest.mark.parametrize(("format", "activations"), FORMATS)
+@pytest.mark.parametrize("layer", IN_FLOAT, ids=str)
+def test_a_layer_in_float_is_the_only_one_in_a_file_of_integers(tmp_path, layer, format, activations):
+    found = {}
+    for one in (layer, replace(layer, in_float=False)):
+        path = written(tmp_path, (*before(one), one), format, "static_wi8_ai8", activations)
+        session = open_session(RUNTIME[format], path)
+        name = {"signed": "int8", "unsigned": "uint8"}[activations]
+        assert {session.inputs[0].dtype, session.outputs[0].dtype} == {name}
+        given = session.invoke(session.prepare(session.random_inputs(0)))[0]
+        assert len(np.unique(given)) > 1
+        floats = sum(n for (_, kind), n in weighted(computing(path, format)).items() if kind == "float32")
+        found[one.in_float] = (given.shape, floats)
+    shape, _ = found[False]
+    assert found == {True: (shape, 1), False: (shape, 0)}
+
+
+@pytest.mark.parametrize("format", RUNTIME)
+def test_in_a_file_in_float_no_layer_is_apart(format):
+    with pytest.raises(ValueError, match="in_float is for files of integers"):
+        probes.build(IN_FLOAT[:1], format=format, scheme="fp32", activations="signed")
+
+
+@pytest.mark.parametrize(("format", "activations"), FORMATS)
+def test_probes_with_layers_in_float_run_what_the_file_of_such_a_network_runs(tmp_path, format, activations):
+    """Convolutions and linear layers: how many compute in float, and how many in integers."""
+    net, example, scheme = tiny_resnet(), torch.from_numpy(inputs(1)), "static_wi8_ai8"
+    chosen = ["blocks.0.conv1", "head"]
+    kept = mixed.in_float(qat.prepare(net, inputs(48), policy()), example, chosen)
+    file = tmp_path / f"model.{format}"
+    settings = {"scheme": scheme, "input_name": "image", "metadata": {}}
+    low = schemes.lower(kept, example, activations, format)
+    exporters.export(low, example, file, format=format, **settings)
+    counted = Counter()
+    leaves = [name for name, module in net.named_modules() if not [*module.children()]]
+    for path, layers in layers_at(net, example, leaves).items():
+        for layer in (replace(one, in_float=path in chosen) for one in layers if one.weights):
+            chain = (*before(layer), layer)
+            counted += computing(written(tmp_path, chain, format, scheme, activations), format)
+            if before(layer):
+                ahead = written(tmp_path, before(layer), format, scheme, activations)
+                counted -= computing(ahead, format)
+    assert weighted(counted) == weighted(computing(file, format))
+    assert sum(n for (_, kind), n in weighted(counted).items() if kind == "float32") == 2
 
 
 @pytest.mark.parametrize("format", RUNTIME)

@@ -2,17 +2,33 @@
 
 import copy
 import itertools
+import re
 
 import numpy as np
 import pytest
 import torch
-from nets import CLASSES, gates, inputs, outputs, policy, run_onnx, run_tflite, tiny_resnet, write
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import (
+    CLASSES,
+    flat,
+    gates,
+    inputs,
+    outputs,
+    policy,
+    run_onnx,
+    run_tflite,
+    tiny_mobilenet,
+    tiny_resnet,
+    write,
+)
 from torch import nn
 
 from edgekd.errors import TrainingError, UsageError
 from edgekd.measure.inventory import inventory_of
 from edgekd.quantize import mixed, qat
 from edgekd.quantize.schemes import fold_batch_norm, lower
+from edgekd.runtimes import open_session
 
 EXAMPLE = torch.from_numpy(inputs(1))
 
@@ -151,10 +167,14 @@ class Branches(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def drawn_branches():
+    torch.manual_seed(3)
+    return Branches().eval()
+
+
 @pytest.fixture(scope="module")
 def branches():
-    torch.manual_seed(3)
-    source = Branches().eval()
+    source = drawn_branches()
     return source, qat.prepare(source, inputs(48), policy())
 
 
@@ -193,6 +213,32 @@ def test_one_step_or_two_to_the_same_layers_give_the_same_network(branches, chos
     np.testing.assert_array_equal(outputs(again, inputs(8, 9)), outputs(at_once, inputs(8, 9)))
 
 
+@pytest.mark.parametrize(("format", "activations"), [("onnx", "unsigned"), ("tflite", "signed")])
+@pytest.mark.parametrize(
+    ("network", "chosen"),
+    [(tiny_resnet, ["blocks.1.conv2", "head"]), (drawn_branches, ["kernel"]), (flat, ["fc"])],
+)
+def test_weights_in_16_bits_halve_what_layers_in_float_take(tmp_path, format, activations, network, chosen):
+    kept = mixed.in_float(qat.prepare(network(), inputs(48), policy()), EXAMPLE, chosen)
+    x, sizes = inputs(8, 9), []
+    before = {k: v.clone() for k, v in kept.body.named_parameters()}
+    for rounded in (False, True):
+        if rounded:
+            mixed.round_to_halves(kept, chosen)
+        low, path = lower(kept, EXAMPLE, activations, format), tmp_path / f"model.{format}"
+        write(low, path, format, "static_wi8_ai8")
+        sizes.append(path.stat().st_size)
+        run = {"onnx": run_onnx, "tflite": run_tflite}[format]
+        answers = np.concatenate([run(path, x[i : i + 1]) for i in range(len(x))])
+        assert np.abs(answers - outputs(low, x)).max() <= 1.01 * float(kept.output.scale)
+    changed = {k: v for k, v in kept.body.named_parameters() if not torch.equal(v, before[k])}
+    assert {k.removesuffix(".weight") for k in changed} == set(chosen)
+    for name, weight in changed.items():  # to the nearest of 11 bits
+        assert (weight - before[name]).abs().max() <= before[name].abs().max() / 2**11
+    saved = 2 * sum(weight.numel() for weight in changed.values())
+    assert 0.9 * saved - 300 < sizes[0] - sizes[1] <= saved  # an operator for each takes some bytes
+
+
 def test_logits_that_are_all_zero_have_no_sensitivities(resnet):
     _, net = resnet
     dead = mixed.in_float(net, EXAMPLE, ())
@@ -205,42 +251,90 @@ def test_logits_that_are_all_zero_have_no_sensitivities(resnet):
 
 
 @pytest.mark.parametrize("needed", [(), ("a",), ("b", "d"), ("a", "c"), ("a", "b", "c", "d")])
-def test_the_fewest_layers_are_those_that_are_needed(needed):
-    tried = []
-
-    def fits(chosen):
-        tried.append(tuple(chosen))
-        return set(needed) <= set(chosen)
-
+def test_no_layer_is_taken_that_is_not_needed(needed):
     for ranked in itertools.permutations("abcd"):
-        found = mixed.fewest(ranked, dict.fromkeys("abcd", 1), fits)
+        errors = [(path, 4 - i) for i, path in enumerate(ranked)]
+        found = mixed.cheapest(errors, dict.fromkeys("abcd", 1.0), lambda chosen: set(needed) <= set(chosen))
         assert sorted(found) == sorted(needed)
 
 
-def test_of_two_layers_that_would_do_the_one_with_less_work_stays_in_float():
-    found = mixed.fewest("xab", {"x": 1, "a": 9, "b": 5}, lambda c: {"a", "b"} & set(c) and len(c) > 0)
-    assert found == ["a"]  # the first that is enough: b was never needed
-    found = mixed.fewest("abx", {"x": 1, "a": 9, "b": 5}, lambda c: "x" in c)
-    assert found == ["x"]
+def test_many_cheap_layers_stand_for_a_costly_one_and_one_for_many():
+    """a: error 3 at cost 10. b and c: error 2 each at cost 1. To mend: 3 or more."""
+    errors = {"a": 3.0, "b": 2.0, "c": 2.0}
+    fits = lambda chosen: sum(errors[path] for path in chosen) >= 3  # noqa: E731
+    found = mixed.cheapest([*errors.items()], {"a": 10.0, "b": 1.0, "c": 1.0}, fits)
+    assert sorted(found) == ["b", "c"]
+    # For each unit of cost b and c mend more, and cost more together.
+    found = mixed.cheapest([*errors.items()], {"a": 2.4, "b": 1.0, "c": 1.5}, fits)
+    assert found == ["a"]
+
+
+def test_what_is_faster_in_float_comes_first_and_goes_last():
+    errors = {"a": 3.0, "b": 1.0}
+    found = mixed.cheapest([*errors.items()], {"a": 1.0, "b": -0.5}, lambda chosen: len(chosen) > 0)
+    assert found == ["b"]
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.floats(0.1, 9), st.floats(-1, 9)), min_size=1),
+    st.data(),
+)
+def test_what_is_found_is_enough_and_without_any_one_of_it_is_not(layers, data):
+    """Where layers in float never do harm; whether they are enough is drawn once for all."""
+    weights = {path: data.draw(st.integers(0, 3)) for path in layers}
+    asked = data.draw(st.integers(0, sum(weights.values())))
+    fits = lambda chosen: sum(weights[path] for path in chosen) >= asked  # noqa: E731
+    found = mixed.cheapest(
+        [(p, e) for p, (e, _) in layers.items()], {p: c for p, (_, c) in layers.items()}, fits
+    )
+    assert fits(found)
+    assert not any(fits([other for other in found if other != path]) for path in found)
 
 
 def test_where_nothing_is_enough_it_is_said():
-    assert mixed.fewest("ab", {"a": 1, "b": 1}, lambda _: False) is None
+    assert mixed.cheapest([("a", 2.0), ("b", 1.0)], {"a": 1.0, "b": 1.0}, lambda _: False) is None
 
 
 @pytest.mark.parametrize(("format", "activations"), [("onnx", "unsigned"), ("tflite", "signed")])
-def test_a_file_has_the_chosen_layers_in_float_and_computes_the_same(tmp_path, format, activations):
-    net = qat.prepare(gates(), inputs(48), policy())
-    kept = mixed.in_float(net, EXAMPLE, ["convs.2", "convs.3"])
-    again = qat.rebuild(gates(), qat.describe(kept))
+@pytest.mark.parametrize(
+    ("network", "chosen"),
+    [
+        (drawn_branches, []),
+        (gates, ["convs.2", "convs.3"]),
+        (gates, ["convs.1"]),
+        (tiny_resnet, ["stem"]),
+        (tiny_resnet, ["blocks.0.conv1", "blocks.1.shortcut.0"]),
+        (tiny_resnet, ["blocks.1.conv2", "head"]),
+        (tiny_mobilenet, ["features.3.body.3", "features.6"]),
+        (flat, ["fc"]),
+        (flat, ["conv", "head"]),
+        (drawn_branches, ["kernel", "a"]),
+        (drawn_branches, ["twice", "head"]),
+    ],
+)
+def test_a_file_has_the_chosen_layers_in_float_and_computes_the_same(
+    tmp_path, format, activations, network, chosen
+):
+    """Also one alone between integers, which runtimes would finish quantizing by scales of their own."""
+    net = qat.prepare(network(), inputs(48), policy())
+    kept = mixed.in_float(net, EXAMPLE, chosen)
+    again = qat.rebuild(network(), qat.describe(kept))
     again.load_state_dict(kept.state_dict())
     np.testing.assert_array_equal(outputs(again, inputs(16, 9)), outputs(kept, inputs(16, 9)))
     low = lower(again, EXAMPLE, activations, format)
     path = tmp_path / f"model.{format}"
     write(low, path, format, "static_wi8_ai8")
-    floats = [o for o in inventory_of(path, format).operators if "conv" in o.op_type.lower()]
-    floats = [o for o in floats if o.dtype == "float32"]
-    assert len(floats) == 2
+    found = [
+        o for o in inventory_of(path, format).operators if re.search("conv|gemm|fully", o.op_type.lower())
+    ]
+    calls = {layer.path: 2 if layer.path == "twice" else 1 for layer in mixed.layers(net, EXAMPLE)}
+    assert len(found) == sum(calls.values())
+    assert sum(o.dtype == "float32" for o in found) == sum(calls[path] for path in chosen)
     run = {"onnx": run_onnx, "tflite": run_tflite}[format]
     step = float(net.output.scale)
-    assert np.abs(run(path, inputs(64, 9)) - outputs(low, inputs(64, 9))).max() <= 1.01 * step
+    x = inputs(24, 9)
+    answers = np.concatenate([run(path, x[i : i + 1]) for i in range(len(x))])  # flattened, a batch is fixed
+    assert np.abs(answers - outputs(low, x)).max() <= 1.01 * step
+    if format == "tflite":  # as without a layer in float
+        session = open_session("litert", path)
+        assert session.inputs[0].dtype == session.outputs[0].dtype == "int8"

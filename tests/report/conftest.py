@@ -59,6 +59,7 @@ def stage(id_, parent, name, targets, params, macs, drop, n, seconds):
         "predicted_latency": None,
         "sensitivity": [],
         "float_layers": [],
+        "float_costs_ms": {},
         "removed_blocks": [],
         "nonzero_weights": None,
         "seconds": seconds,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from safetensors.torch import load_file
 
 import edgekd
 from edgekd.errors import TrainingError, UsageError
-from edgekd.quantize import qat
+from edgekd.latency import timing
+from edgekd.progress import Display
+from edgekd.quantize import mixed, qat
+from edgekd.stages import quantize as stage
 
 NETS = """
 from torch import nn
@@ -52,7 +56,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(tmp_path, trained):
+def folder(tmp_path, trained, monkeypatch):
+    # Other tests run meanwhile: every turn of a clock counts, however slow.
+    monkeypatch.setattr(timing, "FULL_SPEED", 1e9)
+    monkeypatch.setattr(timing, "MAX_ROUNDS", 3)
     shutil.copytree(trained, tmp_path / "store")
     return tmp_path
 
@@ -90,9 +97,68 @@ def test_layers_go_back_to_float_until_the_accuracy_on_val_is_kept(folder, monke
     found, _, ranked, _ = quantized(folder, max_val_drop_pp=budget)
     assert sorted(found["float_layers"]) == ["body.2", "head"]
     assert found["val_accuracy"] >= student["val_accuracy"] - budget
+    assert {target: set(costs) for target, costs in found["float_costs_ms"].items()} == {
+        "host": {"body.2", "head"},
+        "x86-onnx": {"body.2", "head"},
+    }
     assert {layer["path"] for layer in ranked[:2]} == {"body.2", "head"} and len(ranked) == 3
     errors = [layer["logit_error"] for layer in ranked]
     assert errors == sorted(errors, reverse=True) and errors[1] > 10 * errors[2]
+
+
+# Layers of the tiny student -> what the made-up clock says: in integers, and in float.
+CLOCK = {
+    "host": {"1-64-32": (3, 5), "1-32-32": (3, 13), "1-32-10": (1, 9)},
+    "x86-onnx": {"1-64-32": (6, 26), "1-32-32": (6, 16), "1-32-10": (2, 12)},
+}
+
+
+def test_layers_in_float_are_weighed_by_the_clocks_of_all_targets(folder, monkeypatch):
+    """Shares by hand: host 2, 10 and 8 of 20, x86-onnx 20, 10 and 10 of 40."""
+    right, student, _, _ = quantized(folder)
+    spoil(monkeypatch, "body/2")
+    weighed, real = [], mixed.cheapest
+
+    class Costs:
+        def __init__(self, table):
+            self.said = CLOCK[table.target]
+
+        def of(self, layer):
+            said = self.said[f"1-{layer.in_channels}-{layer.out_channels}"]
+            return SimpleNamespace(value=said[layer.in_float])
+
+    def cheapest(ranked, costs, fits):
+        weighed.append(costs)
+        return real(ranked, costs, fits)
+
+    monkeypatch.setattr(stage, "Costs", Costs)
+    monkeypatch.setattr(stage, "in_either", lambda to, *_: SimpleNamespace(unit_ms=0.5, target=to.name))
+    monkeypatch.setattr(mixed, "cheapest", cheapest)
+    found, *_ = quantized(folder, max_val_drop_pp=student["val_accuracy"] - right["val_accuracy"] + 3.0)
+    assert weighed == [pytest.approx({"body.0": 0.1 + 0.5, "body.2": 0.5 + 0.25, "head": 0.4 + 0.25})]
+    assert found["float_layers"] == ["body.2"]
+    assert found["float_costs_ms"] == {"host": {"body.2": 5.0}, "x86-onnx": {"body.2": 5.0}}
+
+
+def test_where_tables_do_not_know_a_network_its_layers_are_weighed_by_their_work(folder, monkeypatch, capsys):
+    right, student, _, _ = quantized(folder)
+    spoil(monkeypatch, "body/2")
+    weighed, real = [], mixed.cheapest
+
+    def unknown(*_):
+        raise UsageError("operator aten.erf is not in latency tables")
+
+    def cheapest(ranked, costs, fits):
+        weighed.append(costs)
+        return real(ranked, costs, fits)
+
+    monkeypatch.setattr(stage, "layers_at", unknown)
+    monkeypatch.setattr(mixed, "cheapest", cheapest)
+    monkeypatch.setattr(Display, "line", lambda self, text: print(text))
+    found, *_ = quantized(folder, max_val_drop_pp=student["val_accuracy"] - right["val_accuracy"] + 3.0)
+    assert weighed == [{"body.0": 64 * 32, "body.2": 32 * 32, "head": 32 * 10}]
+    assert found["float_layers"] == ["body.2"] and found["float_costs_ms"] == {}
+    assert "weighed by multiply-accumulates: operator aten.erf" in capsys.readouterr().out
 
 
 def test_layers_named_and_layers_needed_make_one_network(folder, monkeypatch):
@@ -141,6 +207,22 @@ def test_a_layer_that_is_not_there_is_told_before_anything_is_trained(tmp_path):
             tmp_path / "tiny.toml", until="quantize", store=tmp_path / "s", workdir=tmp_path / "w"
         )
     assert [p.name.partition("-")[0] for p in (tmp_path / "s").glob("*-*")] == ["data"]
+
+
+def test_weights_of_layers_in_float_are_rounded_where_16_bits_are_asked_for(folder):
+    quantized(folder, float_layers=["body.2"])
+    quantized(folder, float_layers=["body.2"], float_weights="fp16")
+    found = sorted(folder.glob("store/quantize-*"), key=lambda entry: entry.stat().st_mtime)
+    whole, half = (load_file(entry / "model.safetensors") for entry in found[-2:])
+    changed = [name for name in whole if not torch.equal(whole[name], half[name])]
+    assert changed == ["body.body.2.weight"]
+    assert torch.equal(half[changed[0]], whole[changed[0]].half().float())
+
+
+def test_16_bits_for_no_layer_are_refused(tmp_path):
+    (tmp_path / "tiny.toml").write_text(recipe(float_weights="fp16"))
+    with pytest.raises(UsageError, match="float_weights is about layers left in float"):
+        edgekd.compress(tmp_path / "tiny.toml", store=tmp_path / "s", workdir=tmp_path / "w")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Layers in float that stay so in a file: runtimes and converters take them for integer ones left unfinished.
+
+Where a layer with float weights stands between a dequantizer and a quantizer, ONNX Runtime (from 1.21, also
+when it loads a file) and LiteRT's converter round the weights themselves, by scales of their own, and
+compute in integers. The converter can be told not to (`exporters.tflite`); ONNX Runtime cannot, but does not
+look through a change of sign: (-w)(-x) is wx, to the last bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgekd.quantize.gaps import CONSTANT, QUANTIZERS, WEIGHTED, made_by
+
+
+class _Negative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
+
+
+def in_float(body: nn.Module, example_input: Tensor) -> dict[str, bool]:
+    """Operators with float weights, as NNCF names them, and whether a quantizer feeds each.
+
+    Args:
+        body: a network with NNCF's quantizers.
+        example_input: (1, *shape).
+    """
+    from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
+
+    graph, found = build_nncf_graph(body, example_input), {}
+    for node in graph.get_all_nodes():
+        if node.node_type in WEIGHTED and _given(graph, node, 1) == CONSTANT:
+            found[str(node.node_name)] = _given(graph, node, 0) in QUANTIZERS
+    return found
+
+
+def _given(graph: Any, node: Any, port: int) -> str:
+    """The kind of what gives a layer's input (port 0) or its weights (port 1)."""
+    edge = next(edge for edge in graph.get_input_edges(node) if edge.input_port_id == port)
+    return str(made_by(graph, edge).from_node.node_type)
+
+
+def turn_signs(body: nn.Module, operators: list[str]) -> None:
+    """Of input and weights of these operators, in place; the weights' become constants in the file."""
+    from nncf.torch.function_hook import register_pre_function_hook
+
+    for operator in operators:
+        for port in (0, 1):
+            register_pre_function_hook(body, operator, port, _Negative())
