@@ -24,9 +24,10 @@ from edgekd.prune import groups, structured, zeros
 from edgekd.prune.importance import Samples
 from edgekd.prune.sparse import group_lasso
 from edgekd.prune.widths import Budget, OutOfReach, Price
-from edgekd.stages import saved
+from edgekd.stages import saved, twins
 from edgekd.stages.context import Context
 from edgekd.stages.distill import History, learn
+from edgekd.store import Entry
 
 TOO_HIGH = "lower prune.limit or prune.keep, or leave [prune] out"
 SAMPLES = 512  # on which it is seen what each width loses
@@ -97,6 +98,14 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         if any(each.cost(module) > limit for each, limit in zip(way.goals, limits, strict=True)):
             module, cut = way.cut(module, limits, first)
             taken += [cut] if cut["channels"] or cut["blocks"] else []
+        if (twin := _cut_alike(taken, config, node, context)) is not None:
+            twin.copy_to(folder)
+            (once,) = twin.result["rounds"]
+            own = {
+                "rounds": [{**once, "cost": goal.cost(module)}],
+                "predicted_latency": _predicted(goal, module),
+            }
+            return {**twin.result, **own}
         after_step = (
             zeros.held(module, config.ignored_layers) if config.goal == "nonzero_weights" else zeros.unheld
         )
@@ -107,8 +116,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     architecture = {**earlier, "pruning_history": [*earlier.get("pruning_history", []), *taken]}
     result = saved.save(folder, module, context, architecture)
     if config.goal == "latency_ms":
-        told = {"whole_ms": goal.whole, "pruned_ms": goal.cost(module), "limit_ms": goal.limit}
-        result["predicted_latency"] = told
+        result["predicted_latency"] = _predicted(goal, module)
     if config.goal == "nonzero_weights":
         result["nonzero_weights"] = int(goal.cost(module))
     return {
@@ -119,6 +127,22 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         "removed_blocks": [path for cut in taken for path in cut["blocks"]],
         "val_accuracy": saved.accuracy_on(module, "val", context),
     }
+
+
+def _predicted(goal: _Goal, module: nn.Module) -> dict[str, float]:
+    return {"whole_ms": goal.whole, "pruned_ms": goal.cost(module), "limit_ms": goal.limit}
+
+
+def _cut_alike(taken: list[groups.Round], config: PruneConfig, node: Node, context: Context) -> Entry | None:
+    """The network that another clock has had cut in the same way, recovered; None where there is none."""
+    if config.goal != "latency_ms" or config.rounds > 1 or config.sparse is not None:
+        return None  # the cuts of a second round are not known before the first is trained
+    earlier = saved.architecture_of(context.parent(node, "network")).get("pruning_history", [])
+    for other, entry in twins.of(node, context):
+        if saved.architecture_of(entry)["pruning_history"] == [*earlier, *taken]:
+            context.display.line(f"  cut as {other.label} was: that is trained already")
+            return entry
+    return None
 
 
 def _made_sparse(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> History:

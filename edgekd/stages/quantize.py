@@ -20,7 +20,7 @@ from edgekd.nodes import Node
 from edgekd.prune import zeros
 from edgekd.quantize import gaps, mixed, qat
 from edgekd.quantize.schemes import QuantizedNet
-from edgekd.stages import saved
+from edgekd.stages import saved, twins
 from edgekd.stages.context import Context
 from edgekd.stages.distill import History, learn
 
@@ -30,6 +30,11 @@ CostsMs = dict[str, dict[str, float]]  # target -> path of a layer -> what it ta
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the fake-quantized network and what rebuilds its quantizers."""
     config = QuantizeConfig.model_validate(node.config["quantize"])
+    if "clocks" not in node.config:  # which layers are cheapest in float is a matter of a node's targets
+        for twin, entry in twins.of(node, context):
+            context.display.line(f"  from the network that {twin.label} came from: that is done already")
+            entry.copy_to(folder)
+            return entry.result
     source = context.parent(node, "network")
     net = qat.prepare(saved.load(source, context), calibration_inputs(node, context), context.plan.policy)
     example = saved.example_input(context.task)

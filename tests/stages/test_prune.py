@@ -1,6 +1,8 @@
 """Pruning to what a target's clock shows, with real tables. How good they are is for `benchmarks/`."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from runs import TINY
@@ -11,6 +13,7 @@ from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.latency import timing
 from edgekd.plan import make_plan
+from edgekd.stages import prune, quantize
 from edgekd.store import Store
 
 
@@ -111,6 +114,52 @@ def test_a_student_is_pruned_to_a_share_of_its_own_latency(recipe, tmp_path, sto
     assert len(list(store.glob("latency/*.json"))) == 1
     (student,) = store.glob("distill-*/result.json")
     assert result["macs"] < json.loads(student.read_text())["result"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "shares", "expected"),
+    [
+        (1, (0.72, 0.72), ["prune", "quantize"]),
+        (1, (0.72, 0.4), ["prune", "prune", "quantize", "quantize"]),
+        (2, (0.72, 0.72), ["prune"] * 4 + ["quantize"]),
+    ],
+    ids=["the same widths", "other widths", "the same widths in two rounds"],
+)
+def test_clocks_that_want_the_same_widths_share_what_is_trained(
+    recipe, tmp_path, store, monkeypatch, rounds, shares, expected
+):
+    """One thread and two, whose clock is made to go like the first one's at half its speed."""
+    shutil.copytree(store, tmp_path / "store")
+    recipe.write_text(recipe.read_text().replace("keep = 0.7", f"keep = 0.72\nrounds = {rounds}"))
+    host = config.load_target("host")
+    runtime = host.runtime.model_copy(update={"num_threads": 2})
+    slower = host.model_copy(update={"name": "slower", "runtime": runtime})
+    profile, trained, wanted = prune.profile, [], dict(zip(("host", "slower"), shares, strict=True))
+
+    def profiled(target, *rest):
+        table = profile(host, *rest)
+        monkeypatch.setattr(prune, "_limit", lambda config, whole: whole * wanted[target.name])
+        return table if target == host else replace(table, fastest_ms=2 * table.fastest_ms)
+
+    def counted(learn, stage):
+        return lambda *args, **more: trained.append(stage) or learn(*args, **more)
+
+    monkeypatch.setattr(prune, "profile", profiled)
+    for stage, module in {"prune": prune, "quantize": quantize}.items():
+        monkeypatch.setattr(module, "learn", counted(module.learn, stage))
+    report = edgekd.compress(
+        recipe, targets=[host, slower], store=tmp_path / "store", workdir=tmp_path / "work"
+    )
+    assert sorted(trained) == expected
+    one, other = (s.predicted_latency for s in report.stages if s.name == "prune")
+    assert other.whole_ms == pytest.approx(2 * one.whole_ms)
+    assert other.limit_ms == pytest.approx(shares[1] * other.whole_ms)
+    assert one.pruned_ms <= one.limit_ms and other.pruned_ms <= other.limit_ms
+    assert (other.pruned_ms == pytest.approx(2 * one.pruned_ms)) is (shares[0] == shares[1])
+    files = {a.target: a.files[0].sha256 for a in report.artifacts if a.role == "target"}
+    sizes = {a.target: a.size_bytes for a in report.artifacts if a.role == "target"}
+    # The files differ in where they say that they come from.
+    assert len({*files.values()}) == 2 and (sizes["slower"] < sizes["host"]) is (shares[0] != shares[1])
 
 
 def test_a_block_goes_where_no_width_is_fast_enough(recipe, tmp_path, store):
