@@ -57,19 +57,36 @@ def make_plan(
     calibration = builder.add(
         "calibration", "calibration", {"policy": policy.model_dump(), "smoke": recipe.smoke}, {"data": data}
     )
-    clocks = _clocks(recipe, targets, host)
+    networks = {
+        target.name: _pruned(builder, recipe, target, data, teacher, student, host) for target in targets
+    }
     emissions = {
-        target.name: _emit(builder, recipe, target, data, teacher, student, calibration, host, clocks)
+        target.name: _emit(
+            builder,
+            recipe,
+            target,
+            data,
+            teacher,
+            networks[target.name],
+            calibration,
+            host,
+            _clocks(recipe, [t for t in targets if networks[t.name] == networks[target.name]], host),
+        )
         for target in targets
     }
     return Plan(recipe, targets, policy, tuple(builder.nodes.values()), emissions)
 
 
 def _clocks(recipe: Recipe, targets: Sequence[Target], host: Mapping[str, Any]) -> list[Clock]:
-    """Those that layers in float are weighed by, all targets' together: one quantized network serves them."""
+    """Those that layers in float are weighed by, of all targets that one quantized network serves.
+
+    A delegate that files are judged without here (`_stand_in`) has no clock here.
+    """
     if recipe.quantize is None or recipe.quantize.max_val_drop_pp is None:
         return []
-    return [clock_here(target, host) for target in targets if target.artifact.scheme == STATIC]
+    timed = [t for t in targets if t.artifact.scheme == STATIC and t.runtime.delegate != "gpu"]
+    found = {clock.label: clock for clock in (clock_here(target, host) for target in timed)}
+    return [found[label] for label in sorted(found)]
 
 
 def _data_config(recipe: Recipe, store: Store, objects: Mapping[str, str]) -> dict[str, Any]:
@@ -195,13 +212,12 @@ def _emit(
     target: Target,
     data: str,
     teacher: str | None,
-    student: str,
+    network: str,
     calibration: str,
     host: Mapping[str, Any],
     clocks: Sequence[Clock],
 ) -> Emission:
     name, emission = target.name, target.artifact
-    network = _pruned(builder, recipe, target, data, teacher, student, host)
     from_file = recipe.student is not None and recipe.student.onnx is not None
     if from_file and emission.format != "onnx":
         raise UsageError(
@@ -327,7 +343,7 @@ def _quantized(
         ranked = builder.add(f"sensitivity-{network}", "sensitivity", {}, parents)
         told |= {"sensitivity": ranked} if config.max_val_drop_pp is not None else {}
     settings = {"quantize": config.model_dump(exclude={"sensitivity"}), **lessons.own_losses(builder, config)}
-    if clocks:  # which layers are cheapest in float is a matter of these
+    if config.max_val_drop_pp is not None:  # which layers are cheapest in float is a matter of these
         settings["clocks"] = [clock.model_dump() for clock in clocks]
     return builder.add(f"quantize-{network}", "quantize", settings, {**parents, **told})
 

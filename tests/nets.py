@@ -246,7 +246,7 @@ def run_python(code, *args):
 METADATA = {"edgekd.scheme": "some scheme", "edgekd.class_names": '["é", "b"]', "a": ""}
 
 
-def write(module, path, format, scheme):
+def write(module, path, format, scheme, **more):
     """Exports a network that takes the tiny images."""
     exporters.export(
         module,
@@ -256,4 +256,5 @@ def write(module, path, format, scheme):
         scheme=scheme,
         input_name="image",
         metadata=METADATA,
+        **more,
     )

@@ -22,6 +22,7 @@ def export(
     scheme: str,
     input_name: str,
     metadata: dict[str, str],
+    halves: bool = False,
 ) -> None:
     """Writes `module` to `path` in a format and a scheme.
 
@@ -33,9 +34,11 @@ def export(
         scheme: name of the scheme.
         input_name: name of the input tensor in the file.
         metadata: written into the file.
+        halves: whether float weights that 16 bits hold exactly are stored so, for static_wi8_ai8.
 
     Raises:
         ExportError: an operator that the format cannot express, named.
     """
     exporter = importlib.import_module(EXPORTERS[format])
-    exporter.export(module, example_input, path, scheme=scheme, input_name=input_name, metadata=metadata)
+    given = {"scheme": scheme, "input_name": input_name, "metadata": metadata, "halves": halves}
+    exporter.export(module, example_input, path, **given)

@@ -24,6 +24,7 @@ def export(
     scheme: str,
     input_name: str,
     metadata: dict[str, str],
+    halves: bool = False,
 ) -> None:
     """See `edgekd.exporters.export`. The file takes (batch, *shape) and gives `logits` (batch, classes)."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -36,7 +37,7 @@ def export(
         model = onnx.load(raw)
         if scheme == "weight_only_wi8_afp32":
             to_8_bits(model)
-        if scheme == "static_wi8_ai8":
+        if halves:
             to_halves(model)
         _clean(model)
         onnx.helper.set_model_props(model, dict(sorted(metadata.items())))

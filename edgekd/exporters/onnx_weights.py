@@ -57,18 +57,14 @@ def to_8_bits(model: onnx.ModelProto) -> None:
 
 
 def to_halves(model: onnx.ModelProto) -> None:
-    """Stores float weights, in place, in 16 bits where that loses nothing.
+    """Stores float weights that were rounded to 16 bits in these, in place; others are left alone.
 
-    It is for weights that were rounded so: others are left alone. The runtime widens them when it loads.
+    The runtime widens them when it loads the file.
     """
     graph = model.graph
     constants, taken = {i.name: i for i in graph.initializer}, {i.name for i in graph.initializer}
     taken |= {name for node in graph.node for name in (*node.input, *node.output)}
-    weights = [
-        node.input[at]
-        for node in graph.node
-        if (at := _WEIGHTS.get(node.op_type, (9, 0))[0]) < len(node.input)
-    ]
+    weights = [node.input[_WEIGHTS[node.op_type][0]] for node in graph.node if node.op_type in _WEIGHTS]
     for name in dict.fromkeys(weights):
         if name not in constants:
             continue

@@ -27,12 +27,13 @@ def export(
     scheme: str,
     input_name: str,
     metadata: dict[str, str],
+    halves: bool = False,
 ) -> None:
     """See `edgekd.exporters.export`. Images are taken as (1, H, W, C), one sample at a time."""
     import litert_torch
 
     example: tuple[Tensor, ...] = (example_input,)
-    mixed = scheme == "static_wi8_ai8" and not module.all_integer
+    mixed = scheme == "static_wi8_ai8" and bool(module.num_float)
     if example_input.dim() == 4:
         module = litert_torch.to_channel_last_io(module, args=[0]).eval()
         example = (example_input.permute(0, 2, 3, 1).contiguous(),)
@@ -49,7 +50,7 @@ def export(
         if scheme in ("fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32"):
             raw = _post_training(raw, Path(folder) / "quantized.tflite", scheme)
         done = Path(folder) / "done.tflite"
-        done.write_bytes(_finished(raw.read_bytes(), module, input_name, metadata, mixed))
+        done.write_bytes(_finished(raw.read_bytes(), module, input_name, metadata, mixed, halves))
         done.replace(path)
 
 
@@ -91,28 +92,32 @@ def _as_marked() -> Iterator[None]:
 
 
 def _with_integer_ends(model: Any) -> None:
-    """Gives a file the integers at its ends that one without a float layer has: without its casts there."""
+    """Gives a file the integers at its ends that one without a float layer has: without its casts there.
+
+    An end that is more than a cast stays as it is: what computes there computes in float.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
-    (graph,) = model.subgraphs
-    moved = {}
+    (graph,), moved = model.subgraphs, {}
     for end, kind in (
         (int(graph.inputs[0]), schema.BuiltinOperator.QUANTIZE),
         (int(graph.outputs[0]), schema.BuiltinOperator.DEQUANTIZE),
     ):
-        (cast,) = [o for o in graph.operators if end in (*o.inputs, *o.outputs)]
-        if model.operatorCodes[cast.opcodeIndex].builtinCode != kind:
-            raise ExportError("TFLite: a file with layers in float begins or ends in an unknown way")
-        (moved[end],) = {int(cast.inputs[0]), int(cast.outputs[0])} - {end}
-        graph.operators = [o for o in graph.operators if o is not cast]
-    graph.inputs, graph.outputs = [moved[int(graph.inputs[0])]], [moved[int(graph.outputs[0])]]
+        users = [o for o in graph.operators if end in (*o.inputs, *o.outputs)]
+        if [model.operatorCodes[o.opcodeIndex].builtinCode for o in users] == [kind]:
+            (cast,) = users
+            (moved[end],) = {int(cast.inputs[0]), int(cast.outputs[0])} - {end}
+            graph.operators = [o for o in graph.operators if o is not cast]
+    graph.inputs, graph.outputs = (
+        [moved.get(int(end), int(end)) for end in ends] for ends in (graph.inputs, graph.outputs)
+    )
     for signature in model.signatureDefs or ():
         for named in (*signature.inputs, *signature.outputs):
-            named.tensorIndex = moved[named.tensorIndex]
+            named.tensorIndex = moved.get(named.tensorIndex, named.tensorIndex)
 
 
 def _to_halves(model: Any) -> None:
-    """Stores float weights in 16 bits where that loses nothing; runtimes widen them before the first run."""
+    """Stores float weights that were rounded to 16 bits in these; runtimes widen them on loading."""
     from ai_edge_litert import schema_py_generated as schema
 
     (graph,), kinds = model.subgraphs, schema.BuiltinOperator
@@ -209,11 +214,12 @@ def _layer(name: str, module: nn.Module) -> str:
 
 
 def _finished(
-    content: bytes, module: nn.Module, input_name: str, metadata: dict[str, str], mixed: bool
+    content: bytes, module: nn.Module, input_name: str, metadata: dict[str, str], mixed: bool, halves: bool
 ) -> bytes:
     """The file with one named metadata buffer (JSON) and readable names, and integers at its ends.
 
-    `module` is what was converted, `mixed` whether it has layers in float between others in integers.
+    `module` is what was converted, `mixed` whether it has layers in float between others in integers,
+    `halves` whether their weights are stored in 16 bits.
     """
     import json
 
@@ -226,6 +232,7 @@ def _finished(
             held.offset = held.size = 0
     if mixed:
         _with_integer_ends(model)
+    if halves:
         _to_halves(model)
     for graph in model.subgraphs:
         ends = {graph.inputs[0]: input_name, graph.outputs[0]: "logits"}

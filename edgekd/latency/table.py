@@ -39,6 +39,15 @@ class Clock(Strict):
     isa: str = Field(description="its instruction set")
     features: tuple[str, ...] = Field(strict=False, description="its extensions that matter to kernels")
 
+    @property
+    def label(self) -> str:
+        """For people: what differs between the clocks of one computer."""
+        threads = "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
+        kind = f"{self.format} {self.scheme}"
+        return (
+            f"{self.runtime} {self.runtime_version} ({self.delegate}, {threads}, {kind}, {self.activations})"
+        )
+
     def difference(self, other: Clock) -> str:
         """Name and both values of the first field that is not the same, or nothing."""
         for name in type(self).model_fields:

@@ -20,8 +20,8 @@ class _Negative(nn.Module):
         return -x
 
 
-def in_float(body: nn.Module, example_input: Tensor) -> dict[str, bool]:
-    """Operators with float weights, as NNCF names them, and whether a quantizer feeds each.
+def float_operators(body: nn.Module, example_input: Tensor) -> dict[str, bool]:
+    """Operators with float weights, as NNCF names them, and whether what a quantizer gives may reach each.
 
     Args:
         body: a network with NNCF's quantizers.
@@ -31,15 +31,28 @@ def in_float(body: nn.Module, example_input: Tensor) -> dict[str, bool]:
 
     graph, found = build_nncf_graph(body, example_input), {}
     for node in graph.get_all_nodes():
-        if node.node_type in WEIGHTED and _given(graph, node, 1) == CONSTANT:
-            found[str(node.node_name)] = _given(graph, node, 0) in QUANTIZERS
+        if node.node_type in WEIGHTED:
+            x, weight = (_input(graph, node, port) for port in (0, 1))
+            if made_by(graph, weight).from_node.node_type == CONSTANT:
+                found[str(node.node_name)] = _is_rounded(graph, x.from_node)
     return found
 
 
-def _given(graph: Any, node: Any, port: int) -> str:
-    """The kind of what gives a layer's input (port 0) or its weights (port 1)."""
-    edge = next(edge for edge in graph.get_input_edges(node) if edge.input_port_id == port)
-    return str(made_by(graph, edge).from_node.node_type)
+def _input(graph: Any, node: Any, port: int) -> Any:
+    return next(edge for edge in graph.get_input_edges(node) if edge.input_port_id == port)
+
+
+def _is_rounded(graph: Any, node: Any) -> bool:
+    """Whether a quantizer lies before a layer, and no layer between: what does may be a mere view."""
+    todo, seen = [node], set[int]()
+    while todo:
+        node = todo.pop()
+        if node.node_type in QUANTIZERS:
+            return True
+        if node.node_id not in seen and node.node_type not in WEIGHTED:
+            todo += graph.get_previous_nodes(node)
+        seen.add(node.node_id)
+    return False
 
 
 def turn_signs(body: nn.Module, operators: list[str]) -> None:

@@ -112,11 +112,21 @@ def in_float(net: QuantizedNet, example_input: Tensor, paths: Iterable[str]) -> 
 
 @torch.no_grad()
 def round_to_halves(net: QuantizedNet, paths: Iterable[str]) -> None:
-    """Rounds the weights of layers in float, in place, to what 16 bits hold: exporters then store them so."""
-    weights = dict(net.body.named_parameters())
+    """Rounds the weights of layers in float, in place, to what 16 bits hold: exporters then store them so.
+
+    Raises:
+        TrainingError: a weight is larger than they can hold.
+    """
+    weights = {**dict(net.body.named_parameters()), **dict(net.body.named_buffers())}
     for path in paths:
         name = prefix(net.body) + path
         weight = weights[f"{name}.weight" if f"{name}.weight" in weights else name]
+        if not weight.half().isfinite().all():
+            raise TrainingError(
+                f'quantize.float_weights = "fp16": {path!r} has weights up to {float(weight.abs().max()):g}, '
+                "16 bits hold 65504",
+                hint='float_weights = "fp32"',
+            )
         weight.copy_(weight.half().float())
 
 
@@ -163,8 +173,8 @@ def sensitivities(
 
 def cheapest(
     ranked: Sequence[tuple[str, float]], costs: Mapping[str, float], fits: Callable[[Sequence[str]], bool]
-) -> list[str] | None:
-    """Layers that, in float, are enough and cost little; None where all are not enough.
+) -> list[str]:
+    """Layers that, in float, are enough and cost little.
 
     Two ways are gone and the cheaper result is taken: layers are added by what they lose in 8 bits, and by
     what they lose for each unit of cost. Then each that turns out not to be needed is taken out again, the
@@ -172,8 +182,8 @@ def cheapest(
 
     Args:
         ranked: path and error in 8 bits of each layer that may be chosen.
-        costs: of each in float; what is not above 0 is a gain.
-        fits: whether layers are enough.
+        costs: of each in float; below 0 is a gain, and stays where it was chosen.
+        fits: whether layers are enough; all together are.
     """
 
     def worth(layer: tuple[str, float]) -> float:
@@ -187,9 +197,7 @@ def cheapest(
             if fits(chosen):
                 break
             chosen.append(path)
-        if not fits(chosen):
-            return None
-        for path in sorted(chosen, key=lambda p: -costs[p]):
+        for path in sorted((p for p in chosen if costs[p] >= 0), key=lambda p: -costs[p]):
             fewer = [other for other in chosen if other != path]
             if fits(fewer):
                 chosen = fewer

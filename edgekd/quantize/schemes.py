@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgekd.errors import ExportError
-from edgekd.quantize.apart import in_float, turn_signs
+from edgekd.quantize.apart import float_operators, turn_signs
 from edgekd.quantize.decompositions import Decompositions
 
 
@@ -133,12 +133,12 @@ class Lowered(nn.Module):
     """Body and output on the grid, with activations in a format's own operators.
 
     Attributes:
-        all_integer: whether no layer's weights are float.
+        num_float: how many operators have float weights.
     """
 
-    def __init__(self, body: nn.Module, output: nn.Module, forms: Decompositions, all_integer: bool) -> None:
+    def __init__(self, body: nn.Module, output: nn.Module, forms: Decompositions, num_float: int) -> None:
         super().__init__()
-        self.body, self.output, self._forms, self.all_integer = body, output, forms, all_integer
+        self.body, self.output, self._forms, self.num_float = body, output, forms, num_float
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes), on the 8-bit grid."""
@@ -168,11 +168,11 @@ def lower(net: QuantizedNet, example_input: Tensor, activations: str, format: st
     for name, module in list(body.named_modules(remove_duplicate=False)):
         if isinstance(module, torch.ao.quantization.FakeQuantize):
             body.set_submodule(name, _pair(module, shift))
-    floats = in_float(net.body, example_input)
+    floats = float_operators(net.body, example_input)
     if format == "onnx":
         turn_signs(body, [operator for operator, fed in floats.items() if fed])
     output = _PerTensor(float(net.output.scale), int(net.output.zero_point) - shift, -shift)
-    return Lowered(body, output, Decompositions(format, _PerTensor, -shift), not floats).eval()
+    return Lowered(body, output, Decompositions(format, _PerTensor, -shift), len(floats)).eval()
 
 
 def _shared(body: nn.Module) -> Iterable[list[str]]:

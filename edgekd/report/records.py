@@ -160,8 +160,8 @@ class StageRecord(Record):
     )
     float_costs_ms: Mapping[str, Mapping[str, float]] = Field(
         default_factory=dict,
-        description="target -> layer -> what it takes longer in float than in 8 bits, casts included, by the "
-        "latency table of the computer that chose it; empty where none was chosen so",
+        description="clock -> layer -> what it takes longer in float than in 8 bits, casts included, by the "
+        "latency table of the computer that chose it, whatever the targets are; empty where none was chosen",
     )
     seconds: float = Field(ge=0)
     predictions: PredictionsFile | None

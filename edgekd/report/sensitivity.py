@@ -54,8 +54,8 @@ def _scheme(stage: StageRecord, path: str) -> str:
     if path not in stage.float_layers:
         return "int8"
     costs = [
-        f"{words.signed(by_path[path], 3)} ms on {target}"
-        for target, by_path in stage.float_costs_ms.items()
+        f"{words.signed(by_path[path], 3)} ms here in {clock}"
+        for clock, by_path in stage.float_costs_ms.items()
         if path in by_path
     ]
     return ", ".join(["float", *costs])

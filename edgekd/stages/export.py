@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from edgekd.stages.context import Context
 from edgekd.stages.file import ONNX
 from edgekd.stages.quantize import calibration_inputs
 from edgekd.store import sha256_file
-from edgekd.types import InputSpec, Task
+from edgekd.types import InputSpec, Operator, Task
 
 PARITY_SAMPLES = 256
 SECOND_BATCH = 3
+_WITH_WEIGHTS = re.compile("conv|gemm|matmul|fully_connected", re.IGNORECASE)
 RUNTIME_OF = {"onnx": "onnxruntime", "tflite": "litert"}
 
 
@@ -79,10 +81,13 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             scheme=config["scheme"],
             input_name=task.input_spec.name,
             metadata=_metadata(node, context, spec),
+            halves=source.result.get("float_weights") == "fp16" and config["scheme"] == STATIC,
         )
         parity = _prove(module, path, config, task)
     found = inventory_of(path, config["format"])
     _check_operators(found.operators, config["unavailable_ops"], path)
+    if isinstance(module, schemes.Lowered):
+        _check_floats(found.operators, module.num_float, path)
     return {
         "format": config["format"],
         "scheme": config["scheme"],
@@ -121,6 +126,16 @@ def _check_operators(operators: Any, unavailable: list[str], path: Path) -> None
                 f"{path.name}: operator {operator.op_type} is not available on the target",
                 hint="replace it in the network, or correct artifact.unavailable_ops of the target",
             )
+
+
+def _check_floats(operators: Sequence[Operator], num_float: int, path: Path) -> None:
+    """A runtime that rounds weights by itself would ship another network than was judged."""
+    found = [o for o in operators if o.dtype == "float32" and _WITH_WEIGHTS.search(o.op_type)]
+    if len(found) < num_float:
+        raise ExportError(
+            f"{path.name}: {num_float} layers were left in float, and the runtime computes {len(found)} so",
+            hint="another version of the runtime or the converter may be at fault: see edgekd doctor",
+        )
 
 
 def _metadata(node: Node, context: Context, spec: Mapping[str, Any]) -> dict[str, str]:

@@ -19,10 +19,10 @@ def results(commands):
     return found
 
 
-def together(commands, recipe, *arguments):
+def together(commands, recipe, *arguments, program=("-m", "edgekd")):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     return subprocess.run(
-        [*torchrun, "-m", "edgekd", "run", str(recipe), *arguments],
+        [*torchrun, *program, "run", str(recipe), *arguments],
         cwd=commands.folder,
         env=commands.environment(),
         capture_output=True,
@@ -57,6 +57,36 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
     # The second has kept a log of its own and nothing else.
     assert (two.folder / "runs/tiny/run-1.log").is_file()
     assert "done in" in done.stdout and done.stdout.count("[") == done.stdout.count("]")
+
+
+# A network of whose second layer nothing is left in 8 bits, on a computer where every turn of a clock counts.
+SPOILED = """
+import runpy
+from edgekd.latency import timing
+from edgekd.quantize import qat
+timing.FULL_SPEED, timing.MAX_ROUNDS, real = 1e9, 3, qat.prepare
+def prepare(*arguments):
+    net = real(*arguments)
+    net.body.get_submodule("__nncf_hooks.pre_hooks.body/2/linear/0__1.0").scale.data.mul_(400)
+    return net
+qat.prepare = prepare
+runpy.run_module("edgekd", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("method", ["ptq", "qat"])
+def test_what_goes_back_to_float_is_found_by_the_first_process(edgekd, method):
+    """With PTQ it alone is at work, with QAT both have trained."""
+    settings = f'method = "{method}"\nlr = 1e-9\nmax_val_drop_pp = 10.0'
+    text = FULL.replace('method = "qat"', settings)
+    script = edgekd.folder / "spoiled.py"
+    script.write_text(SPOILED)
+    done = together(edgekd, edgekd.write(text), "--until", "quantize", program=(str(script),))
+    assert done.returncode == 0, done.stderr
+    (found,) = edgekd.store.glob("quantize-*/result.json")
+    result = json.loads(found.read_text())["result"]
+    assert "body.2" in result["float_layers"]
+    assert {clock.split()[0] for clock in result["float_costs_ms"]} == {"litert", "onnxruntime"}
 
 
 def test_a_mistake_ends_both(edgekd):

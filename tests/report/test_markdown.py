@@ -264,7 +264,7 @@ def told_of_layers(report):
     costs = (("stem", 0.1234, 1.5), ("blocks.0", 0.05, -0.25), ("head", 0.0, 0.0))
     found = tuple(LayerSensitivity(path=p, logit_error=e, drop_pp=d) for p, e, d in costs)
     more = {"sensitivity": found, "float_layers": ("stem", "tail")}
-    more["float_costs_ms"] = {"host": {"stem": 0.0123}, "x86-onnx": {"stem": -0.004, "head": 9.0}}
+    more["float_costs_ms"] = {"litert": {"stem": 0.0123}, "onnxruntime": {"stem": -0.004, "head": 9.0}}
     stages = (*report.stages[:-1], report.stages[-1].model_copy(update=more))
     return report.model_copy(update={"stages": stages})
 
@@ -274,7 +274,7 @@ def test_layers_are_listed_with_what_they_cost_and_what_they_are_emitted_in(make
     assert "Sensitivity" not in markdown(report)
     rows = table_after(markdown(told_of_layers(report)), "<summary>Sensitivity of layers to 8 bits</summary>")
     assert [row[1:] for row in rows[2:]] == [
-        ["stem", "12.340", "+1.50", "float, +0.012 ms on host, −0.004 ms on x86-onnx"],
+        ["stem", "12.340", "+1.50", "float, +0.012 ms here in litert, −0.004 ms here in onnxruntime"],
         ["blocks.0", "5.000", "−0.25", "int8"],
         ["head", "0.000", "0.00", "int8"],
         ["tail", words.ABSENT, words.ABSENT, "float"],

@@ -6,15 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nets import task
 from runs import TINY, Commands
 from safetensors.torch import load_file
+from torch import nn
 
 import edgekd
+from edgekd import config
 from edgekd.errors import TrainingError, UsageError
 from edgekd.latency import timing
+from edgekd.latency.profile import clock_here, path_of
+from edgekd.layers import Layer
 from edgekd.progress import Display
 from edgekd.quantize import mixed, qat
-from edgekd.stages import quantize as stage
+from edgekd.stages import float_layers
+from edgekd.store import Store
 
 NETS = """
 from torch import nn
@@ -97,9 +103,9 @@ def test_layers_go_back_to_float_until_the_accuracy_on_val_is_kept(folder, monke
     found, _, ranked, _ = quantized(folder, max_val_drop_pp=budget)
     assert sorted(found["float_layers"]) == ["body.2", "head"]
     assert found["val_accuracy"] >= student["val_accuracy"] - budget
-    assert {target: set(costs) for target, costs in found["float_costs_ms"].items()} == {
-        "host": {"body.2", "head"},
-        "x86-onnx": {"body.2", "head"},
+    assert {clock.split()[0]: set(costs) for clock, costs in found["float_costs_ms"].items()} == {
+        "litert": {"body.2", "head"},
+        "onnxruntime": {"body.2", "head"},
     }
     assert {layer["path"] for layer in ranked[:2]} == {"body.2", "head"} and len(ranked) == 3
     errors = [layer["logit_error"] for layer in ranked]
@@ -131,13 +137,42 @@ def test_layers_in_float_are_weighed_by_the_clocks_of_all_targets(folder, monkey
         weighed.append(costs)
         return real(ranked, costs, fits)
 
-    monkeypatch.setattr(stage, "Costs", Costs)
-    monkeypatch.setattr(stage, "in_either", lambda to, *_: SimpleNamespace(unit_ms=0.5, target=to.name))
+    monkeypatch.setattr(float_layers, "Costs", Costs)
+    monkeypatch.setattr(
+        float_layers, "in_either", lambda to, *_: SimpleNamespace(unit_ms=0.5, target=to.name)
+    )
     monkeypatch.setattr(mixed, "cheapest", cheapest)
     found, *_ = quantized(folder, max_val_drop_pp=student["val_accuracy"] - right["val_accuracy"] + 3.0)
     assert weighed == [pytest.approx({"body.0": 0.1 + 0.5, "body.2": 0.5 + 0.25, "head": 0.4 + 0.25})]
     assert found["float_layers"] == ["body.2"]
-    assert found["float_costs_ms"] == {"host": {"body.2": 5.0}, "x86-onnx": {"body.2": 5.0}}
+    assert [costs for _, costs in found["float_costs_ms"].items()] == [{"body.2": 5.0}] * 2
+
+
+def test_targets_of_one_clock_have_one_voice_and_those_without_none(folder, monkeypatch):
+    """Four targets: two of one clock here, ONNX Runtime's, and a GPU that is not here."""
+    right, student, _, _ = quantized(folder)
+    spoil(monkeypatch, "body/2")
+    host, gpu = config.load_target("host"), {"name": "litert", "delegate": "gpu", "num_threads": 1}
+    more = {"runtime": config.RuntimeConfig.model_validate(gpu), "name": "gpu"}
+    targets = [host, host.model_copy(update={"name": "again"}), config.load_target("x86-onnx")]
+    asked, real = [], float_layers.in_either
+
+    def in_either(target, *rest):
+        asked.append(target.name)
+        return real(target, *rest)
+
+    monkeypatch.setattr(float_layers, "in_either", in_either)
+    (folder / "tiny.toml").write_text(
+        recipe("ptq", max_val_drop_pp=student["val_accuracy"] - right["val_accuracy"] + 3.0)
+    )
+    edgekd.compress(
+        folder / "tiny.toml",
+        targets=[*targets, host.model_copy(update=more)],
+        until="quantize",
+        store=folder / "store",
+        workdir=folder / "work",
+    )
+    assert asked == ["host", "x86-onnx"]
 
 
 def test_where_tables_do_not_know_a_network_its_layers_are_weighed_by_their_work(folder, monkeypatch, capsys):
@@ -152,13 +187,66 @@ def test_where_tables_do_not_know_a_network_its_layers_are_weighed_by_their_work
         weighed.append(costs)
         return real(ranked, costs, fits)
 
-    monkeypatch.setattr(stage, "layers_at", unknown)
+    monkeypatch.setattr(float_layers, "layers_at", unknown)
     monkeypatch.setattr(mixed, "cheapest", cheapest)
     monkeypatch.setattr(Display, "line", lambda self, text: print(text))
     found, *_ = quantized(folder, max_val_drop_pp=student["val_accuracy"] - right["val_accuracy"] + 3.0)
     assert weighed == [{"body.0": 64 * 32, "body.2": 32 * 32, "head": 32 * 10}]
     assert found["float_layers"] == ["body.2"] and found["float_costs_ms"] == {}
     assert "weighed by multiply-accumulates: operator aten.erf" in capsys.readouterr().out
+
+
+class Shared(nn.Module):
+    """Two layers with one weight, of which the second is called twice; one that is no call of its module."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(128, 8), nn.Linear(8, 5)
+        self.b, self.c, self.apart = (nn.Linear(8, 8) for _ in range(3))
+        self.c.weight = self.b.weight
+
+    def forward(self, x):
+        x = self.c(self.c(self.b(self.a(x.flatten(1)))))
+        return self.head(nn.functional.linear(x, self.apart.weight))
+
+
+def test_the_time_of_a_layer_is_that_of_all_that_has_its_weights():
+    net, context = Shared(), SimpleNamespace(task=task())
+    found = float_layers._within(net, ["a", "b", "head"], context)
+    eight = Layer("linear", 1, 1, 8, 8)
+    first, last = Layer("linear", 1, 1, 128, 8), Layer("linear", 1, 1, 8, 5)
+    assert found == {"a": [first], "b": [eight] * 3, "head": [last]}
+    with pytest.raises(UsageError, match="'apart' is not called as a module"):
+        float_layers._within(net, ["a", "apart"], context)
+    with pytest.raises(UsageError, match=r"'b\.bias' is no module"):
+        float_layers._within(net, ["b.bias"], context)
+
+
+def test_a_table_that_cannot_be_read_is_an_error_and_no_reason_to_count_multiplications(folder, monkeypatch):
+    right, student, _, _ = quantized(folder)
+    spoil(monkeypatch, "body/2")
+    table = path_of(clock_here(config.load_target("host")), Store(folder / "store"))
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("{}")
+    with pytest.raises(UsageError, match="not a latency table"):
+        quantized(folder, max_val_drop_pp=student["val_accuracy"] - right["val_accuracy"] + 3.0)
+
+
+def test_what_ships_is_what_was_judged_with_weights_in_16_bits_too(folder, monkeypatch):
+    """A network that is only good while its weights are not rounded: no layer in float would do."""
+    right, student, _, _ = quantized(folder)
+    spoil(monkeypatch, "body/2")
+    real = mixed.round_to_halves
+
+    def destroyed(net, paths):
+        for path in paths:
+            net.body.get_submodule(path).weight.data.zero_()
+        real(net, paths)
+
+    monkeypatch.setattr(mixed, "round_to_halves", destroyed)
+    budget = student["val_accuracy"] - right["val_accuracy"] + 3.0
+    with pytest.raises(TrainingError, match="with all layers in float the accuracy on val is still"):
+        quantized(folder, max_val_drop_pp=budget, float_weights="fp16")
 
 
 def test_layers_named_and_layers_needed_make_one_network(folder, monkeypatch):
