@@ -51,7 +51,7 @@ _TURN_RUNS = 5
 # has its full speed for milliseconds only.
 _RATIO_TURN_MS = 1.0
 _RATIO_RUNS = 3
-_PATIENCE_S = 60.0
+_PATIENCE_S = 240.0
 
 
 def predict(job: Job, emit: Emit) -> None:
