@@ -53,7 +53,7 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     config, task = node.config, context.task
     source = context.parent(node, "model")
     path = folder / f"model{exporters.SUFFIXES[config['format']]}"
-    spec, parity = _spec_in_file(task.input_spec, config["format"]), None
+    spec, parity, num_float = _spec_in_file(task.input_spec, config["format"]), None, 0
     if ONNX in source.files:
         spec["name"] = source.result["input_name"]
         onnx_static.emit(
@@ -70,7 +70,9 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         several = context.plan.node(label).stage == "ensemble"
         module = ensemble.load(label, context) if several else saved.load(source, context)
         if isinstance(module, schemes.QuantizedNet):
-            module = schemes.lower(module, saved.example_input(task), config["activations"], config["format"])
+            example, activations = saved.example_input(task), config["activations"]
+            module = lowered = schemes.lower(module, example, activations, config["format"])
+            num_float = lowered.num_float
         else:
             module = schemes.fold_batch_norm(module)
         exporters.export(
@@ -86,8 +88,7 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         parity = _prove(module, path, config, task)
     found = inventory_of(path, config["format"])
     _check_operators(found.operators, config["unavailable_ops"], path)
-    if isinstance(module, schemes.Lowered):
-        _check_floats(found.operators, module.num_float, path)
+    _check_floats(found.operators, num_float, path)
     return {
         "format": config["format"],
         "scheme": config["scheme"],
