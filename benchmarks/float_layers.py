@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from latency_prediction import TARGETS, networks
+from latency_prediction import TARGETS, networks, write
 from scipy.stats import spearmanr
 
 from edgekd import exporters
@@ -27,7 +27,7 @@ from edgekd.latency.network import layers_at
 from edgekd.latency.profile import in_either
 from edgekd.latency.timing import ratios_of
 from edgekd.progress import Display
-from edgekd.quantize import mixed, qat, schemes
+from edgekd.quantize import mixed, qat
 from edgekd.store import Store
 from edgekd.terminal import console
 
@@ -38,22 +38,14 @@ WHOLE = "all in integers"
 
 def written(target: Target, net: torch.nn.Module, example: torch.Tensor, folder: Path) -> dict[str, Path]:
     """The file without a layer in float, and one for each layer that is."""
-    emission, policy = target.artifact, load_calibration("stratified-512")
+    policy = load_calibration("stratified-512")
     samples = np.random.default_rng(0).standard_normal((64, *example.shape[1:])).astype(np.float32)
     quantized = qat.prepare(copy.deepcopy(net), samples, policy)
     paths = {}
     for path in (WHOLE, *(layer.path for layer in mixed.layers(quantized, example))):
         kept = mixed.in_float(quantized, example, () if path == WHOLE else (path,))
-        paths[path] = folder / f"{len(paths)}{exporters.SUFFIXES[emission.format]}"
-        exporters.export(
-            schemes.lower(kept, example, emission.activation_signedness, emission.format),
-            example,
-            paths[path],
-            format=emission.format,
-            scheme=emission.scheme,
-            input_name="image",
-            metadata={},
-        )
+        paths[path] = folder / f"{len(paths)}{exporters.SUFFIXES[target.artifact.format]}"
+        write(target, kept, example, paths[path])
     return paths
 
 

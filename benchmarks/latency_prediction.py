@@ -70,18 +70,23 @@ def written(
     for name, (net, example) in nets.items():
         samples = np.random.default_rng(0).standard_normal((64, *example.shape[1:])).astype(np.float32)
         quantized = qat.prepare(net, samples, policy)
-        module = schemes.lower(quantized, example, emission.activation_signedness, emission.format)
         paths[name] = folder / f"{len(paths)}{exporters.SUFFIXES[emission.format]}"
-        exporters.export(
-            module,
-            example,
-            paths[name],
-            format=emission.format,
-            scheme=emission.scheme,
-            input_name="image",
-            metadata={},
-        )
+        write(target, quantized, example, paths[name])
     return paths
+
+
+def write(target: Target, quantized: schemes.QuantizedNet, example: torch.Tensor, path: Path) -> None:
+    """A quantized network as the target gets it."""
+    emission = target.artifact
+    exporters.export(
+        schemes.lower(quantized, example, emission.activation_signedness, emission.format),
+        example,
+        path,
+        format=emission.format,
+        scheme=emission.scheme,
+        input_name="image",
+        metadata={},
+    )
 
 
 def compare(target: Target, table: Table, nets: dict[str, Any], folder: Path) -> list[dict[str, Any]]:

@@ -81,11 +81,11 @@ def _costs_ms(paths: Sequence[str], node: Node, context: Context) -> CostsMs:
         return {}
     layers, found = {layer for layers in within.values() for layer in layers}, {}
     for target in context.plan.targets:
+        if target.name not in node.targets:
+            continue  # it may have no clock: another network's, or a scheme without tables
         clock = clock_here(target)
-        # Targets whose clocks are one here have one voice.
-        if target.name in node.targets and clock.label not in found:
-            if clock.model_dump() not in node.config["clocks"]:
-                continue  # of a delegate that is not here
+        # Targets whose clocks are one here have one voice; a delegate that is not here has none.
+        if clock.label not in found and clock.model_dump() in node.config["clocks"]:
             table = in_either(target, layers, context.store, context.display)
             costs = Costs(table)
             more = {one: costs.of(replace(one, in_float=True)).value - costs.of(one).value for one in layers}

@@ -48,7 +48,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config.max_val_drop_pp is not None:
         needed, costs_ms = _needed(net, config, node, context)
         floats += needed
-    net = float_layers.left(net, floats, config, context)
+    if floats:
+        net = float_layers.left(net, floats, config, context)
     robust = saved.robust_accuracy(net, config, context) if config.method == "qat" else {}
     architecture = {**saved.architecture_of(source), "quantizers": qat.describe(net)}
     heads = saved.save(folder, net, context, architecture)
