@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edgekd.folding import fold_batch_norm
 from edgekd.prune.structured import count
-from edgekd.quantize.schemes import fold_batch_norm
 
 Samples = NDArray[np.float32]
 INPUT = "image"

@@ -161,6 +161,9 @@ def profile(
     recipe: Annotated[
         str | None, typer.Option(help="Measure what its student holds; else what small networks hold.")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the table here too, for prune.latency_tables elsewhere.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure what layers cost in a target's runtime, width by width; goes on where it was stopped."""
@@ -181,11 +184,13 @@ def profile(
         layers = profiling.student_layers(found)
     with Display(Console(quiet=json_)) as display:
         table = profiling.profile(chosen, layers, store, display)
-    path = profiling.path_of(table.clock, store)
+    path, kind = output or profiling.path_of(table.clock, store), local_kind(chosen)
+    if output is not None:
+        table.save(output)
     if json_:
-        terminal.emit_json({"table": str(path), "steps": profiling.steps(table, layers)})
+        terminal.emit_json({"table": str(path), "kind": kind, "steps": profiling.steps(table, layers)})
     else:
-        terminal.show_steps(profiling.steps(table, layers), local_kind(chosen), path)
+        terminal.show_steps(profiling.steps(table, layers), kind, path)
 
 
 @app.command()

@@ -75,13 +75,23 @@ class PruneConfig(DistillConfig):
         default=False,
         description="residual blocks that keep the shape may go whole (goal latency_ms)",
     )
+    latency_tables: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="files that edgekd profile --output wrote on targets that this computer is not "
+        "(goal latency_ms)",
+    )
+    stand_in: bool = Field(
+        default=False,
+        description="targets that this computer is not, and that no table is given for, are pruned by this "
+        "computer's clock (goal latency_ms)",
+    )
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneConfig:
-        if self.remove_blocks and self.goal != "latency_ms":
-            raise ValueError(f'prune.remove_blocks goes with goal = "latency_ms", not {self.goal!r}')
-        if self.within is not None and self.goal != "latency_ms":
-            raise ValueError(f'prune.within goes with goal = "latency_ms", not {self.goal!r}')
+        for key in ("remove_blocks", "within", "latency_tables", "stand_in"):
+            if getattr(self, key) and self.goal != "latency_ms":
+                raise ValueError(f'prune.{key} goes with goal = "latency_ms", not {self.goal!r}')
         if self.scope != "global" and self.goal == "latency_ms":
             raise ValueError(
                 f'prune.scope = {self.scope!r} goes with goals that are counted, not "latency_ms"'

@@ -22,6 +22,7 @@ from edgekd.config import (
     TeacherConfig,
 )
 from edgekd.errors import UsageError
+from edgekd.latency import given
 from edgekd.latency.profile import clock_here
 from edgekd.latency.table import Clock
 from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
@@ -57,8 +58,13 @@ def make_plan(
     calibration = builder.add(
         "calibration", "calibration", {"policy": policy.model_dump(), "smoke": recipe.smoke}, {"data": data}
     )
+    prune = recipe.prune
+    whose = (
+        given.clocks(prune, targets, store, host) if prune is not None and prune.goal == "latency_ms" else {}
+    )
     networks = {
-        target.name: _pruned(builder, recipe, target, data, teacher, student, host) for target in targets
+        target.name: _pruned(builder, recipe, target, data, teacher, student, whose.get(target.name))
+        for target in targets
     }
     emissions = {
         target.name: _emit(
@@ -294,19 +300,24 @@ def _pruned(
     data: str,
     teacher: str | None,
     student: str,
-    host: Mapping[str, Any],
+    whose: given.Whose | None,
 ) -> str:
     if recipe.prune is None:
         return student
-    config: dict[str, Any] = {"prune": recipe.prune.model_dump(), **lessons.own_losses(builder, recipe.prune)}
-    if recipe.prune.goal == "latency_ms":
-        if processes.count() > 1:
+    # A table counts by what it holds, wherever it lies.
+    settings = recipe.prune.model_dump(exclude={"latency_tables", "stand_in"})
+    config: dict[str, Any] = {"prune": settings, **lessons.own_losses(builder, recipe.prune)}
+    if whose is not None:
+        config["clock"] = whose.clock.model_dump()
+        if whose.table_sha256 is not None:
+            config["table_sha256"] = whose.table_sha256
+        elif processes.count() > 1:
             raise UsageError(
                 'prune.goal = "latency_ms" measures: processes that train together would disturb each other',
                 hint="run this recipe in one process",
             )
-        config["clock"] = clock_here(target, host).model_dump()
-        label = f"prune-{target.runtime.name}-{hash_of(config['clock'])[:6]}"
+        identity = hash_of([config["clock"], whose.table_sha256] if whose.table_sha256 else config["clock"])
+        label = f"prune-{target.runtime.name}-{identity[:6]}"
     elif recipe.prune.goal == "nonzero_weights":
         label = "prune"
     else:

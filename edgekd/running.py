@@ -48,6 +48,8 @@ def run_stages(context: Context, until: str | None = None) -> None:
             left = [node for node in nodes if node.label not in found]
             if any("teacher" in n.parents for n in left):
                 importlib.import_module(STAGES["distill"].module).check(context, left)
+            if any(n.stage == "export" for n in left):
+                importlib.import_module(STAGES["export"].module).check(context, left)
             if any(n.stage == "prune" for n in left):
                 importlib.import_module(STAGES["prune"].module).check(context)
             if any(n.stage == "quantize" for n in left):

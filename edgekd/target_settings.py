@@ -44,7 +44,9 @@ class EmissionConfig(Strict):
         default="signed", description="of int8 activations: unsigned for x86 ONNX, signed for Arm and TFLite"
     )
     layout: Literal["NHWC", "NCHW"] = Field(description="layout of image inputs in the file")
-    channel_multiple: Positive = Field(default=8, description="pruned widths are multiples of this")
+    channel_multiple: Positive = Field(
+        default=8, description="widths that are pruned to a counted goal are multiples of this"
+    )
     unavailable_ops: tuple[str, ...] = Field(
         default=(), strict=False, description="operators that the target cannot run"
     )

@@ -88,6 +88,7 @@ def exported(tmp_path_factory):
     import torch
 
     from edgekd import exporters
+    from edgekd.folding import fold_batch_norm
     from edgekd.quantize import qat, schemes
 
     folder = tmp_path_factory.mktemp("exported")
@@ -105,7 +106,7 @@ def exported(tmp_path_factory):
                     made[source] = qat.prepare(sources[source], nets.inputs(48), nets.policy())
                 module = schemes.lower(made[source], example, activations, format)
             else:
-                module = schemes.fold_batch_norm(sources[source])
+                module = fold_batch_norm(sources[source])
             path = folder / ("-".join(key) + exporters.SUFFIXES[format])
             nets.write(module, path, format, scheme)
             made[key] = module, path

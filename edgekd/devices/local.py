@@ -34,7 +34,7 @@ _EVENTS = {
     "done",
 }
 # Extensions that change which int8 and half-precision kernels a runtime picks.
-_TELLING = (
+TELLING = (
     "avx2",
     "f16c",
     "fma",
@@ -171,7 +171,7 @@ def host_info(proc: Path = Path("/proc")) -> dict[str, Any]:
     return {
         "cpu": _cpu_model(proc),
         "isa": platform.machine(),
-        "features": [name for name in _TELLING if name in features],
+        "features": [name for name in TELLING if name in features],
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -198,5 +198,9 @@ def _features(proc: Path) -> set[str]:
 
 def _cpu_model(proc: Path) -> str:
     board = _read(proc / "device-tree" / "model").strip("\0\n ")
-    names = [value for key, value in _cpuinfo(proc) if key == "model name"]
-    return board or (names[0] if names else platform.machine())
+    pairs = _cpuinfo(proc)
+    names = [value for key, value in pairs if key == "model name"]
+    # Arm's kernel gives no names: 0x41 is Arm, 0xd0b its Cortex-A76.
+    ids = zip(*([v for key, v in pairs if key == f"CPU {of}"] for of in ("implementer", "part")), strict=True)
+    cores = ", ".join(dict.fromkeys(f"implementer {maker} part {part}" for maker, part in ids))
+    return board or (names[0] if names else " ".join([platform.machine(), cores]).strip())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from edgekd.errors import UsageError
 from edgekd.latency.costs import Costs
@@ -24,9 +25,6 @@ _FREE = {
     aten.dropout.default,
     aten.empty.memory_format,
     aten.expand.default,
-    aten.native_batch_norm.default,
-    aten._native_batch_norm_legit_no_training.default,
-    aten.cudnn_batch_norm.default,
     aten.permute.default,
     aten.squeeze.default,
     aten.squeeze.dim,
@@ -38,6 +36,11 @@ _FREE = {
     aten._unsafe_view.default,
     aten.reshape.default,
     aten._to_copy.default,
+}
+_NORMS = {
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten.cudnn_batch_norm.default,
 }
 _WITH_BOUNDS = {aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default}
 _RELUS = {aten.relu.default, aten.relu_.default, *_WITH_BOUNDS}
@@ -89,6 +92,7 @@ def _watched(module: nn.Module, example_input: Tensor, paths: Sequence[str]) -> 
     try:
         with torch.no_grad(), watch:
             module(example_input.contiguous())
+        watch.fold()
     finally:
         for handle in handles:
             handle.remove()
@@ -107,6 +111,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         self.bounds: dict[str, list[int]] = {}  # how many layers had run when a module began and ended
         # What a ReLU can be folded into. The tensors are held, so that no other one takes their id.
         self._before_relu: dict[int, Tensor] = {}
+        self._takers: dict[int, int] = {}  # of each layer's output: how many operators take it
+        self._norms: list[tuple[int, Tensor]] = []  # where each stands as a layer, and its input
 
     def bound(self, path: str, module: nn.Module) -> list[Any]:
         """Hooks that note a module's layers in `bounds`."""
@@ -121,10 +127,19 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     ) -> Any:
         """Runs the operator; what it is goes into `layers`."""
         result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(args):
+            if id(x) in self._takers:
+                self._takers[id(x)] += 1
         note = _NOTES.get(func)
         if note is not None:
             self.layers.append(note(func, args, result))
             self._before_relu[id(result)] = result  # not a pool's, which gives two: no runtime folds its ReLU
+            if self.layers[-1].weights:
+                self._takers[id(result)] = 0
+        elif func in _NORMS:
+            self._norms.append((len(self.layers), args[0]))
+            self.layers.append(_norm(func, args, result[0]))
+            self._before_relu[id(result[0])] = result[0]
         elif func in _RELUS:
             if id(args[0]) not in self._before_relu:
                 raise _unknown(func, "apart from a convolution, a linear layer or a sum before it")
@@ -138,6 +153,21 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         else:
             raise _unknown(func)
         return result
+
+    def fold(self) -> None:
+        """Takes out the norms that fold into a layer: those that alone take its output.
+
+        Raises:
+            UsageError: another one, not of an image, has no kernel.
+        """
+        alone = {i for i, x in self._norms if self._takers.get(id(x)) == 1}
+        if rest := [x for i, x in self._norms if i not in alone and x.dim() != 4]:
+            raise _unknown(
+                aten.native_batch_norm.default, f"of {tuple(rest[0].shape)}, apart from a layer before it"
+            )
+        self.layers = [layer for i, layer in enumerate(self.layers) if i not in alone]
+        for bounds in self.bounds.values():
+            bounds[:] = [bound - sum(i < bound for i in alone) for bound in bounds]
 
 
 def _unknown(func: Any, form: str = "") -> UsageError:
@@ -157,6 +187,13 @@ def _convolution(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
     kind: Kind = "conv" if groups == 1 else "depthwise"
     height, width = (int(s) for s in x.shape[2:])
     return Layer(kind, height, width, inner, outer, int(weight.shape[2]), int(stride[0]), int(padding[0]))
+
+
+def _norm(func: Any, args: Sequence[Any], result: Tensor) -> Layer:
+    """What a norm is that folds into nothing: see `folding.for_integers`."""
+    channels = int(result.shape[1])
+    height, width = (int(s) for s in result.shape[2:]) if result.dim() == 4 else (1, 1)
+    return Layer("depthwise", height, width, channels, channels, 1, 1, 0)
 
 
 def _linear(func: Any, args: Sequence[Any], result: Tensor) -> Layer:

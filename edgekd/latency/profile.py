@@ -17,7 +17,7 @@ from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.latency.costs import Costs
 from edgekd.latency.profiler import MATTERS, STRAIGHT, Measure, axes_of, fill, fill_exactly
-from edgekd.latency.table import VERSION, Clock, Table, clock_of, load_for
+from edgekd.latency.table import VERSION, Clock, Table, clock_of, load
 from edgekd.latency.timing import measure_here
 from edgekd.layers import Layer
 from edgekd.progress import QUIET, Display
@@ -88,7 +88,7 @@ def _table_of(target: Target, store: Store, display: Display) -> Iterator[tuple[
         display.line("  another run measures into the same latency table: waiting")
         lock.acquire()
     try:
-        table = load_for(path, clock) if path.is_file() else Table(clock)
+        table = load(path) if path.is_file() else Table(clock)
         yield table, measure_here(table, path, display)
         table.save(path)
     finally:

@@ -53,7 +53,7 @@ class Clock(Strict):
         for name in type(self).model_fields:
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
-                return f"{name} = {mine!r}, here it is {its!r}"
+                return f"{name} = {mine!r}, not {its!r}"
         return ""
 
 
@@ -168,7 +168,9 @@ def load(path: Path) -> Table:
         }
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file", hint="edgekd profile makes it") from None
-    except (ValidationError, UsageError, OSError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValidationError, UsageError) as error:
         reason = _first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise UsageError(
             f"{path}: not a latency table: {reason}", hint="delete it; edgekd profile makes it anew"
@@ -185,17 +187,6 @@ def _first_complaint(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     return f"{key}: {first['msg']}" if key else first["msg"]
-
-
-def load_for(path: Path, clock: Clock) -> Table:
-    """A table from its file, refused where it tells another clock."""
-    table = load(path)
-    if difference := table.clock.difference(clock):
-        raise UsageError(
-            f"{path}: measured elsewhere: {difference}",
-            hint="what a layer costs changes with processor and runtime: measure again: edgekd profile",
-        )
-    return table
 
 
 def chain_text(chain: Chain) -> str:

@@ -19,6 +19,7 @@ from edgekd.prune import depth
 from edgekd.prune.heads import graph_of, places
 from edgekd.prune.heads import together as heads_together
 from edgekd.prune.importance import Samples, scorer
+from edgekd.prune.named import left_alone, weighted
 
 History = list[Any]  # Torch-Pruning's account of the channels that it cut
 Channels = Mapping[str, int]
@@ -78,8 +79,8 @@ class Prunable:
         self._graph = graph_of(self.net, example_input)
         self._paths = {layer: path for path, layer in self.net.named_modules()}
         if heads is None:
-            heads = heads_together(self.net, example_input, config.ignored_layers)
-        layers = {n: m for n, m in self.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+            heads = heads_together(self.net, example_input, left_alone(self.net, config.ignored_layers))
+        layers = weighted(self.net)
         self.unreached = [name for name, m in layers.items() if m not in self._graph.module2node]
         self._most = config.max_pruning_ratio
         score = scorer(config.importance, self.net, samples)
@@ -120,11 +121,15 @@ class Prunable:
         depth.remove(self.net, blocks)
         return {"channels": history, "blocks": list(blocks)}
 
+    def makers(self, index: int) -> list[str]:
+        """Module paths of the layers that give a group's channels."""
+        members = self.groups[index].members
+        return [self._paths[d.target.module] for d, _ in members if d.handler in _makers()]
+
     def least(self, index: int) -> int:
         """The narrowest that a group may become; two at least: layers of one channel are of another kind."""
-        width, members = self.widths[index], self.groups[index].members
-        size = self.groups[index].together.shape[1]
-        made = [self._first[self._paths[d.target.module]] for d, _ in members if d.handler in _makers()]
+        width, size = self.widths[index], self.groups[index].together.shape[1]
+        made = [self._first[path] for path in self.makers(index)]
         return min(width, max(2, *(math.ceil(round(n * (1 - self._most) / size, 6)) for n in made)))
 
     def _check_followed(self, members: Any) -> None:
@@ -215,10 +220,10 @@ def channels_of(module: nn.Module) -> Channels:
 
 
 def _groups(graph: Any, net: nn.Module, example_input: Tensor, config: PruneConfig) -> list[Any]:
-    left_alone = ignored(net, example_input, config)
+    alone = _ignored(net, example_input, config)
     return [
         members
-        for members in list(graph.get_all_groups(ignored_layers=left_alone))
+        for members in list(graph.get_all_groups(ignored_layers=alone))
         # Channels of the network's input, on a depthwise convolution, are made by nothing.
         if any(dep.handler in _makers() for dep, _ in members)
     ]
@@ -245,13 +250,9 @@ def _blocks(group: Any) -> int:
     return math.lcm(*found)
 
 
-def ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
-    """The layers named in the recipe, and those that make the outputs: classes are not channels."""
-    modules = dict(module.named_modules())
-    for path in config.ignored_layers:
-        if path not in modules:
-            layers = [n for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)]
-            raise UsageError(f"prune.ignored_layers: no layer {path!r}", hint=f"layers: {', '.join(layers)}")
+def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
+    """What the recipe leaves alone, and what makes the outputs: classes are not channels."""
+    named = left_alone(module, config.ignored_layers)
     last: list[nn.Module] = []
     hooks = [
         m.register_forward_hook(lambda m, *_: last.append(m))
@@ -262,7 +263,7 @@ def ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> li
         module(example_input)
     for hook in hooks:
         hook.remove()
-    return [modules[path] for path in config.ignored_layers] + last[-1:]
+    return [layer for path, layer in module.named_modules() if path in named] + last[-1:]
 
 
 def rebuild(module: nn.Module, example_input: Tensor, rounds: Sequence[Round]) -> nn.Module:

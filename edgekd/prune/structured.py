@@ -23,6 +23,7 @@ from edgekd.layers import Layer
 from edgekd.prune import depth, heads, widths
 from edgekd.prune.groups import Channels, Prunable, Round
 from edgekd.prune.importance import Samples
+from edgekd.prune.named import left_alone
 from edgekd.prune.wiring import Wire, wire
 
 SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
@@ -90,7 +91,8 @@ def prune(
     Raises:
         UsageError: an unknown layer path, nothing to prune, or a goal out of reach.
     """
-    apart = heads.together(copy.deepcopy(module).eval(), example_input, config.ignored_layers)
+    named = left_alone(module, config.ignored_layers)
+    apart = heads.together(copy.deepcopy(module).eval(), example_input, named)
 
     def attempt(ratio: float) -> tuple[nn.Module, Round, int]:
         torch.manual_seed(seed)
@@ -101,7 +103,10 @@ def prune(
     best = attempt(1.0)  # every group down to what max_pruning_ratio leaves
     if not best[1]["channels"]:
         found = Prunable(module, example_input, config, samples)
-        raise _nothing(module, found, f"to multiples of {channel_multiple}")
+        hint = (
+            "a wider student, the target's artifact.channel_multiple smaller, or fewer prune.ignored_layers"
+        )
+        raise _nothing(module, found, f"to multiples of {channel_multiple}", hint)
     if best[2] > limit:
         raise UsageError(
             f"prune: {config.goal} = {limit:,} is out of reach: the smallest network has {best[2]:,}",
@@ -110,9 +115,40 @@ def prune(
     return _search(attempt, best, limit)
 
 
-def _nothing(module: nn.Module, found: Prunable, how: str) -> UsageError:
+def left_whole(
+    module: nn.Module, example_input: Tensor, config: PruneConfig, *, channel_multiple: int, samples: Samples
+) -> list[str]:
+    """Layers that no goal makes narrower, though the recipe does not name them, each with the reason.
+
+    Args:
+        module: left as it is.
+        example_input: (1, *shape).
+        config: max_pruning_ratio, and what the recipe leaves alone.
+        channel_multiple: of widths; 1 for the goal latency_ms.
+        samples: as for pruning.
+    """
+    found = Prunable(module, example_input, config, samples)
+    reasons = [f"{path}: no gradient comes to it from the outputs" for path in found.unreached]
+    for i, width in enumerate(found.widths):
+        size = found.groups[i].together.shape[1]
+        step = _step(channel_multiple, size)
+        least = math.ceil(found.least(i) / step) * step
+        if least >= width:
+            layers = ", ".join(found.makers(i))
+            reasons.append(
+                f"{layers}: of {width * size} channels at least {found.least(i) * size} stay "
+                f"(max_pruning_ratio), and no multiple of {step * size} lies between"
+            )
+    return reasons
+
+
+def _step(multiple: int, size: int) -> int:
+    """How many places, of so many channels each, make a multiple."""
+    return multiple // math.gcd(multiple, size)
+
+
+def _nothing(module: nn.Module, found: Prunable, how: str, hint: str) -> UsageError:
     """Torch-Pruning passes over what it does not know without a word: what it found says why."""
-    hint = "a wider student, a smaller channel_multiple, or fewer prune.ignored_layers"
     if not any(isinstance(m, nn.Linear | nn.modules.conv._ConvNd) for m in module.modules()):
         hint = "it has no convolution or linear layer of torch.nn; Keras layers cannot be pruned"
     elif found.unreached:
@@ -170,20 +206,14 @@ def prune_by_price(
         OutOfReach: the narrowest network costs more than one of them.
     """
     torch.manual_seed(seed)
-    found = Prunable(module, example_input, config, samples, first)
-    blocks = _blocks(found.net, example_input, config) if config.remove_blocks else []
-    wires = _wires(Prunable(module, example_input, config, samples), example_input, blocks)
-    least = [found.least(i) for i in range(len(found.groups))] + [0] * len(blocks)
-    prices = [budget.price for budget in budgets]
-    candidates = widths.edges(wires, [*found.widths, *(1 for _ in blocks)], least, prices)
-    if all(len(c) == 1 for c in candidates):
-        raise _nothing(module, found, "that any width would make cheaper")
-    lost = _losses(found, blocks, candidates, samples)
-    chosen = widths.choose(wires, candidates, lost, budgets)
+    open_to = _choices(module, example_input, config, budgets, samples, first)
+    found = open_to.found
+    lost = _losses(found, open_to.blocks, open_to.candidates, samples)
+    chosen = widths.choose(open_to.wires, open_to.candidates, lost, budgets)
     for i in range(len(found.groups)):
         found.narrow(i, chosen[i])
     taken = found.cut(
-        [path for path, kept in zip(blocks, chosen[len(found.groups) :], strict=True) if not kept]
+        [path for path, kept in zip(open_to.blocks, chosen[len(found.groups) :], strict=True) if not kept]
     )
     layers = layers_of(found.net, example_input)
     for budget in budgets:
@@ -192,12 +222,58 @@ def prune_by_price(
     return found.net, taken
 
 
+def check_prices(
+    module: nn.Module,
+    example_input: Tensor,
+    config: PruneConfig,
+    *,
+    budgets: Sequence[widths.Budget],
+    samples: Samples,
+) -> None:
+    """Nothing where some choice of widths keeps to the budgets; raises as `prune_by_price`, whatever the
+    weights, which may be untrained.
+    """
+    open_to = _choices(module, example_input, config, budgets, samples, None)
+    nothing_lost = [np.zeros(len(widths_of)) for widths_of in open_to.candidates]
+    widths.choose(open_to.wires, open_to.candidates, nothing_lost, budgets)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choices:
+    """Between what widths can be chosen: of groups first, then of blocks (0 or 1)."""
+
+    found: Prunable
+    blocks: list[str]
+    wires: tuple[Wire, ...]
+    candidates: list[list[int]]
+
+
+def _choices(
+    module: nn.Module,
+    example_input: Tensor,
+    config: PruneConfig,
+    budgets: Sequence[widths.Budget],
+    samples: Samples,
+    first: Channels | None,
+) -> _Choices:
+    found = Prunable(module, example_input, config, samples, first)
+    blocks = _blocks(found.net, example_input, config) if config.remove_blocks else []
+    wires = _wires(Prunable(module, example_input, config, samples), example_input, blocks)
+    least = [found.least(i) for i in range(len(found.groups))] + [0] * len(blocks)
+    prices = [budget.price for budget in budgets]
+    candidates = widths.edges(wires, [*found.widths, *(1 for _ in blocks)], least, prices)
+    if all(len(c) == 1 for c in candidates):
+        hint = "a wider student or fewer prune.ignored_layers" + (
+            "" if config.remove_blocks else ", or let blocks go: prune.remove_blocks = true"
+        )
+        raise _nothing(module, found, "that any width would make cheaper", hint)
+    return _Choices(found, blocks, wires, candidates)
+
+
 def _blocks(net: nn.Module, example_input: Tensor, config: PruneConfig) -> list[str]:
     """Those whose layers, and nothing else, go with them, and that hold no layer which the recipe names."""
-    layers, named = (
-        layers_of(net, example_input),
-        {*config.ignored_layers, *losses.layers(config.losses, "student")},
-    )
+    layers = layers_of(net, example_input)
+    named = {*left_alone(net, config.ignored_layers), *losses.layers(config.losses, "student")}
     found = []
     for path in depth.removable(net, example_input):
         (span,) = spans_of(net, example_input, [path])
@@ -275,7 +351,7 @@ def _cut(found: Prunable, ratio: float, multiple: int, scope: str = "global") ->
         for i in together if number else ():
             group = found.groups[i]
             asked = int((group.scores <= ranked[number - 1]).sum())
-            step = multiple // math.gcd(multiple, group.together.shape[1])
+            step = _step(multiple, group.together.shape[1])
             least = math.ceil(found.least(i) / step) * step
             found.narrow(i, max(least, (len(group.scores) - asked) // step * step))
     return found.net, found.cut()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgekd.config import PruneConfig
-from edgekd.errors import UsageError, nearest
+from edgekd.errors import UsageError
+from edgekd.prune.named import left_alone, weighted
 
 _FOUR, _KEPT = 4, 2
 
@@ -128,7 +128,8 @@ def held(module: nn.Module, ignored: Collection[str] = ()) -> Callable[[], None]
         module: made sparse.
         ignored: module paths of layers whose zeros are none of pruning's.
     """
-    masks = [(weight, weight == 0) for path, weight in _weights(module).items() if path not in ignored]
+    alone = left_alone(module, ignored)
+    masks = [(weight, weight == 0) for path, weight in _weights(module).items() if path not in alone]
 
     @torch.no_grad()
     def hold() -> None:
@@ -144,15 +145,9 @@ def unheld() -> None:
 
 def chosen(module: nn.Module, config: PruneConfig) -> dict[str, Tensor]:
     """The weights that may go, by module path."""
-    layers, named = _layers(module), _weights(module)
-    for path in config.ignored_layers:
-        if path not in layers:
-            raise UsageError(
-                f"prune.ignored_layers: no layer {path!r}",
-                hint=nearest(path, list(layers), f"layers: {', '.join(layers)}"),
-            )
-    whole = {id(layers[path].weight) for path in config.ignored_layers}
-    found = {path: weight for path, weight in named.items() if id(weight) not in whole}
+    alone = left_alone(module, config.ignored_layers)
+    whole = {id(layer.weight) for path, layer in weighted(module).items() if path in alone}
+    found = {path: weight for path, weight in _weights(module).items() if id(weight) not in whole}
     if not found:
         raise UsageError(
             f"prune: nothing in {type(module).__name__} can be pruned",
@@ -161,17 +156,11 @@ def chosen(module: nn.Module, config: PruneConfig) -> dict[str, Tensor]:
     return found
 
 
-def _layers(module: nn.Module) -> dict[str, Any]:
-    """Convolutions and linear layers by module path."""
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    return {path: layer for path, layer in module.named_modules() if isinstance(layer, kinds)}
-
-
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Of convolutions and linear layers, by module path; one that layers share stands once."""
     found: dict[str, Tensor] = {}
     seen = set()
-    for path, layer in _layers(module).items():
+    for path, layer in weighted(module).items():
         if "weight" not in layer._parameters:
             raise UsageError(
                 f"prune: the weights of {path} are worked out from others (a parametrization)",

@@ -7,13 +7,14 @@ is a float convolution between a dequantizer and a quantizer, slower than the fl
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from edgekd.folding import for_integers
 
 WEIGHTED = ("conv1d", "conv2d", "linear")
 # Values of a gate have a range of their own, whatever is fed; LiteRT's kernel insists on the sigmoid's.
@@ -43,6 +44,7 @@ _NOTHING = (
     "split",
     "t",
     "to",
+    "unbind",
     "unflatten",
     "zeros",
 )
@@ -51,7 +53,6 @@ _OTHERS = (
     "adaptive_avg_pool2d",
     "add",
     "avg_pool2d",
-    "batch_norm",
     "cat",
     "hardtanh",
     "matmul",
@@ -120,7 +121,7 @@ def float_operators(module: nn.Module, example_input: Tensor) -> dict[str, int]:
     from nncf.torch.function_hook import wrap_model
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
-    graph = build_nncf_graph(wrap_model(named(copy.deepcopy(module))), example_input)
+    graph = build_nncf_graph(wrap_model(named(for_integers(module))), example_input)
     integer = (*WEIGHTED, *_ACTIVATIONS, *MOVES, *_NOTHING, *_OTHERS)
     kinds = [node.node_type for node in graph.get_all_nodes()]
     return dict(Counter(kind for kind in kinds if kind not in integer and not kind.startswith("nncf_model")))

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from edgekd.config import CalibrationPolicy
 from edgekd.errors import ExportError, UsageError
+from edgekd.folding import for_integers
 from edgekd.quantize import gaps
 from edgekd.quantize.observers import BINS, choose_range
-from edgekd.quantize.schemes import OutputQuantizer, QuantizedNet, fold_batch_norm
+from edgekd.quantize.schemes import OutputQuantizer, QuantizedNet
 
 BATCH = 32
 
@@ -104,7 +105,7 @@ def fix_ranges(net: QuantizedNet) -> None:
 
 
 def _folded(module: nn.Module) -> nn.Module:
-    return gaps.named(fold_batch_norm(module))
+    return gaps.named(for_integers(module))
 
 
 def _set_ranges(

@@ -1,4 +1,4 @@
-"""The rewrites that one quantized model goes through: folding before, lowering after.
+"""What one quantized model goes through on its way to a format: lowering.
 
 What the numbers are (8 bits, weights symmetric by channel, activations asymmetric by
 tensor) is the same everywhere; signedness of the emitted activations belongs to the
@@ -8,60 +8,15 @@ scales serves all targets.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import torch
 import torch.ao.quantization.fx._decomposed
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch import Tensor, nn
 
 from edgekd.errors import ExportError
 from edgekd.quantize.apart import float_operators, turn_signs
 from edgekd.quantize.decompositions import Decompositions
-
-
-def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """A copy with every BatchNorm folded into the convolution or linear layer before it.
-
-    Quantizers must see the folded weights: left apart, no runtime builds an integer
-    convolution from the pair. The copy keeps the module's own classes (a traced
-    GraphModule would send NNCF down another path).
-
-    Raises:
-        ExportError: the module's forward cannot be traced, named with the reason.
-    """
-    folded = copy.deepcopy(module).eval()
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in folded.modules()):
-        return folded  # also of networks that cannot be traced
-    try:
-        graph = fx.symbolic_trace(folded).graph
-    except Exception as error:  # torch.fx raises many types; all of them mean the same here
-        raise ExportError(
-            f"{type(module).__name__}: forward cannot be traced: {error}",
-            hint="avoid Python control flow that depends on tensor values",
-        ) from error
-    modules = dict(folded.named_modules())
-    calls: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[node.target] = calls.get(node.target, 0) + 1
-    for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.modules.batchnorm._BatchNorm):
-            continue
-        before = node.args[0]
-        fuse = _fuser(modules.get(before.target)) if before.op == "call_module" else None
-        if fuse is None or len(before.users) != 1 or calls[before.target] != 1 or calls[node.target] != 1:
-            continue  # such a BatchNorm stays as it is: it still exports, only as an operator of its own
-        folded.set_submodule(before.target, fuse(modules[before.target], modules[node.target]))
-        folded.set_submodule(node.target, nn.Identity())
-    return folded
-
-
-def _fuser(module: nn.Module | None):  # type: ignore[no-untyped-def]
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return fuse_conv_bn_eval
-    return fuse_linear_bn_eval if isinstance(module, nn.Linear) else None
 
 
 class OutputQuantizer(nn.Module):

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekd import exporters
+from edgekd import exporters, traceable
 from edgekd.errors import ExportError, MeasurementError
 from edgekd.exporters import locate, onnx_static
+from edgekd.folding import fold_batch_norm
 from edgekd.layouts import Layout, to_layout
 from edgekd.measure.inventory import inventory_of
 from edgekd.measure.parity import check_parity, output_range
@@ -74,7 +75,7 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             module = lowered = schemes.lower(module, example, activations, config["format"])
             num_float = lowered.num_float
         else:
-            module = schemes.fold_batch_norm(module)
+            module = fold_batch_norm(module)
         exporters.export(
             module,
             saved.example_input(task),
@@ -101,6 +102,33 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         },
         "input_spec": spec,
     }
+
+
+def check(context: Context, left: Sequence[Node]) -> None:
+    """Nothing where the exporters can follow the networks that are still to be trained; before they are.
+
+    Args:
+        context: the run.
+        left: the nodes without a result.
+
+    Raises:
+        ExportError: with the place in a network's forward that they cannot follow.
+    """
+    waiting = {node.label for node in left}
+    exported = [node for node in left if node.stage == "export" and not node.config["may_fail"]]
+    for label in dict.fromkeys(_origin(node, context) for node in exported):
+        node = context.plan.node(label)
+        if label in waiting and node.stage in ("network", "distill"):
+            module = fold_batch_norm(saved.fresh(dict(node.config), context))
+            traceable.check(module, saved.example_input(context.task))
+
+
+def _origin(node: Node, context: Context) -> str:
+    """The label of the network that a file comes from, before it was pruned and quantized."""
+    label = node.parents["model"]
+    while "network" in (parents := context.plan.node(label).parents):
+        label = parents["network"]
+    return label
 
 
 def _spec_in_file(spec: InputSpec, format: str) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from edgekd.stages.context import Context
 
 CostsMs = dict[str, dict[str, float]]  # clock -> path of a layer -> what it takes longer in float
 
+_BY_MACS = "  layers in float are weighed by multiply-accumulates"
+
 
 def left(net: QuantizedNet, paths: Iterable[str], config: QuantizeConfig, context: Context) -> QuantizedNet:
     """A copy with these layers in float, as it ships."""
@@ -77,7 +79,7 @@ def _costs_ms(paths: Sequence[str], node: Node, context: Context) -> CostsMs:
     try:
         within = _within(module, paths, context)
     except UsageError as error:
-        context.display.line(f"  layers in float are weighed by multiply-accumulates: {error}")
+        context.display.line(f"{_BY_MACS}: {error}")
         return {}
     layers, found = {layer for layers in within.values() for layer in layers}, {}
     for target in context.plan.targets:
@@ -92,6 +94,8 @@ def _costs_ms(paths: Sequence[str], node: Node, context: Context) -> CostsMs:
             found[clock.label] = {
                 path: table.unit_ms * sum(more[one] for one in within[path]) for path in paths
             }
+    if not found:
+        context.display.line(f"{_BY_MACS}: none of the targets' delegates has a clock here")
     return found
 
 

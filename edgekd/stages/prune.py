@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import torch
 from torch import nn
 
 from edgekd.config import PruneConfig
+from edgekd.devices.local import local_kind
 from edgekd.errors import UsageError
+from edgekd.latency import given
 from edgekd.latency.costs import Costs
 from edgekd.latency.network import layers_of, predict
 from edgekd.latency.profile import profile
@@ -67,10 +70,12 @@ class _Way:
         goals: the recipe's goal, then what it is to keep within.
         cut: a network, limits and the channels of its layers before any cut (None: it is uncut) to a
             narrower copy, and the cuts.
+        check: raises where the student, trained or not, cannot be brought there.
     """
 
     goals: tuple[_Goal, ...]
     cut: Callable[[nn.Module, Limits, groups.Channels | None], tuple[nn.Module, groups.Round]]
+    check: Callable[[nn.Module], None]
 
     def limits(self, share: float) -> list[float]:
         """Of all goals."""
@@ -82,13 +87,15 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     config = PruneConfig.model_validate(node.config["prune"])
     source = context.parent(node, "network")
     module = saved.load(source, context)
-    ways = {"latency_ms": _by_clock, "nonzero_weights": _by_weight}
-    way = ways.get(config.goal, _by_count)(module, config, node, context)
+    way = _way(module, config, node, context)
     goal = way.goals[0]
-    first: groups.Channels | None = None
-    if config.rounds > 1 or config.sparse is not None:
-        way.cut(module, way.limits(1), None)  # what cannot be is told before anything is trained
-        first = groups.channels_of(module)
+    if config.goal == "nonzero_weights":
+        context.display.line(
+            f"  {goal.limit:,.0f} of {goal.whole:,.0f} weights stay; kernels multiply zeros too, only "
+            "compressed files shrink"
+        )
+    several = config.rounds > 1 or config.sparse is not None
+    first = groups.channels_of(module) if several else None
     taken: list[groups.Round] = []
     epochs = _made_sparse(module, config, node, context) if config.sparse is not None else ()
     rounds = []
@@ -163,24 +170,34 @@ def _share(config: PruneConfig, turn: int) -> PruneConfig:
 
 
 def check(context: Context) -> None:
-    """Nothing where the layers that recipes name are there and latency tables know those that they are asked
-    about; before any training.
+    """Nothing where each student can be brought to its goal, as far as that is a matter of its architecture
+    and of the target's clock, which is measured for it; before any training. Says what stays whole.
 
     Raises:
-        UsageError: a layer path that does not exist, or an operator that tables do not know, with its name.
+        UsageError: a layer path that does not exist, nothing that can be pruned, a goal that is met already
+            or out of reach, or an operator that tables do not know, with its name.
+        MeasurementError: a table that was given lacks a layer.
     """
-    example = saved.example_input(context.task)
     for node in context.plan.nodes:
-        if node.stage != "prune":
+        if node.stage != "prune" or context.store.get(node.stage, node.key) is not None:
             continue
         config = PruneConfig.model_validate(node.config["prune"])
         student = saved.fresh(dict(context.plan.node(node.parents["network"]).config), context)
-        if config.goal == "nonzero_weights":
-            zeros.chosen(student, config)
-        else:
-            groups.ignored(student, example, config)
-        if config.goal == "latency_ms":
-            layers_of(student, example)
+        _way(student, config, node, context).check(student)
+        if config.goal != "nonzero_weights":
+            for reason in structured.left_whole(
+                student,
+                saved.example_input(context.task),
+                config,
+                channel_multiple=node.config.get("channel_multiple", 1),
+                samples=_samples(context),
+            ):
+                context.display.line(f"  {node.label}: stays whole: {reason}")
+
+
+def _way(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
+    ways = {"latency_ms": _by_clock, "nonzero_weights": _by_weight}
+    return ways.get(config.goal, _by_count)(module, config, node, context)
 
 
 def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
@@ -210,7 +227,11 @@ def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Conte
             f"prune: the goal of {limit:,} {config.goal} is not below the student's own {whole:,}",
             hint=TOO_HIGH,
         )
-    return _Way((_Goal(config.goal, whole, limit, cost),), cut)
+
+    def check(net: nn.Module) -> None:
+        cut(net, [limit], None)
+
+    return _Way((_Goal(config.goal, whole, limit, cost),), cut, check)
 
 
 def _by_weight(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
@@ -229,19 +250,26 @@ def _by_weight(module: nn.Module, config: PruneConfig, node: Node, context: Cont
         raise UsageError(
             f"prune: the goal of {limit:,} weights is not below the student's own {whole:,}", hint=TOO_HIGH
         )
-    context.display.line(
-        f"  {limit:,} of {whole:,} weights stay; kernels multiply zeros too, only compressed files shrink"
-    )
-    return _Way((_Goal(config.goal, whole, limit, zeros.nonzeros),), cut)
+
+    def check(net: nn.Module) -> None:
+        cut(net, [limit], None)
+
+    return _Way((_Goal(config.goal, whole, limit, zeros.nonzeros),), cut, check)
 
 
 def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
     """To a latency by the table of this node's targets, measured now where it is missing."""
     # All targets of a node have one clock.
-    target = next(t for t in context.plan.targets if t.name in node.targets)
-    example = saved.example_input(context.task)
+    targets = [t for t in context.plan.targets if t.name in node.targets]
+    target, example = targets[0], saved.example_input(context.task)
     layers = layers_of(module, example)
-    table = profile(target, layers, context.store, context.display)
+    if (sha256 := node.config.get("table_sha256")) is not None:
+        assert context.plan.recipe.prune is not None
+        table = given.table_of(sha256, context.plan.recipe.prune, context.store)
+    else:
+        if others := [t.name for t in targets if local_kind(t) != "measured"]:
+            context.display.line(f"  this computer's clock stands in for that of {', '.join(others)}")
+        table = profile(target, layers, context.store, context.display)
     costs, unit_ms = Costs(table), table.unit_ms
 
     def price_ms(layer: Layer) -> float:
@@ -256,23 +284,38 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     whole_ms = cost(module)
     overhead_ms = whole_ms - sum(map(price_ms, layers))  # of a call, whatever the layers in between
 
-    def cut(net: nn.Module, limits: Limits, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
-        budgets = [Budget("latency_ms", price_ms, limits[0] - overhead_ms)]
+    def budgets(limits: Limits) -> list[Budget]:
+        found = [Budget("latency_ms", price_ms, limits[0] - overhead_ms)]
         for (of, price), limit in zip(counted.items(), limits[1:], strict=True):
-            budgets.append(Budget(of, price, limit))
-        try:
+            found.append(Budget(of, price, limit))
+        return found
+
+    def cut(net: nn.Module, limits: Limits, first: groups.Channels | None) -> tuple[nn.Module, groups.Round]:
+        with in_words():
             return structured.prune_by_price(
                 net,
                 example,
                 config,
-                budgets=budgets,
+                budgets=budgets(limits),
                 samples=_samples(context),
                 seed=context.seed,
                 first=first,
             )
+
+    def check(net: nn.Module) -> None:
+        with in_words():
+            structured.check_prices(
+                net, example, config, budgets=budgets(way.limits(1)), samples=_samples(context)
+            )
+
+    @contextmanager
+    def in_words() -> Iterator[None]:
+        try:
+            yield
         except OutOfReach as error:
             if error.budget.of == "latency_ms":
-                what = f"{limits[0]:.4g} ms on {target.name} is out of reach: the smallest network takes "
+                asked = error.budget.limit + overhead_ms
+                what = f"{asked:.4g} ms on {target.name} is out of reach: the smallest network takes "
                 what += f"{overhead_ms + error.least:.4g} ms by the table"
             else:
                 what = f"within {error.budget.of} = {error.budget.limit:,.0f} is out of reach: the smallest "
@@ -294,7 +337,8 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
     for of, price in counted.items():
         has = functools.partial(_sum, price, example)
         goals.append(_Goal(of, has(module), within[of], has))
-    return _Way(tuple(goals), cut)
+    way = _Way(tuple(goals), cut, check)
+    return way
 
 
 def _sum(price: Price, example: torch.Tensor, net: nn.Module) -> float:

@@ -42,7 +42,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         hold = zeros.unheld
         if "nonzero_weights" in source.result:
             pruned = context.plan.node(node.parents["network"]).config["prune"]
-            hold = zeros.held(net, [f"body.{path}" for path in pruned["ignored_layers"]])
+            hold = zeros.held(
+                net, [f"body.{gaps.prefix(net.body)}{path}" for path in pruned["ignored_layers"]]
+            )
         history = learn(net, config, node, context, after_step=hold)
     floats, costs_ms = list(config.float_layers), float_layers.CostsMs()
     if config.max_val_drop_pp is not None:

@@ -13,9 +13,9 @@ from torch import nn
 
 from edgekd.config import FunctionConfig
 from edgekd.errors import ExportError, UsageError
+from edgekd.folding import fold_batch_norm
 from edgekd.measure.accuracy import head_accuracy
 from edgekd.memory_format import lay_out
-from edgekd.quantize.schemes import fold_batch_norm
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing, refuse_probabilities

@@ -9,6 +9,8 @@ from edgekd.nodes import Node
 from edgekd.stages.context import Context
 from edgekd.store import Entry
 
+_OF_CLOCK = ("clock", "table_sha256")
+
 
 def of(node: Node, context: Context) -> Iterator[tuple[Node, Entry]]:
     """Nodes of this run that have done what this one does from what this one has; their clocks apart."""
@@ -24,7 +26,7 @@ def of(node: Node, context: Context) -> Iterator[tuple[Node, Entry]]:
 
 
 def _settings(node: Node) -> dict[str, Any]:
-    return {name: value for name, value in node.config.items() if name != "clock"}
+    return {name: value for name, value in node.config.items() if name not in _OF_CLOCK}
 
 
 def _have_the_same(one: Node, other: Node, context: Context) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekd import exporters
 from edgekd.errors import ExportError
-from edgekd.quantize.schemes import fold_batch_norm
+from edgekd.folding import fold_batch_norm
 
 FORMATS = ["onnx", "tflite"]
 SCHEMES = ["fp32", "fp16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"]

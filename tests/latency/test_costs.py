@@ -11,7 +11,7 @@ from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency.costs import Costs, before
 from edgekd.latency.network import predict
 from edgekd.latency.profiler import coarse_widths, fill
-from edgekd.latency.table import Ratio, Table, clock_of, load, load_for
+from edgekd.latency.table import Ratio, Table, clock_of, load
 from edgekd.layers import ONE_WIDTH, Layer
 
 HOST = {"cpu": "a processor", "isa": "x86_64", "features": ["avx2"], "cores": 2}
@@ -215,25 +215,7 @@ def test_what_runs_before_a_layer_gives_it_its_input():
 def test_a_table_is_the_same_after_it_was_saved(tmp_path, table):
     table.fastest_ms = 0.25
     table.save(tmp_path / "t.json")
-    found = load_for(tmp_path / "t.json", clock())
-    assert found == table
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "shown"),
-    [
-        ("runtime_version", "1.2.4", "runtime_version = '1.2.3', here it is '1.2.4'"),
-        ("cpu", "another", "cpu = 'a processor', here it is 'another'"),
-        ("scheme", "fp32", "scheme = 'static_wi8_ai8', here it is 'fp32'"),
-        ("num_threads", 2, "num_threads = 1, here it is 2"),
-        ("features", (), "features"),
-    ],
-)
-def test_a_table_of_another_clock_is_refused(tmp_path, table, field, value, shown):
-    table.save(tmp_path / "t.json")
-    with pytest.raises(UsageError, match=r"t\.json: measured elsewhere") as caught:
-        load_for(tmp_path / "t.json", clock(**{field: value}))
-    assert shown in str(caught.value)
+    assert load(tmp_path / "t.json") == table
 
 
 @pytest.mark.parametrize(

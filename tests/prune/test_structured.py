@@ -243,9 +243,37 @@ def test_ignored_layers_keep_their_width():
     assert found["stem"] < 16 or found["blocks.1.conv2"] < 32
 
 
-def test_an_unknown_ignored_layer_lists_the_layers():
-    with pytest.raises(UsageError, match=r"no layer 'fc2' \(layers: conv, fc, head\)"):
-        cut(flat(), prune_config(keep=0.5, ignored_layers=["fc2"]))
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("fc2", r"no layer 'fc2' \(did you mean 'fc'\?\)"),
+        ("xyz", r"no layer 'xyz' \(layers: conv, fc, head\)"),
+        ("relu", r"no convolution or linear layer in 'relu'"),
+    ],
+)
+def test_a_path_without_a_layer_is_refused(path, shown):
+    net = flat()
+    net.relu = nn.ReLU()
+    with pytest.raises(UsageError, match=shown):
+        cut(net, prune_config(keep=0.5, ignored_layers=[path]))
+
+
+def test_all_layers_of_a_named_block_keep_their_width():
+    config = prune_config(keep=0.9, ignored_layers=["blocks.0", "blocks.1.conv1"])
+    pruned, whole = channels_of(cut(tiny_resnet(16), config)[0]), channels_of(tiny_resnet(16))
+    # The stem goes with the block's output, the last block's output is free.
+    assert {path for path in whole if pruned[path] < whole[path]} == {"blocks.1.conv2", "blocks.1.shortcut.0"}
+
+
+def test_what_stays_whole_is_named():
+    """Of 16 channels at least 5 stay, of 24 at least 8."""
+    config, whole = prune_config(keep=0.8), structured.left_whole
+    assert whole(flat(), EXAMPLE, config, channel_multiple=8, samples=samples()) == []
+    assert whole(flat(), EXAMPLE, config, channel_multiple=16, samples=samples()) == [
+        "conv: of 16 channels at least 5 stay (max_pruning_ratio), and no multiple of 16 lies between"
+    ]
+    found = whole(Broken(), EXAMPLE, config, channel_multiple=1, samples=samples())
+    assert found == ["conv: no gradient comes to it from the outputs"]
 
 
 def test_nothing_to_prune():

@@ -25,9 +25,10 @@ from nets import (
 from torch import nn
 
 from edgekd.errors import TrainingError, UsageError
+from edgekd.folding import fold_batch_norm
 from edgekd.measure.inventory import inventory_of
 from edgekd.quantize import mixed, qat
-from edgekd.quantize.schemes import fold_batch_norm, lower
+from edgekd.quantize.schemes import lower
 from edgekd.runtimes import open_session
 
 EXAMPLE = torch.from_numpy(inputs(1))

@@ -10,10 +10,11 @@ from torch import nn
 
 from edgekd import exporters
 from edgekd.errors import ExportError
+from edgekd.folding import fold_batch_norm
 from edgekd.measure.inventory import inventory_of
 from edgekd.quantize import qat
 from edgekd.quantize.observers import BINS, choose_range
-from edgekd.quantize.schemes import fold_batch_norm, lower
+from edgekd.quantize.schemes import lower
 
 KINDS = ["resnet", "mobilenet", "gated"]
 EXAMPLE = torch.from_numpy(inputs(1))

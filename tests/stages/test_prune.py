@@ -10,8 +10,10 @@ from runs import TINY
 import edgekd
 from edgekd import config, processes, stage_facts
 from edgekd.devices.local import host_info
-from edgekd.errors import UsageError
+from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency import timing
+from edgekd.latency.profile import clock_here, path_of
+from edgekd.latency.table import load
 from edgekd.plan import make_plan
 from edgekd.stages import prune, quantize
 from edgekd.store import Store
@@ -43,6 +45,7 @@ def recipe(tmp_path):
 
 def plan_of(recipe, tmp_path, *targets):
     data, _ = config.read_toml(recipe)
+    data["prune"]["stand_in"] = True
     chosen = config.Recipe.model_validate({**data, "targets": targets, "required_targets": targets[:1]})
     profiles = tuple(config.load_target(name) for name in targets)
     policy = config.load_calibration(chosen.calibration)
@@ -209,6 +212,55 @@ def test_a_goal_that_cannot_be_is_told_with_what_can(recipe, tmp_path, store, go
     folders = {"store": store, "workdir": tmp_path / "work"}
     with pytest.raises(UsageError, match=message):
         edgekd.compress(recipe, targets=["host"], until="prune", **folders)
+
+
+def test_a_goal_out_of_reach_is_told_before_the_teacher_is_trained(recipe, tmp_path, store):
+    table_of_the_student(recipe, tmp_path, store)
+    recipe.write_text(recipe.read_text().replace("keep = 0.7", "limit = 0.0000001"))
+    shutil.copytree(store / "latency", tmp_path / "store" / "latency")
+    with pytest.raises(UsageError, match=r"1e-07 ms on host is out of reach"):
+        edgekd.compress(
+            recipe, targets=["host"], until="prune", store=tmp_path / "store", workdir=tmp_path / "work"
+        )
+    assert [p.name.partition("-")[0] for p in (tmp_path / "store").glob("*-*")] == ["data"]
+
+
+def table_of_the_student(recipe, tmp_path, store):
+    edgekd.compress(recipe, targets=["host"], until="prune", store=store, workdir=tmp_path / "first")
+    return load(path_of(clock_here(config.load_target("host")), Store(store)))
+
+
+def on_the_board(table):
+    """A table under the name of a board, on which everything takes three times as long."""
+    there = {"cpu": "Raspberry Pi 4 Model B", "isa": "aarch64", "features": ["asimd"]}
+    clock = clock_here(config.load_target("raspberry-pi-4"), there)
+    return replace(table, clock=clock, fastest_ms=3 * table.fastest_ms)
+
+
+def test_a_board_is_pruned_by_the_table_that_was_measured_on_it(recipe, tmp_path, store, monkeypatch):
+    on_the_board(table_of_the_student(recipe, tmp_path, store)).save(tmp_path / "there.json")
+    monkeypatch.chdir(tmp_path)
+    folders, predicted = {"store": store, "workdir": tmp_path / "work"}, {}
+    predicted["host"] = edgekd.compress(recipe, targets=["host"], **folders)
+    recipe.write_text(recipe.read_text().replace("keep = 0.7", 'keep = 0.7\nlatency_tables = ["there.json"]'))
+    monkeypatch.setattr(prune, "profile", None)
+    predicted["board"] = edgekd.compress(recipe, targets=["raspberry-pi-4"], **folders)
+    here, there = (
+        next(s.predicted_latency for s in report.stages if s.name == "prune") for report in predicted.values()
+    )
+    assert there.whole_ms == pytest.approx(3 * here.whole_ms)
+    assert there.pruned_ms == pytest.approx(3 * here.pruned_ms)
+    assert there.kind == "measured"
+
+
+def test_a_table_that_lacks_a_layer_is_told_before_the_teacher_is_trained(recipe, tmp_path, store):
+    on_the_board(table_of_the_student(recipe, tmp_path, store)).save(tmp_path / "there.json")
+    text = recipe.read_text().replace("width = 96", "width = 96\nstem_stride = 2")
+    recipe.write_text(text.replace("keep = 0.7", f'keep = 0.7\nlatency_tables = ["{tmp_path}/there.json"]'))
+    folders = {"store": tmp_path / "store", "workdir": tmp_path / "work"}
+    with pytest.raises(MeasurementError, match=r"the latency table knows no layer like conv 8x8 k3 s2"):
+        edgekd.compress(recipe, targets=["raspberry-pi-4"], until="prune", **folders)
+    assert [p.name.partition("-")[0] for p in (tmp_path / "store").glob("*-*")] == ["data"]
 
 
 def test_a_network_that_targets_share_is_told_as_measured_only_where_it_is_for_all(recipe, tmp_path):
