@@ -42,10 +42,10 @@ STAGES = {
     "ensemble": Stage("edgekd.stages.ensemble", 1, _TORCH, 5),
     "outputs": Stage("edgekd.stages.outputs", 3, _TORCH, 5),
     "distill": Stage("edgekd.stages.distill", 4, _TORCH, 30),
-    "prune": Stage("edgekd.stages.prune", 6, (*_TORCH, "torch-pruning"), 20),
+    "prune": Stage("edgekd.stages.prune", 7, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 1, (*_TORCH, "nncf"), 30),
-    "quantize": Stage("edgekd.stages.quantize", 5, (*_TORCH, "nncf"), 30),
-    "export": Stage("edgekd.stages.export", 5, _EXPORT, 8),
+    "quantize": Stage("edgekd.stages.quantize", 6, (*_TORCH, "nncf"), 30),
+    "export": Stage("edgekd.stages.export", 6, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
 }

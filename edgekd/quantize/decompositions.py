@@ -38,7 +38,7 @@ class Decompositions(TorchFunctionMode):
 
     def __init__(self, format: str, pair: Pair, low: int) -> None:
         super().__init__()
-        self._pair, self._low = pair, low
+        self._pair, self._low, self._reshaped = pair, low, format == "onnx"
         self._sigmoid = self._grid(*GATES["sigmoid"])
         self._unit = self._grid(*GATES["hardsigmoid"])
         self._six = self._grid(0.0, 6.0)
@@ -60,6 +60,8 @@ class Decompositions(TorchFunctionMode):
     ) -> Any:
         """The parts, or the call as it was."""
         form, named = self._forms.get(func), kwargs or {}
+        if func in _IN_OTHER_SHAPES and self._reshaped:
+            return _IN_OTHER_SHAPES[func](*args, **named)
         if form is None:
             return func(*args, **named)
         x = args[0] if args else named["input"]
@@ -82,3 +84,27 @@ class Decompositions(TorchFunctionMode):
     def _hardsigmoid(self, x: Tensor) -> Tensor:
         six = self._six(F.relu6(x + self._constant(3.0, x)))
         return self._unit(six * self._constant(1 / 6, x))  # type: ignore[no-any-return]
+
+
+def _by_rows(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer on tokens as one on rows: ONNX Runtime has an integer kernel with a bias for these."""
+    if input.dim() < 3:
+        return F.linear(input, weight, bias)
+    return torch.unflatten(F.linear(input.flatten(0, -2), weight, bias), 0, input.shape[:-1])
+
+
+def _over_tokens(input: Tensor, dim: Any = None, keepdim: bool = False, **named: Any) -> Tensor:
+    """The mean of tokens as one over an image: that has an integer kernel."""
+    axes = {axis % input.dim() for axis in ((dim,) if isinstance(dim, int) else dim or ())}
+    if input.dim() != 3 or axes != {1}:
+        return torch.mean(input, **named) if dim is None else torch.mean(input, dim, keepdim, **named)
+    found = input.transpose(1, 2).unsqueeze(-1).mean((2, 3), **named)
+    return found.unsqueeze(1) if keepdim else found
+
+
+# What ONNX Runtime has integer kernels for in another shape.
+_IN_OTHER_SHAPES: Mapping[Any, Callable[..., Tensor]] = {
+    F.linear: _by_rows,
+    torch.mean: _over_tokens,
+    Tensor.mean: _over_tokens,
+}

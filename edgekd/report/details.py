@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgekd.report import words
@@ -68,9 +69,9 @@ def _stage_table(report: Report) -> Table:
         counts = (words.ABSENT if n is None else f"{n:,}" for n in (s.params, s.macs))
         return (s.id, s.name, *counts, words.number(s.seconds, 1), *(show(s) for show in more.values()))
 
-    columns = {
+    columns: dict[str, Callable[[StageRecord], str]] = {
         "Accuracy under attack, %": _robust,
-        "By latency table, ms": _predicted,
+        "By latency table, ms": functools.partial(_predicted, report),
         "Blocks taken out": _removed,
         "Weights that are not zero": _nonzero,
     }
@@ -92,11 +93,17 @@ def _nonzero(s: StageRecord) -> str:
     return words.ABSENT if s.nonzero_weights is None else f"{s.nonzero_weights:,}"
 
 
-def _predicted(s: StageRecord) -> str:
+def _predicted(report: Report, s: StageRecord) -> str:
     p = s.predicted_latency
     if p is None:
         return words.ABSENT
-    return f"{p.pruned_ms:.3g} of {p.whole_ms:.3g}, asked {p.limit_ms:.3g}; {KIND_WORDS[p.kind]}"
+    shipped = {a.id: a.target for a in report.artifacts if a.target in s.targets}
+    timed = "".join(
+        f"; {shipped[m.artifact_id]} took {m.median_ms:.3g}" + (", more" if m.median_ms > p.limit_ms else "")
+        for m in report.measurements
+        if m.artifact_id in shipped
+    )
+    return f"{p.pruned_ms:.3g} of {p.whole_ms:.3g}, asked {p.limit_ms:.3g}; {KIND_WORDS[p.kind]}{timed}"
 
 
 def _timing_table(report: Report) -> Table:

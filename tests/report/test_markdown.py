@@ -232,8 +232,22 @@ def test_a_latency_by_the_table_has_a_column_where_something_was_pruned_to_one(m
     stages = (report.stages[0].model_copy(update={"predicted_latency": told}), *report.stages[1:])
     rows = table_after(markdown(report.model_copy(update={"stages": stages})), "<summary>Stages</summary>")
     assert rows[0][-1] == "By latency table, ms"
-    assert rows[2][-1] == "0.124 of 0.25, asked 0.125; on this computer, standing in"
+    assert rows[2][-1].startswith("0.124 of 0.25, asked 0.125; on this computer, standing in")
     assert {row[-1] for row in rows[3:]} == {words.ABSENT}
+
+
+@pytest.mark.parametrize(("limit_ms", "missed"), [(1000.0, ""), (0.001, ", more")])
+def test_beside_the_table_stands_what_the_file_took(make, limit_ms, missed):
+    report = parse(make("PASS"))
+    shipped = next(a for a in report.artifacts if a.target is not None)
+    (median,) = (m.median_ms for m in report.measurements if m.artifact_id == shipped.id)
+    told = PredictedLatency(whole_ms=2000, pruned_ms=limit_ms, limit_ms=limit_ms, kind="measured")
+    last = next(s for s in report.stages if shipped.target in s.targets)
+    stages = [s.model_copy(update={"predicted_latency": told if s is last else None}) for s in report.stages]
+    changed = report.model_copy(update={"stages": tuple(stages)})
+    rows = table_after(markdown(changed), "<summary>Stages</summary>")
+    (told_row,) = (row[-1] for row in rows[2:] if row[-1] != words.ABSENT)
+    assert f"; {shipped.target} took {median:.3g}{missed};" in f"{told_row};"
 
 
 def test_blocks_that_are_gone_have_a_column_where_there_are_any(make):

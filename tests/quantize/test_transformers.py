@@ -1,0 +1,77 @@
+"""A transformer's block in integers: what its layer norms and softmaxes leave."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import inputs, outputs, policy, run_onnx, run_tflite, write
+from torch import nn
+
+from edgekd.measure.inventory import inventory_of
+from edgekd.quantize import gaps, qat
+from edgekd.quantize.schemes import lower
+
+EXAMPLE = torch.from_numpy(inputs(1))
+LINEARS = 5
+# As the runtimes name integer layers on rows, and what stays float: norms, attention's weights, and casts.
+LAYER = {"onnx": "QGemm", "tflite": "FULLY_CONNECTED"}
+FLOAT = {
+    "onnx": {"LayerNormalization", "Softmax", "Mul", "MatMulIntegerToFloat", "QuantizeLinear"},
+    "tflite": {
+        *("MEAN", "RESHAPE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL", "SUB"),
+        *("SOFTMAX", "BATCH_MATMUL", "QUANTIZE"),
+    },
+}
+
+
+class Encoder(nn.Module):
+    """Patches of an image, one block of attention and of GELU, and the mean over its tokens."""
+
+    def __init__(self, dim=16, heads=2):
+        super().__init__()
+        self.heads, self.scale = heads, (dim // heads) ** -0.5
+        self.patches = nn.Conv2d(2, dim, 4, 4)
+        self.norm1, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.norm2, self.wide, self.narrow = (
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 2 * dim),
+            nn.Linear(2 * dim, dim),
+        )
+        self.head = nn.Linear(dim, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        batch, tokens, dim = x.shape
+        q, k, v = (
+            self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        attention = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+        x = x + self.out((attention @ v).transpose(1, 2).reshape(batch, tokens, dim))
+        x = x + self.narrow(F.gelu(self.wide(self.norm2(x))))
+        return self.head(x.mean(1))
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    return net, qat.prepare(net, inputs(48), policy())
+
+
+def test_what_stays_float_is_named(quantized):
+    assert gaps.float_operators(quantized[0], EXAMPLE) == {"layer_norm": 2, "softmax": 1}
+
+
+@pytest.mark.parametrize(("format", "activations"), [("onnx", "unsigned"), ("tflite", "signed")])
+def test_layers_on_tokens_are_integers_with_their_biases(quantized, tmp_path, format, activations):
+    net, fake = quantized
+    expected = outputs(net, inputs(64))
+    assert np.abs(outputs(fake, inputs(64)) - expected).mean() < 0.02 * np.ptp(expected)
+    low, path = lower(fake, EXAMPLE, activations, format), tmp_path / f"model.{format}"
+    write(low, path, format, "static_wi8_ai8")
+    operators = inventory_of(path, format).operators
+    assert sum(o.op_type == LAYER[format] and o.dtype == "int8" for o in operators) == LINEARS
+    assert {o.op_type for o in operators if o.dtype == "float32"} <= FLOAT[format]
+    made = {"onnx": run_onnx, "tflite": run_tflite}[format](path, inputs(64, 9))
+    steps = np.abs(made - outputs(low, inputs(64, 9))) / float(fake.output.scale)
+    assert (steps.max(axis=1) <= 2.01).mean() >= 0.99
