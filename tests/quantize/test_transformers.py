@@ -16,7 +16,7 @@ LINEARS = 5
 # As the runtimes name integer layers on rows, and what stays float: norms, attention's weights, and casts.
 LAYER = {"onnx": "QGemm", "tflite": "FULLY_CONNECTED"}
 FLOAT = {
-    "onnx": {"LayerNormalization", "Softmax", "Mul", "MatMulIntegerToFloat", "QuantizeLinear"},
+    "onnx": {"LayerNormalization", "Mul", "Softmax", "QuantizeLinear"},
     "tflite": {
         *("MEAN", "RESHAPE", "SQUARED_DIFFERENCE", "ADD", "RSQRT", "MUL", "SUB"),
         *("SOFTMAX", "BATCH_MATMUL", "QUANTIZE"),
@@ -70,8 +70,10 @@ def test_layers_on_tokens_are_integers_with_their_biases(quantized, tmp_path, fo
     low, path = lower(fake, EXAMPLE, activations, format), tmp_path / f"model.{format}"
     write(low, path, format, "static_wi8_ai8")
     operators = inventory_of(path, format).operators
-    assert sum(o.op_type == LAYER[format] and o.dtype == "int8" for o in operators) == LINEARS
+    assert sum(o.op_type == LAYER[format] and o.dtype in ("int8", "uint8") for o in operators) == LINEARS
     assert {o.op_type for o in operators if o.dtype == "float32"} <= FLOAT[format]
-    made = {"onnx": run_onnx, "tflite": run_tflite}[format](path, inputs(64, 9))
+    run = {"onnx": run_onnx, "tflite": run_tflite}[format]
+    # A TFLite file with views takes one sample at a time.
+    made = np.concatenate([run(path, inputs(64, 9)[i : i + 1]) for i in range(64)])
     steps = np.abs(made - outputs(low, inputs(64, 9))) / float(fake.output.scale)
     assert (steps.max(axis=1) <= 2.01).mean() >= 0.99
