@@ -39,6 +39,7 @@ class PruneConfig(DistillConfig):
     goal: Literal["latency_ms", "macs", "params", "size_bytes", "nonzero_weights"] = Field(
         description="what to bring down; latency_ms: what a target's own runtime takes, by a table of layers "
         "that is measured where it is missing; targets with other clocks get other networks; "
+        "size_bytes: what weights and biases take in the target's scheme, without graph and scales; "
         "nonzero_weights: single weights become zero, which makes only compressed files smaller"
     )
     pattern: Literal["unstructured", "2:4"] = Field(

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekd import losses
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
+from edgekd.folding import fold_batch_norm
 from edgekd.latency.network import layers_of, spans_of
 from edgekd.layers import Layer
 from edgekd.prune import depth, heads, widths
@@ -26,6 +27,7 @@ from edgekd.prune.importance import Samples
 from edgekd.prune.named import left_alone
 from edgekd.prune.wiring import Wire, wire
 
+_VECTOR_BYTES = 4  # of a bias's number: int32 beside 8-bit weights
 SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
 
 
@@ -42,14 +44,18 @@ def count(module: nn.Module, example_input: Tensor) -> tuple[int, int]:
 
 
 def cost(module: nn.Module, example_input: Tensor, goal: str, bytes_per_weight: int) -> int:
-    """What a network has of what a goal counts; of size_bytes only its weights."""
+    """What a network has of what a goal counts; size_bytes as in a file, norms folded, without its graph."""
+    if goal == "size_bytes":
+        found = fold_batch_norm(module).parameters()
+        return sum(p.numel() * (bytes_per_weight if p.dim() > 1 else _VECTOR_BYTES) for p in found)
     macs, params = count(module, example_input)
-    return {"macs": macs, "params": params, "size_bytes": params * bytes_per_weight}[goal]
+    return {"macs": macs, "params": params}[goal]
 
 
 def counted(of: str, bytes_per_weight: int) -> widths.Price:
     """What a layer has of "macs", "params" or "size_bytes" in a file: with a bias, norms folded into it."""
-    size = {"params": (1, 1), "size_bytes": (bytes_per_weight, 4)}  # of a weight and of a bias
+    # Of a weight and of a bias.
+    size = {"params": (1, 1), "size_bytes": (bytes_per_weight, _VECTOR_BYTES)}
 
     def price(layer: Layer) -> float:
         if of == "macs":

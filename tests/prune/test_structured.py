@@ -6,7 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from nets import Flat, flat, inputs, outputs, prune_config, run_python, samples, tiny_mobilenet, tiny_resnet
+from nets import (
+    Flat,
+    flat,
+    inputs,
+    outputs,
+    policy,
+    prune_config,
+    run_python,
+    samples,
+    tiny_mobilenet,
+    tiny_resnet,
+    write,
+)
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
@@ -16,6 +28,8 @@ from edgekd.models import keras as keras_net
 from edgekd.prune import structured
 from edgekd.prune.groups import Prunable, channels_of, rebuild
 from edgekd.prune.structured import count, prune
+from edgekd.quantize import qat
+from edgekd.quantize.schemes import lower
 
 EXAMPLE = torch.from_numpy(inputs(1))
 NETS = {"resnet": lambda: tiny_resnet(16), "mobilenet": lambda: tiny_mobilenet(16), "flat": flat}
@@ -42,7 +56,10 @@ def at_ratio(net, config, ratio, multiple):
 
 def costs(net, width=4):
     macs, params = count(net, EXAMPLE)
-    return {"macs": macs, "params": params, "size_bytes": params * width}
+    # As each layer lies in a file: its weights, and 32 bits for each bias, which has taken the norm in.
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    size = sum(m.weight.numel() * width + 4 * len(m.weight) for m in layers)
+    return {"macs": macs, "params": params, "size_bytes": size}
 
 
 def widths(net):
@@ -175,10 +192,17 @@ def test_limits_are_absolute():
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_bytes_per_weight_scale_the_size(width):
     net = tiny_resnet(16)
-    params = count(net, EXAMPLE)[1]
-    by_size, _ = cut(net, prune_config("size_bytes", limit=params * width // 2), width=width)
-    by_params, _ = cut(net, prune_config("params", limit=params // 2))
-    assert widths(by_size) == widths(by_params)
+    size = costs(net, width)["size_bytes"]
+    cut_to, _ = cut(net, prune_config("size_bytes", limit=size // 2), width=width)
+    assert 0.4 * size < costs(cut_to, width)["size_bytes"] <= size // 2
+
+
+def test_a_file_is_of_the_size_that_was_asked_for(tmp_path):
+    """But for its graph and its scales."""
+    pruned, _ = cut(tiny_resnet(64), prune_config("size_bytes", limit=60_000), width=1)
+    quantized = qat.prepare(pruned, inputs(48), policy())
+    write(lower(quantized, EXAMPLE, "signed", "tflite"), tmp_path / "m.tflite", "tflite", "static_wi8_ai8")
+    assert 60_000 < (tmp_path / "m.tflite").stat().st_size < 75_000
 
 
 @pytest.mark.parametrize("kind", NETS)
