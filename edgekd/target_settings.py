@@ -45,7 +45,7 @@ class EmissionConfig(Strict):
     )
     layout: Literal["NHWC", "NCHW"] = Field(description="layout of image inputs in the file")
     channel_multiple: Positive = Field(
-        default=8, description="widths that are pruned to a counted goal are multiples of this"
+        default=8, description="pruned widths are multiples of this (goals that are counted)"
     )
     unavailable_ops: tuple[str, ...] = Field(
         default=(), strict=False, description="operators that the target cannot run"
