@@ -10,8 +10,8 @@ A job is a JSON object; `mode` chooses what is done. A model is
   (.npy to write), `batch_size`.
 - `latency`: `models` (each may name an `input` .npy; without one it is random),
   `warmup_runs`, `min_runs`, `min_seconds`, `seed`.
-- `ratios`: `reference`, `models`, `min_rounds`, `max_rounds`, `precision`, `full_speed`, `seed`, perhaps
-  `fastest_ms`: what each model takes in units of the reference, which runs before and after each turn.
+- `ratios`: `reference`, `models`, `min_rounds`, `max_rounds`, `precision`, `full_speed`, `slowest`, `seed`,
+  perhaps `fastest_ms`: what each model takes in units of the reference, which runs around each turn.
 - `memory`: `model`, `num_runs`, `seed`.
 - `operators`: `model`.
 
@@ -52,6 +52,7 @@ _TURN_RUNS = 5
 _RATIO_TURN_MS = 1.0
 _RATIO_RUNS = 3
 _PATIENCE_S = 240.0
+_SETTLED_S = 10.0  # a processor that has been slower for so long is slower as a whole
 
 
 def predict(job: Job, emit: Emit) -> None:
@@ -139,8 +140,9 @@ def ratios(job: Job, emit: Emit) -> None:
     """Compares models with a reference until each ratio is known to `precision`, or max_rounds are over.
 
     A turn counts where the reference had its full speed before and after it. Programs beside this one
-    slow different layers by different factors, so a ratio taken meanwhile would be another one. What full
-    speed is shows only by and by: a turn that looked like it no longer counts once the reference was faster.
+    slow different layers by different factors, so a ratio taken meanwhile would be another one. A processor
+    that is a little slower as a whole slows all of them alike: full speed is that of the time. By how much
+    shows by and by: a turn that looked good no longer counts once the reference was far faster.
     """
     seed = int(job["seed"])
 
@@ -149,12 +151,15 @@ def ratios(job: Job, emit: Emit) -> None:
         return _Turn(session, session.prepare(_inputs(session, model, seed)))
 
     reference = _Reference(
-        turn_of(job["reference"]), float(job.get("fastest_ms") or "inf"), float(job["full_speed"])
+        turn_of(job["reference"]),
+        float(job.get("fastest_ms") or "inf"),
+        float(job["full_speed"]),
+        float(job["slowest"]),
     )
     turns = [(turn_of(model), _Ratios(str(model["id"]))) for model in job["models"]]
 
     def known(kept: _Ratios) -> bool:
-        kept.drop(lambda found_ms: not reference.is_full_speed(found_ms))
+        kept.drop(lambda found_ms: not reference.is_near_fastest(found_ms))
         enough = len(kept.values) >= max(int(job["min_rounds"]), 1)
         return enough and (
             len(kept.values) >= int(job["max_rounds"]) or kept.is_precise(float(job["precision"]))
@@ -168,7 +173,7 @@ def ratios(job: Job, emit: Emit) -> None:
         before = reference.at_full_speed()
         value = turn.fastest_ms()
         after = reference.take_ms()
-        if reference.is_full_speed(after):
+        if reference.is_steady(after):
             kept.add(value / ((before + after) / 2), max(before, after))
             reference.since = time.monotonic()
         if not known(kept):
@@ -184,31 +189,41 @@ def ratios(job: Job, emit: Emit) -> None:
 class _Reference:
     """The model that tells whether the processor is all ours just now."""
 
-    def __init__(self, turn: _Turn, fastest_ms: float, full_speed: float) -> None:
-        self._turn, self.fastest_ms, self._full_speed = turn, fastest_ms, full_speed
+    def __init__(self, turn: _Turn, fastest_ms: float, full_speed: float, slowest: float) -> None:
+        self._turn, self.fastest_ms, self._full_speed, self._slowest = turn, fastest_ms, full_speed, slowest
         self.since = time.monotonic()  # when a turn counted last
+        self._level_ms = self._lately_ms = float("inf")  # what it takes undisturbed; its fastest of late
+        self._begun = self.since  # of late
 
     def take_ms(self) -> float:
         """One short turn now."""
         found = self._turn.fastest_ms()
-        self.fastest_ms = min(self.fastest_ms, found)
+        self.fastest_ms, self._level_ms, self._lately_ms = (
+            min(known, found) for known in (self.fastest_ms, self._level_ms, self._lately_ms)
+        )
         return found
 
-    def is_full_speed(self, found_ms: float) -> bool:
-        """Whether a turn took at most `full_speed` times what the fastest took."""
-        return found_ms <= self._full_speed * self.fastest_ms
+    def is_near_fastest(self, found_ms: float) -> bool:
+        """Whether a turn may count at all: the processor is not much slower than it has ever been."""
+        return found_ms <= self._slowest * self._full_speed * self.fastest_ms
+
+    def is_steady(self, found_ms: float) -> bool:
+        """Whether a turn took at most `full_speed` times what it takes undisturbed at this time."""
+        return found_ms <= self._full_speed * self._level_ms and self.is_near_fastest(found_ms)
 
     def at_full_speed(self) -> float:
-        """Its time as soon as it has full speed; an error where no turn has counted for too long."""
+        """Its time as soon as it is undisturbed; an error where no turn has counted for too long."""
         while True:
-            found = self.take_ms()
-            if time.monotonic() - self.since > _PATIENCE_S:
+            found, now = self.take_ms(), time.monotonic()
+            if now - max(self.since, self._begun) > _SETTLED_S:
+                self._level_ms, self._lately_ms, self._begun = self._lately_ms, float("inf"), now
+            if now - self.since > _PATIENCE_S:
                 raise MeasurementError(
                     f"for {_PATIENCE_S:.0f} s the processor was never undisturbed for long enough "
                     f"(just now it takes {found / self.fastest_ms:.1f} times as long as at its fastest)",
                     hint="end other programs, let the device cool, and run the same command again",
                 )
-            if self.is_full_speed(found):
+            if self.is_steady(found):
                 return found
 
 

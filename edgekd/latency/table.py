@@ -126,13 +126,13 @@ class Table:
     grids: dict[str, Grid] = field(default_factory=dict)
     ratios: dict[Chain, Ratio] = field(default_factory=dict)
 
-    def add(self, found: Mapping[Chain, Ratio], full_speed: float) -> None:
+    def add(self, found: Mapping[Chain, Ratio], slowest: float) -> None:
         """Takes up new measurements; those of times that turn out to have been disturbed are forgotten.
 
-        A time counts where the reference took at most `full_speed` times what it took at its fastest.
+        A time counts where the reference took at most `slowest` times what it took at its fastest.
         """
         self.ratios.update(found)
-        slow = full_speed * self.unit_ms
+        slow = slowest * self.unit_ms
         self.ratios = {chain: ratio for chain, ratio in self.ratios.items() if ratio.reference_ms <= slow}
 
     @property

@@ -187,6 +187,7 @@ def ratios_of(monkeypatch, busy, slowdowns=(2.0, 1.2, 3.0), **changes):
         "max_rounds": 9,
         "precision": 0.01,
         "full_speed": 1.08,
+        "slowest": 1.2,
         **changes,
     }
     agent.ratios(job, lambda event, **fields: events.append({"event": event, **fields}))
@@ -225,6 +226,26 @@ def test_rounds_go_on_until_the_ratio_is_known_or_they_are_over(monkeypatch):
     assert (found["a"]["num_turns"], found["b"]["num_turns"]) == (4, 9)
     found, _ = ratios_of(monkeypatch, busy=None, precision=0.2)
     assert (found["a"]["num_turns"], found["b"]["num_turns"]) == (4, 4)
+
+
+def test_a_processor_that_is_a_little_slower_as_a_whole_tells_the_same_ratios(monkeypatch):
+    """After 20 ms, of which two turns came in time; before, all waited for the speed of the beginning."""
+    found, reference = ratios_of(monkeypatch, lambda ms: ms > 20, slowdowns=(1.19, 1.19, 1.19))
+    assert found["a"]["value"] == pytest.approx(2.0) and found["b"]["value"] == pytest.approx(17.0)
+    assert found["b"]["reference_ms"] == pytest.approx(0.119)
+    assert reference == {"fastest_ms": pytest.approx(0.1)}
+
+
+def test_a_processor_that_is_much_slower_as_a_whole_is_waited_for(monkeypatch):
+    found, _ = ratios_of(monkeypatch, lambda ms: 20 < ms < 90_000, slowdowns=(1.4, 1.2, 1.1))
+    assert found["a"]["value"] == pytest.approx(2.0) and found["b"]["value"] == pytest.approx(17.0)
+    assert found["b"]["reference_ms"] == pytest.approx(0.1)
+
+
+def test_what_disturbs_now_and_then_is_not_taken_for_the_processors_speed(monkeypatch):
+    """The reference is slowed by less than a slower processor may be, and layers by more."""
+    found, _ = ratios_of(monkeypatch, lambda ms: ms % 4000 > 40, slowdowns=(1.15, 1.5, 2.0))
+    assert found["a"]["value"] == pytest.approx(2.0) and found["b"]["value"] == pytest.approx(17.0)
 
 
 # Never undisturbed; and for a moment only, in which the reference alone finds room.
@@ -274,6 +295,7 @@ def test_ratios_of_real_files_in_both_runtimes(onnx_file, tmp_path):
         "max_rounds": 9,
         "precision": 0.0,
         "full_speed": 1e9,
+        "slowest": 1.0,
     }
     events = run_agent(job)
     found = {e["id"]: e["value"] for e in events if e["event"] == "ratios"}
