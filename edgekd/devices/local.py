@@ -201,6 +201,5 @@ def _cpu_model(proc: Path) -> str:
     pairs = _cpuinfo(proc)
     names = [value for key, value in pairs if key == "model name"]
     # Arm's kernel gives no names: 0x41 is Arm, 0xd0b its Cortex-A76.
-    ids = zip(*([v for key, v in pairs if key == f"CPU {of}"] for of in ("implementer", "part")), strict=True)
-    cores = ", ".join(dict.fromkeys(f"implementer {maker} part {part}" for maker, part in ids))
-    return board or (names[0] if names else " ".join([platform.machine(), cores]).strip())
+    ids = [f"{key[4:]} {value}" for key, value in pairs if key in ("CPU implementer", "CPU part")]
+    return board or (names[0] if names else " ".join([platform.machine(), *dict.fromkeys(ids)]))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from edgekd.errors import ExportError
 from edgekd.exporters.onnx_weights import to_8_bits, to_halves
-from edgekd.traceable import place_of
 
 OPSET = 18
 
@@ -65,9 +64,7 @@ def _trace(module: nn.Module, example_input: Tensor, path: Path, input_name: str
             verbose=False,
         )
     except Exception as error:  # the exporter wraps every cause in types of its own
-        raise ExportError(
-            f"ONNX: {_cause(error)}{place_of(error)}", hint="replace that operator in the network"
-        ) from error
+        raise ExportError(f"ONNX: {_cause(error)}", hint="replace that operator in the network") from error
     assert program is not None
     model = program.model_proto
     _pool_globally(model)

@@ -79,8 +79,15 @@ def clocks(
 
 
 def table_of(sha256: str, config: PruneConfig, store: Store) -> Table:
-    """The table with this checksum, of those that the recipe names."""
-    return next(load(path) for path, found in _files(config, store) if found == sha256)
+    """The table with this checksum, of those that the recipe names.
+
+    Raises:
+        UsageError: none of them has it any more.
+    """
+    for path, found in _files(config, store):
+        if found == sha256:
+            return load(path)
+    raise UsageError(f"{KEY}: a table was changed while this run was under way", hint="run it again")
 
 
 def _files(config: PruneConfig, store: Store) -> list[tuple[Path, str]]:

@@ -97,7 +97,8 @@ def _over_tokens(input: Tensor, dim: Any = None, keepdim: bool = False, **named:
     """The mean of tokens as one over an image: that has an integer kernel."""
     axes = {axis % input.dim() for axis in ((dim,) if isinstance(dim, int) else dim or ())}
     if input.dim() != 3 or axes != {1}:
-        return torch.mean(input, **named) if dim is None else torch.mean(input, dim, keepdim, **named)
+        named |= ({} if dim is None else {"dim": dim}) | ({"keepdim": True} if keepdim else {})
+        return torch.mean(input, **named)
     found = input.transpose(1, 2).unsqueeze(-1).mean((2, 3), **named)
     return found.unsqueeze(1) if keepdim else found
 

@@ -97,6 +97,14 @@ def test_host_info_names_the_board_where_there_is_one(proc):
     assert host_info(proc(ARM_CPUINFO, "Raspberry Pi 5 Model B"))["cpu"] == "Raspberry Pi 5 Model B"
 
 
+def test_arm_processors_without_a_name_are_told_apart(proc, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert host_info(proc(ARM_CPUINFO))["cpu"] == "aarch64"
+    little, big = (f"CPU implementer\t: 0x41\nCPU part\t: {part}\n" for part in ("0xd05", "0xd0b"))
+    found = host_info(proc(little * 2 + big))["cpu"]
+    assert found == "aarch64 implementer 0x41 part 0xd05 part 0xd0b"
+
+
 def test_host_info_names_neither_host_nor_user(monkeypatch):
     monkeypatch.setenv("USER", "somebody-unlikely")
     monkeypatch.setattr(platform, "node", lambda: "host-unlikely")

@@ -1,6 +1,7 @@
 """Which clock a target is pruned by, and which tables are refused for it."""
 
 import platform
+from pathlib import Path
 
 import pytest
 from runs import TINY
@@ -49,6 +50,15 @@ def test_a_target_takes_the_table_that_was_measured_on_it(choose, files, tmp_pat
     sha256 = found["raspberry-pi-4"].table_sha256
     config = PruneConfig(goal="latency_ms", keep=0.5, epochs=1, latency_tables=[files(num_threads=3), path])
     assert given.table_of(sha256, config, Store(tmp_path / "store")).fastest_ms == 0.5
+
+
+def test_a_table_that_was_changed_meanwhile_is_told(choose, files, tmp_path):
+    path = files()
+    sha256 = choose([PI_4], path)["raspberry-pi-4"].table_sha256
+    Table(clock_here(PI_4, THERE), fastest_ms=0.7).save(Path(path))
+    config = PruneConfig(goal="latency_ms", keep=0.5, epochs=1, latency_tables=[path])
+    with pytest.raises(UsageError, match="changed while this run was under way"):
+        given.table_of(sha256, config, Store(tmp_path / "store"))
 
 
 def test_this_computer_stands_in_only_where_it_may(choose):

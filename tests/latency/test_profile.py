@@ -130,7 +130,12 @@ def test_the_command_shows_steps_and_where_the_table_lies(tmp_path, monkeypatch)
     shown = CliRunner().invoke(cli.app, ["profile", "--target", "host"])
     assert shown.exit_code == 0, shown.output
     assert "conv 8x8 k3 s1 p1 out" in shown.stdout and "linear 1x1 k1 s1 p0 in" in shown.stdout
+    copied = tmp_path / "given" / "host.json"
+    command = ["profile", "--target", "host", "--json", "--output", str(copied)]
+    told = json.loads(CliRunner().invoke(cli.app, command).stdout)
+    assert (told["table"], told["kind"]) == (str(copied), "measured")
     told = json.loads(CliRunner().invoke(cli.app, ["profile", "--target", "host", "--json"]).stdout)
+    assert load(copied) == load(Path(told["table"]))
     path = tmp_path / "latency"
     assert told["table"] == str(next(path.iterdir()))
     assert told["steps"]["conv 8x8 k3 s1 p1 out"][0][0] == 4

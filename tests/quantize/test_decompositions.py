@@ -61,6 +61,31 @@ def quantized():
     return source, qat.prepare(source, inputs(48), policy())
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, layer: x.mean(1),
+        lambda x, layer: x.mean((-2,), True),
+        lambda x, layer: torch.mean(x, dim=[1], keepdim=True),
+        lambda x, layer: x.mean(axis=1, keepdim=True),
+        lambda x, layer: x.mean(-1, keepdim=True),
+        lambda x, layer: x.mean(),
+        lambda x, layer: x[0].mean(1),
+        lambda x, layer: layer(x),
+        lambda x, layer: layer(x[0]),
+        lambda x, layer: F.linear(input=x[None], weight=layer.weight),
+    ],
+)
+def test_means_and_layers_on_tokens_are_what_they_were(call):
+    torch.manual_seed(0)
+    x, layer = torch.randn(3, 4, 6), nn.Linear(6, 5)
+    expected = call(x, layer)
+    with Decompositions("onnx", lambda *_: nn.Identity(), 0):
+        found = call(x, layer)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)
+
+
 def test_new_quantizers_do_not_narrow_what_comes_after_them():
     source = gates()
     with torch.no_grad():
