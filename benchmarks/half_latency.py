@@ -30,7 +30,9 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "ResNet-20": {"kind": "resnet", "blocks": [3, 3, 3], "width": 16},
     "MobileNetV2": {"kind": "mobilenet", "blocks": [1, 2, 2], "width": 16, "expand": 4},
 }
-EPOCHS, RECOVERY, QAT = 12, 8, 1
+EPOCHS = 12
+# Epochs of recovery and of QAT, the same for both ways: what is narrow from the start recovers more slowly.
+RECOVERY = {"ResNet-20": (8, 1), "MobileNetV2": (24, 2)}
 KEEP = 0.5
 WAYS: dict[str, dict[str, Any] | None] = {
     "nothing": None,
@@ -45,10 +47,11 @@ def recipe(student: str, way: str) -> dict[str, Any]:
     name = f"half-{student}-{way}".lower()
     made |= {"name": name, "targets": ["host"], "required_targets": ["host"]}
     made["student"]["model"] = STUDENTS[student]
-    made["distill"]["epochs"], made["quantize"]["epochs"] = EPOCHS, QAT
+    recovery, qat = RECOVERY[student]
+    made["distill"]["epochs"], made["quantize"]["epochs"] = EPOCHS, qat
     made.pop("prune", None)
     if (how := WAYS[way]) is not None:
-        made["prune"] = {**made["distill"], "epochs": RECOVERY, **how}
+        made["prune"] = {**made["distill"], "epochs": recovery, **how}
     return made
 
 

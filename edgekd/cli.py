@@ -171,11 +171,16 @@ def profile(
 
     from edgekd import config, terminal
     from edgekd.devices.local import local_kind
+    from edgekd.errors import UsageError
     from edgekd.latency import profile as profiling
     from edgekd.pipeline import resolve
     from edgekd.progress import Display
     from edgekd.store import Store
 
+    if output is not None and output.is_dir():
+        raise UsageError(
+            f"--output {output} is a folder", hint="name a file: it is written when all is measured"
+        )
     store = Store(Store.default_root())
     if recipe is None:
         chosen, layers = config.load_target(target), tuple(profiling.common_layers())

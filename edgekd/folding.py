@@ -10,6 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgekd import traceable
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
     """A copy with every BatchNorm folded into the convolution or linear layer before it.
@@ -36,17 +38,24 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     for node in graph.nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], nn.modules.batchnorm._BatchNorm):
             continue
-        before = node.args[0]
+        before, alone = node.args[0], True
+        while alone and before.op == "call_module" and isinstance(modules[before.target], _NOTHING):
+            before, alone = before.args[0], len(before.users) == 1
         fuse = _fuser(modules.get(before.target)) if before.op == "call_module" else None
-        if fuse is None or len(before.users) != 1 or calls[before.target] != 1 or calls[node.target] != 1:
+        alone &= len(before.users) == 1 and modules[node.target].running_mean is not None
+        if fuse is None or not alone or calls[before.target] != 1 or calls[node.target] != 1:
             continue  # such a BatchNorm stays as it is: it still exports, only as an operator of its own
         folded.set_submodule(before.target, fuse(modules[before.target], modules[node.target]))
         folded.set_submodule(node.target, nn.Identity())
     return folded
 
 
+# What these do when nothing is trained.
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
 def _fuser(module: nn.Module | None):  # type: ignore[no-untyped-def]
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(module, CONVOLUTIONS):
         return fuse_conv_bn_eval
     return fuse_linear_bn_eval if isinstance(module, nn.Linear) else None
 
@@ -61,7 +70,8 @@ def for_integers(module: nn.Module) -> nn.Module:
     folded = fold_batch_norm(module)
     made: dict[nn.Module, nn.Module] = {}
     for path, norm in list(folded.named_modules(remove_duplicate=False)):
-        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+        # A class of a user's own may compute more.
+        if type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
             folded.set_submodule(path, made.setdefault(norm, _depthwise(norm)))
     return folded
 

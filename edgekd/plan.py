@@ -311,9 +311,10 @@ def _pruned(
         config["clock"] = whose.clock.model_dump()
         if whose.table_sha256 is not None:
             config["table_sha256"] = whose.table_sha256
-        elif processes.count() > 1:
+        if processes.count() > 1:
             raise UsageError(
-                'prune.goal = "latency_ms" measures: processes that train together would disturb each other',
+                'prune.goal = "latency_ms" is for one process: what trains together would disturb the clock, '
+                "and might choose other widths",
                 hint="run this recipe in one process",
             )
         identity = hash_of([config["clock"], whose.table_sha256] if whose.table_sha256 else config["clock"])

@@ -51,9 +51,9 @@ def run_stages(context: Context, until: str | None = None) -> None:
             if any(n.stage == "export" for n in left):
                 importlib.import_module(STAGES["export"].module).check(context, left)
             if any(n.stage == "prune" for n in left):
-                importlib.import_module(STAGES["prune"].module).check(context)
+                importlib.import_module(STAGES["prune"].module).check(context, left)
             if any(n.stage == "quantize" for n in left):
-                importlib.import_module(STAGES["quantize"].module).check(context)
+                importlib.import_module(STAGES["quantize"].module).check(context, left)
         if history := entry.result.get("history"):
             context.watch(node.label, history)
 

@@ -36,22 +36,25 @@ def refusal(module: nn.Module, error: BaseException) -> ExportError:
     )
 
 
-def check(module: nn.Module, example_input: Tensor) -> None:
+def check(module: nn.Module, example_input: Tensor, *, any_batch: bool) -> None:
     """Nothing where the exporters can follow a network.
 
     Args:
         module: left as it is.
         example_input: (1, *shape).
+        any_batch: whether a file leaves its number of samples open, as ONNX files do.
 
     Raises:
         ExportError: with the place that they cannot follow.
     """
-    traced = copy.deepcopy(module).eval()
+    traced, inputs, shapes = copy.deepcopy(module).eval(), (example_input,), None
+    if any_batch:  # torch.export takes one sample for a matter of the network
+        inputs, shapes = (torch.cat([example_input, example_input]),), ({0: torch.export.Dim("batch")},)
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # torch lists the whole network so far
-            torch.export.export(traced, (example_input,))
+            torch.export.export(traced, inputs, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many types; all of them mean the same here
         raise refusal(module, error) from error
     finally:

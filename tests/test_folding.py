@@ -3,9 +3,10 @@ import pytest
 import torch
 from nets import inputs, lively, outputs, policy, tiny_mobilenet, tiny_resnet, write
 from torch import nn
+from torch.nn import functional as F
 
 from edgekd import traceable
-from edgekd.errors import ExportError
+from edgekd.errors import ExportError, UsageError
 from edgekd.folding import fold_batch_norm, for_integers
 from edgekd.latency.network import layers_of
 from edgekd.measure.inventory import inventory_of
@@ -96,6 +97,77 @@ class Functional(nn.Module):
         return self.head(self.bn(x + self.shift).mean((2, 3)))
 
 
+class Between(nn.Module):
+    """Between a convolution and its norm stands what does nothing in the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.nothing, self.drop = nn.Conv2d(2, 4, 3), nn.Identity(), nn.Dropout2d(0.5)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.drop(self.nothing(self.conv(x)))).relu().mean((2, 3)))
+
+
+class Seen(Between):
+    """What stands between is taken by something else too."""
+
+    def forward(self, x):
+        y = self.nothing(self.conv(x))
+        return self.head((self.norm(y) + y).mean((2, 3)))
+
+
+class OwnConv(nn.Module):
+    """A convolution of a user's class, and one without a module."""
+
+    class Same(nn.Conv2d):
+        def forward(self, x):
+            return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.other = self.Same(2, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(3)
+        self.weight, self.head = nn.Parameter(torch.randn(3, 4, 1, 1)), nn.Linear(3, 5)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x)).relu()
+        return self.head(self.other(F.conv2d(y, self.weight)).relu().mean((2, 3)))
+
+
+def test_norms_after_what_does_nothing_are_folded():
+    net = lively(Between())
+    assert norms(fold_batch_norm(net)) == []
+    np.testing.assert_allclose(outputs(fold_batch_norm(net), inputs(9)), outputs(net, inputs(9)), atol=1e-5)
+    assert norms(fold_batch_norm(lively(Seen()))) == ["norm"]
+
+
+def test_norms_without_statistics_of_their_own_stay():
+    net = Between()
+    net.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    for folded in (fold_batch_norm(net.eval()), for_integers(net)):
+        assert norms(folded) == ["norm"]
+        np.testing.assert_allclose(outputs(folded, inputs(9)), outputs(net, inputs(9)), atol=1e-6)
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm's: a norm with its activation."""
+
+    def forward(self, x):
+        found = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
+        )
+        return F.relu(found)
+
+
+def test_a_users_own_norm_stays_what_it_is():
+    net = PreActivation()
+    net.norm = NormAct(8)
+    net = lively(net)
+    folded = for_integers(net)
+    assert type(folded.norm) is NormAct
+    np.testing.assert_allclose(outputs(folded, inputs(9)), outputs(net, inputs(9)), atol=1e-5)
+
+
 def test_norms_after_arithmetic_stay():
     net = lively(Functional())
     assert norms(fold_batch_norm(net)) == ["bn"]
@@ -157,7 +229,7 @@ class Dense(nn.Module):
         return self.head(self.joined(x).relu().mean((2, 3)))
 
 
-@pytest.mark.parametrize("make", [Stays, Functional, PreActivation, Dense])
+@pytest.mark.parametrize("make", [Stays, Functional, PreActivation, Dense, Between, Seen, OwnConv])
 def test_norms_of_images_on_their_own_are_depthwise_layers(make):
     torch.manual_seed(0)
     net = lively(make())
@@ -197,6 +269,27 @@ def test_tables_count_norms_that_fold_into_nothing():
     assert "depthwise" not in {layer.kind for layer in layers_of(tiny_resnet(), example)}
 
 
+@pytest.mark.parametrize("make", [Stays, PreActivation, Between, Seen, tiny_resnet, tiny_mobilenet])
+def test_tables_count_a_network_as_it_is_emitted(make):
+    """Each rule folds in its own way: one follows modules, the other the values of a forward pass."""
+    net, example = make(), torch.from_numpy(inputs(1))
+    assert layers_of(net, example) == layers_of(for_integers(net), example)
+
+
+def test_tables_fold_into_torchs_own_layers_alone():
+    with pytest.raises(UsageError, match="constant_pad_nd"):  # tables know no padding apart from a layer
+        layers_of(OwnConv(), torch.from_numpy(inputs(1)))
+    net = OwnConv()
+    net.conv = nn.Conv2d(2, 4, 3)
+    kinds = [layer.kind for layer in layers_of(net, torch.from_numpy(inputs(1)))]
+    assert kinds == ["conv", "conv", "depthwise", "global_pool", "linear"]
+
+
+class Samples(nn.Module):
+    def forward(self, x):
+        return torch.stack([sample.flatten()[:5] for sample in x])
+
+
 class Reads(nn.Module):
     def forward(self, x):
         y = x.flatten(1)[:, :5]
@@ -208,6 +301,13 @@ def test_what_exporters_cannot_follow_is_told_with_its_place(capfd):
         ExportError,
         match=r"^Reads: forward cannot be traced at test_folding\.py:\d+, `return y \* float\(y.max",
     ):
-        traceable.check(Reads(), torch.from_numpy(inputs(1)))
+        traceable.check(Reads(), torch.from_numpy(inputs(1)), any_batch=False)
     assert capfd.readouterr() == ("", "")
-    traceable.check(tiny_resnet(), torch.from_numpy(inputs(1)))
+    for any_batch in (False, True):
+        traceable.check(tiny_resnet(), torch.from_numpy(inputs(1)), any_batch=any_batch)
+
+
+def test_what_counts_its_samples_has_no_onnx_file():
+    traceable.check(Samples(), torch.from_numpy(inputs(1)), any_batch=False)
+    with pytest.raises(ExportError, match="Samples: forward cannot be traced"):
+        traceable.check(Samples(), torch.from_numpy(inputs(1)), any_batch=True)

@@ -42,7 +42,7 @@ def clocks(
             is not here.
     """
     paths = {path: sha256 for path, sha256 in _files(config, store)}
-    tables = {path: load(path) for path in paths}
+    tables = {path: _table(path) for path in paths}
     unlike = {
         path: {target.name: difference(table.clock, target, host) for target in targets}
         for path, table in tables.items()
@@ -68,12 +68,16 @@ def clocks(
             found[target.name] = Whose(clock_here(target, host))
         else:
             clock_here(target, host)  # a scheme without tables is the better reason
+            there = (
+                f"measure on it: edgekd profile --target {target.name} --recipe RECIPE --output FILE, and "
+                f'name the file here: {KEY} = ["FILE"]; or '
+            )
             raise UsageError(
                 f"prune: target {target.name!r} has another clock than this computer: "
                 f"{target.processor.description or target.processor.isa}",
-                hint=f"measure on it: edgekd profile --target {target.name} --recipe RECIPE --output FILE, "
-                f'and name the file here: {KEY} = ["FILE"]; or let this computer stand in: prune.stand_in = '
-                "true",
+                # A phone runs no Python.
+                hint=("" if target.processor.board == "Android" else there)
+                + "let this computer stand in: prune.stand_in = true",
             )
     return found
 
@@ -86,8 +90,18 @@ def table_of(sha256: str, config: PruneConfig, store: Store) -> Table:
     """
     for path, found in _files(config, store):
         if found == sha256:
-            return load(path)
+            return _table(path)
     raise UsageError(f"{KEY}: a table was changed while this run was under way", hint="run it again")
+
+
+def _table(path: Path) -> Table:
+    try:
+        return load(path)
+    except UsageError as error:
+        raise UsageError(
+            f"{KEY}: {error.message}",
+            hint="edgekd profile --target TARGET --recipe RECIPE --output FILE makes one",
+        ) from None
 
 
 def _files(config: PruneConfig, store: Store) -> list[tuple[Path, str]]:

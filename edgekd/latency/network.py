@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgekd.errors import UsageError
+from edgekd.folding import CONVOLUTIONS
 from edgekd.latency.costs import Costs
 from edgekd.layers import KINDS, Kind, Layer
 
@@ -42,6 +44,7 @@ _NORMS = {
     aten._native_batch_norm_legit_no_training.default,
     aten.cudnn_batch_norm.default,
 }
+_FOLDING = (*CONVOLUTIONS, nn.Linear, nn.modules.batchnorm._BatchNorm)
 _WITH_BOUNDS = {aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default}
 _RELUS = {aten.relu.default, aten.relu_.default, *_WITH_BOUNDS}
 
@@ -89,6 +92,7 @@ def _watched(module: nn.Module, example_input: Tensor, paths: Sequence[str]) -> 
     module.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
     watch = _Watch()
     handles = [handle for path in paths for handle in watch.bound(path, module.get_submodule(path))]
+    handles += [handle for layer in module.modules() for handle in watch.told(layer)]
     try:
         with torch.no_grad(), watch:
             module(example_input.contiguous())
@@ -112,7 +116,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         # What a ReLU can be folded into. The tensors are held, so that no other one takes their id.
         self._before_relu: dict[int, Tensor] = {}
         self._takers: dict[int, int] = {}  # of each layer's output: how many operators take it
-        self._norms: list[tuple[int, Tensor]] = []  # where each stands as a layer, and its input
+        self._norms: list[tuple[int, Tensor, Tensor]] = []  # where each stands as a layer, input and output
+        self._of: dict[int, nn.Module] = {}  # the module that gave an output
+        self._calls: Counter[nn.Module] = Counter()
 
     def bound(self, path: str, module: nn.Module) -> list[Any]:
         """Hooks that note a module's layers in `bounds`."""
@@ -121,6 +127,17 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
             self.bounds.setdefault(path, []).append(len(self.layers))
 
         return [module.register_forward_pre_hook(note), module.register_forward_hook(note)]
+
+    def told(self, module: nn.Module) -> list[Any]:
+        """Hooks that note which layer gave what; torch's own alone, as `folding.fold_batch_norm` has it."""
+        if not type(module).__module__.startswith("torch.nn"):
+            return []
+
+        def note(_: nn.Module, args: Any, output: Tensor) -> None:
+            self._calls[module] += 1
+            self._of[id(output)] = module
+
+        return [module.register_forward_hook(note)] if isinstance(module, _FOLDING) else []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -137,7 +154,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
             if self.layers[-1].weights:
                 self._takers[id(result)] = 0
         elif func in _NORMS:
-            self._norms.append((len(self.layers), args[0]))
+            self._norms.append((len(self.layers), args[0], result[0]))
             self.layers.append(_norm(func, args, result[0]))
             self._before_relu[id(result[0])] = result[0]
         elif func in _RELUS:
@@ -160,14 +177,20 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         Raises:
             UsageError: another one, not of an image, has no kernel.
         """
-        alone = {i for i, x in self._norms if self._takers.get(id(x)) == 1}
-        if rest := [x for i, x in self._norms if i not in alone and x.dim() != 4]:
+        alone = {i for i, x, out in self._norms if self._folds(x, out)}
+        if rest := [x for i, x, _ in self._norms if i not in alone and x.dim() != 4]:
             raise _unknown(
                 aten.native_batch_norm.default, f"of {tuple(rest[0].shape)}, apart from a layer before it"
             )
         self.layers = [layer for i, layer in enumerate(self.layers) if i not in alone]
         for bounds in self.bounds.values():
             bounds[:] = [bound - sum(i < bound for i in alone) for bound in bounds]
+
+    def _folds(self, x: Tensor, out: Tensor) -> bool:
+        """Whether a norm folds into the layer before it: each runs once, and nothing else takes its input."""
+        layer, norm = self._of.get(id(x)), self._of.get(id(out))
+        once = layer is not None and norm is not None and self._calls[layer] == self._calls[norm] == 1
+        return once and self._takers.get(id(x)) == 1
 
 
 def _unknown(func: Any, form: str = "") -> UsageError:

@@ -60,6 +60,7 @@ class Prunable:
         net: the copy, in eval mode.
         groups: what is cut together.
         unreached: convolutions and linear layers that the outputs could not be followed back to.
+        last: the layer that makes the outputs, which stays as wide as they are.
 
     `first` are the layers' channels before earlier rounds of pruning: of them max_pruning_ratio may go.
     `heads` is what `heads.together` says of the module, where it has been asked already.
@@ -78,13 +79,15 @@ class Prunable:
         self.groups: list[Group] = []
         self._graph = graph_of(self.net, example_input)
         self._paths = {layer: path for path, layer in self.net.named_modules()}
+        named, self.last = left_alone(self.net, config.ignored_layers), _last(self.net, example_input)
         if heads is None:
-            heads = heads_together(self.net, example_input, left_alone(self.net, config.ignored_layers))
+            heads = heads_together(self.net, example_input, named)
         layers = weighted(self.net)
         self.unreached = [name for name, m in layers.items() if m not in self._graph.module2node]
         self._most = config.max_pruning_ratio
         score = scorer(config.importance, self.net, samples)
-        for members in _groups(self._graph, self.net, example_input, config):
+        alone = [layer for path, layer in self.net.named_modules() if path in {*named, self.last}]
+        for members in _groups(self._graph, alone):
             self._check_followed(members)
             together = self._together(members, heads)
             # What goes at once is scored at once.
@@ -125,6 +128,16 @@ class Prunable:
         """Module paths of the layers that give a group's channels."""
         members = self.groups[index].members
         return [self._paths[d.target.module] for d, _ in members if d.handler in _makers()]
+
+    def narrowed(self) -> set[str]:
+        """Module paths of all whose output some group makes narrower."""
+        graph = self._graph
+        return {
+            path
+            for group in self.groups
+            for dep, _ in group.members
+            if (path := self._paths.get(dep.target.module)) and graph.is_out_channel_pruning_fn(dep.handler)
+        }
 
     def least(self, index: int) -> int:
         """The narrowest that a group may become; two at least: layers of one channel are of another kind."""
@@ -219,8 +232,7 @@ def channels_of(module: nn.Module) -> Channels:
     return {n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in layers.items()}
 
 
-def _groups(graph: Any, net: nn.Module, example_input: Tensor, config: PruneConfig) -> list[Any]:
-    alone = _ignored(net, example_input, config)
+def _groups(graph: Any, alone: list[nn.Module]) -> list[Any]:
     return [
         members
         for members in list(graph.get_all_groups(ignored_layers=alone))
@@ -250,20 +262,19 @@ def _blocks(group: Any) -> int:
     return math.lcm(*found)
 
 
-def _ignored(module: nn.Module, example_input: Tensor, config: PruneConfig) -> list[nn.Module]:
-    """What the recipe leaves alone, and what makes the outputs: classes are not channels."""
-    named = left_alone(module, config.ignored_layers)
-    last: list[nn.Module] = []
+def _last(module: nn.Module, example_input: Tensor) -> str:
+    """The path of the layer that makes the outputs: classes are not channels."""
+    ran: list[str] = []
     hooks = [
-        m.register_forward_hook(lambda m, *_: last.append(m))
-        for m in module.modules()
+        m.register_forward_hook(lambda *_, path=path: ran.append(path))
+        for path, m in module.named_modules()
         if isinstance(m, nn.Conv2d | nn.Linear)
     ]
     with torch.no_grad():
         module(example_input)
     for hook in hooks:
         hook.remove()
-    return [layer for path, layer in module.named_modules() if path in named] + last[-1:]
+    return ran[-1] if ran else ""
 
 
 def rebuild(module: nn.Module, example_input: Tensor, rounds: Sequence[Round]) -> nn.Module:

@@ -18,16 +18,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekd import losses
 from edgekd.config import PruneConfig
 from edgekd.errors import UsageError
-from edgekd.folding import fold_batch_norm
+from edgekd.folding import fold_batch_norm, for_integers
 from edgekd.latency.network import layers_of, spans_of
 from edgekd.layers import Layer
 from edgekd.prune import depth, heads, widths
 from edgekd.prune.groups import Channels, Prunable, Round
 from edgekd.prune.importance import Samples
-from edgekd.prune.named import left_alone
+from edgekd.prune.named import left_alone, weighted
 from edgekd.prune.wiring import Wire, wire
 
-_VECTOR_BYTES = 4  # of a bias's number: int32 beside 8-bit weights
+_VECTOR_BYTES = 4  # of a bias's number: int32 beside 8-bit weights, single precision beside halves
 SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
 
 
@@ -46,8 +46,9 @@ def count(module: nn.Module, example_input: Tensor) -> tuple[int, int]:
 def cost(module: nn.Module, example_input: Tensor, goal: str, bytes_per_weight: int) -> int:
     """What a network has of what a goal counts; size_bytes as in a file, norms folded, without its graph."""
     if goal == "size_bytes":
-        found = fold_batch_norm(module).parameters()
-        return sum(p.numel() * (bytes_per_weight if p.dim() > 1 else _VECTOR_BYTES) for p in found)
+        in_file = (for_integers if bytes_per_weight == 1 else fold_batch_norm)(module)
+        numbers = [(p.numel(), p.dim() > 1) for p in in_file.parameters()]
+        return sum(n * (bytes_per_weight if is_weight else _VECTOR_BYTES) for n, is_weight in numbers)
     macs, params = count(module, example_input)
     return {"macs": macs, "params": params}[goal]
 
@@ -134,16 +135,21 @@ def left_whole(
         samples: as for pruning.
     """
     found = Prunable(module, example_input, config, samples)
-    reasons = [f"{path}: no gradient comes to it from the outputs" for path in found.unreached]
+    named = left_alone(module, config.ignored_layers)
+    known = {*found.narrowed(), *named, found.last}
+    reasons = []
+    for path in (path for path in weighted(module) if path not in known):
+        tied = "it has the channels of the inputs, of the outputs or of a layer that the recipe names"
+        unreached = path in found.unreached
+        reasons.append(f"{path}: {'no gradient comes to it from the outputs' if unreached else tied}")
     for i, width in enumerate(found.widths):
         size = found.groups[i].together.shape[1]
         step = _step(channel_multiple, size)
-        least = math.ceil(found.least(i) / step) * step
-        if least >= width:
-            layers = ", ".join(found.makers(i))
+        narrowest = math.ceil(found.least(i) / step) * step
+        if narrowest >= width:
+            least = f"of {width * size} channels at least {found.least(i) * size} stay"
             reasons.append(
-                f"{layers}: of {width * size} channels at least {found.least(i) * size} stay "
-                f"(max_pruning_ratio), and no multiple of {step * size} lies between"
+                f"{', '.join(found.makers(i))}: {least}, and no multiple of {step * size} lies between"
             )
     return reasons
 
@@ -235,13 +241,20 @@ def check_prices(
     *,
     budgets: Sequence[widths.Budget],
     samples: Samples,
-) -> None:
-    """Nothing where some choice of widths keeps to the budgets; raises as `prune_by_price`, whatever the
-    weights, which may be untrained.
+) -> list[str]:
+    """Layers that could become narrower, but at no width cheaper, where some choice keeps to the budgets.
+
+    Raises as `prune_by_price`, whatever the weights, which may be untrained.
     """
     open_to = _choices(module, example_input, config, budgets, samples, None)
     nothing_lost = [np.zeros(len(widths_of)) for widths_of in open_to.candidates]
     widths.choose(open_to.wires, open_to.candidates, nothing_lost, budgets)
+    found = open_to.found
+    return [
+        f"{', '.join(found.makers(i))}: at no width down to {found.least(i)} cheaper than at {width}"
+        for i, width in enumerate(found.widths)
+        if found.least(i) < width and len(open_to.candidates[i]) == 1
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,14 @@ def nonzeros(module: nn.Module) -> int:
     return sum(int(weight.count_nonzero()) for weight in _weights(module).values())
 
 
+@torch.no_grad()
+def begin(module: nn.Module) -> None:
+    """Gives layers that begin with zeros alone, as training will, other weights, in place."""
+    for weight in _weights(module).values():
+        if not weight.any():
+            weight.fill_(1.0)
+
+
 def smallest(module: nn.Module, config: PruneConfig, limit: int, seed: int) -> nn.Module:
     """A copy whose smallest weights are zero (Han et al. 2015, arXiv 1506.02626).
 

@@ -101,7 +101,8 @@ def _predicted(report: Report, s: StageRecord) -> str:
     timed = "".join(
         f"; {shipped[m.artifact_id]} took {m.median_ms:.3g}" + (", more" if m.median_ms > p.limit_ms else "")
         for m in report.measurements
-        if m.artifact_id in shipped
+        # What another computer takes is no answer to what the target was asked for.
+        if m.artifact_id in shipped and m.kind == p.kind
     )
     return f"{p.pruned_ms:.3g} of {p.whole_ms:.3g}, asked {p.limit_ms:.3g}; {KIND_WORDS[p.kind]}{timed}"
 

@@ -116,11 +116,14 @@ def check(context: Context, left: Sequence[Node]) -> None:
     """
     waiting = {node.label for node in left}
     exported = [node for node in left if node.stage == "export" and not node.config["may_fail"]]
-    for label in dict.fromkeys(_origin(node, context) for node in exported):
+    formats: dict[str, set[str]] = {}
+    for node in exported:
+        formats.setdefault(_origin(node, context), set()).add(node.config["format"])
+    for label, of in formats.items():
         node = context.plan.node(label)
         if label in waiting and node.stage in ("network", "distill"):
             module = fold_batch_norm(saved.fresh(dict(node.config), context))
-            traceable.check(module, saved.example_input(context.task))
+            traceable.check(module, saved.example_input(context.task), any_batch="onnx" in of)
 
 
 def _origin(node: Node, context: Context) -> str:

@@ -110,7 +110,9 @@ def _within(module: nn.Module, paths: Sequence[str], context: Context) -> Mappin
         raise UsageError(f"{missing[0]!r} is no module, and its time is not known")
     # Modules may share their weights, and go by the first one's name.
     sharing = {
-        path: [name for name, other in known.items() if getattr(other, "weight", None) is known[path].weight]
+        path: [path]
+        if known[path].weight is None  # a norm without factors, which is a layer of its own in integers
+        else [name for name, other in known.items() if getattr(other, "weight", None) is known[path].weight]
         for path in paths
     }
     seen = layers_at(

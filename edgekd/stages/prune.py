@@ -16,7 +16,7 @@ from torch import nn
 
 from edgekd.config import PruneConfig
 from edgekd.devices.local import local_kind
-from edgekd.errors import UsageError
+from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency import given
 from edgekd.latency.costs import Costs
 from edgekd.latency.network import layers_of, predict
@@ -70,12 +70,12 @@ class _Way:
         goals: the recipe's goal, then what it is to keep within.
         cut: a network, limits and the channels of its layers before any cut (None: it is uncut) to a
             narrower copy, and the cuts.
-        check: raises where the student, trained or not, cannot be brought there.
+        check: raises where the student, trained or not, cannot be brought there; says what it leaves whole.
     """
 
     goals: tuple[_Goal, ...]
     cut: Callable[[nn.Module, Limits, groups.Channels | None], tuple[nn.Module, groups.Round]]
-    check: Callable[[nn.Module], None]
+    check: Callable[[nn.Module], list[str]]
 
     def limits(self, share: float) -> list[float]:
         """Of all goals."""
@@ -169,30 +169,35 @@ def _share(config: PruneConfig, turn: int) -> PruneConfig:
     return config.model_copy(update={"epochs": epochs, "warmup_epochs": warmup})
 
 
-def check(context: Context) -> None:
+def check(context: Context, left: Sequence[Node]) -> None:
     """Nothing where each student can be brought to its goal, as far as that is a matter of its architecture
     and of the target's clock, which is measured for it; before any training. Says what stays whole.
+
+    Args:
+        context: the run.
+        left: the nodes without a result.
 
     Raises:
         UsageError: a layer path that does not exist, nothing that can be pruned, a goal that is met already
             or out of reach, or an operator that tables do not know, with its name.
         MeasurementError: a table that was given lacks a layer.
     """
-    for node in context.plan.nodes:
-        if node.stage != "prune" or context.store.get(node.stage, node.key) is not None:
-            continue
+    for node in (node for node in left if node.stage == "prune"):
         config = PruneConfig.model_validate(node.config["prune"])
         student = saved.fresh(dict(context.plan.node(node.parents["network"]).config), context)
-        _way(student, config, node, context).check(student)
+        if config.goal == "nonzero_weights":
+            zeros.begin(student)
+        whole = _way(student, config, node, context).check(student)
         if config.goal != "nonzero_weights":
-            for reason in structured.left_whole(
+            whole += structured.left_whole(
                 student,
                 saved.example_input(context.task),
                 config,
                 channel_multiple=node.config.get("channel_multiple", 1),
                 samples=_samples(context),
-            ):
-                context.display.line(f"  {node.label}: stays whole: {reason}")
+            )
+        for reason in whole:
+            context.display.line(f"  {node.label}: stays whole: {reason}")
 
 
 def _way(module: nn.Module, config: PruneConfig, node: Node, context: Context) -> _Way:
@@ -228,8 +233,9 @@ def _by_count(module: nn.Module, config: PruneConfig, node: Node, context: Conte
             hint=TOO_HIGH,
         )
 
-    def check(net: nn.Module) -> None:
+    def check(net: nn.Module) -> list[str]:
         cut(net, [limit], None)
+        return []
 
     return _Way((_Goal(config.goal, whole, limit, cost),), cut, check)
 
@@ -251,8 +257,9 @@ def _by_weight(module: nn.Module, config: PruneConfig, node: Node, context: Cont
             f"prune: the goal of {limit:,} weights is not below the student's own {whole:,}", hint=TOO_HIGH
         )
 
-    def check(net: nn.Module) -> None:
+    def check(net: nn.Module) -> list[str]:
         cut(net, [limit], None)
+        return []
 
     return _Way((_Goal(config.goal, whole, limit, zeros.nonzeros),), cut, check)
 
@@ -271,6 +278,11 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
             context.display.line(f"  this computer's clock stands in for that of {', '.join(others)}")
         table = profile(target, layers, context.store, context.display)
     costs, unit_ms = Costs(table), table.unit_ms
+    if sha256 is not None and (beyond := predict(layers, costs).outside):
+        raise MeasurementError(
+            f"the latency table that was given for {target.name} has no layer as wide as {beyond[0]}",
+            hint=f"measure what this student holds: edgekd profile --target {target.name} --recipe RECIPE",
+        )
 
     def price_ms(layer: Layer) -> float:
         return costs.of(layer).value * unit_ms
@@ -302,9 +314,9 @@ def _by_clock(module: nn.Module, config: PruneConfig, node: Node, context: Conte
                 first=first,
             )
 
-    def check(net: nn.Module) -> None:
+    def check(net: nn.Module) -> list[str]:
         with in_words():
-            structured.check_prices(
+            return structured.check_prices(
                 net, example, config, budgets=budgets(way.limits(1)), samples=_samples(context)
             )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from torch import nn
+
 from edgekd import processes
 from edgekd.config import QuantizeConfig
+from edgekd.errors import ExportError
+from edgekd.folding import for_integers
 from edgekd.nodes import Node
 from edgekd.prune import zeros
 from edgekd.quantize import gaps, mixed, qat
@@ -31,7 +35,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     net = qat.prepare(saved.load(source, context), calibration_inputs(node, context), context.plan.policy)
     example = saved.example_input(context.task)
     if config.float_layers:
-        mixed.check_paths(saved.load(source, context), example, config.float_layers)
+        mixed.check_paths(for_integers(saved.load(source, context)), example, config.float_layers)
         net = mixed.in_float(net, example, config.float_layers)
     calibrated = saved.accuracy_on(net, "val", context)
     history: History = ()
@@ -59,7 +63,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         **heads,
         "params": source.result["params"],
         "macs": source.result["macs"],
-        **({"nonzero_weights": zeros.nonzeros(net)} if "nonzero_weights" in source.result else {}),
+        # Norms that have become layers of their own are none of the weights that were pruned.
+        **{key: source.result[key] for key in ("nonzero_weights",) if key in source.result},
         **robust,
         "float_layers": floats,
         "float_weights": config.float_weights,
@@ -80,25 +85,45 @@ def _needed(
     return paths, costs_ms
 
 
-def check(context: Context) -> None:
+def check(context: Context, left: Sequence[Node]) -> None:
     """Says, before any training, what of a network will compute in float in the int8 files.
+
+    Args:
+        context: the run.
+        left: the nodes without a result.
 
     Raises:
         UsageError: quantize.float_layers names a layer that is not there.
+        ExportError: the network has a norm with which it cannot be quantized.
     """
-    for node in context.plan.nodes:
-        if node.stage == "quantize" and context.store.get(node.stage, node.key) is None:
+    for node in left:
+        if node.stage == "quantize":
             network = context.plan.node(node.parents["network"])
             while network.stage == "prune":
                 network = context.plan.node(network.parents["network"])
-            module = saved.fresh(dict(network.config), context)
+            module = for_integers(saved.fresh(dict(network.config), context))
             named = QuantizeConfig.model_validate(node.config["quantize"]).float_layers
             mixed.check_paths(module, saved.example_input(context.task), named)
+            _check_norms(module, context)
             if found := gaps.float_operators(module, saved.example_input(context.task)):
                 shown = ", ".join(f"{kind} ({times})" for kind, times in sorted(found.items()))
                 context.display.line(
                     f"  {network.label}: no 8-bit kernels: {shown}; int8 files keep these in float"
                 )
+
+
+def _check_norms(module: nn.Module, context: Context) -> None:
+    """Norms that have become no layer: NNCF stumbles over some of them, better now than after training."""
+    norms = [p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        few = context.task.input_spec.preprocess(np.asarray(context.task.splits["train"].inputs[:4]))
+        try:
+            qat.prepare(module, few, context.plan.policy)
+        except ExportError as error:
+            raise ExportError(
+                error.message,
+                hint=f"{', '.join(norms)}: a norm of torch.nn right behind a convolution folds into it",
+            ) from error
 
 
 def calibration_inputs(node: Node, context: Context) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -69,6 +69,12 @@ def test_this_computer_stands_in_only_where_it_may(choose):
     assert choose([HOST, PI_4], stand_in=True)["raspberry-pi-4"] == given.Whose(clock_here(HOST))
 
 
+def test_nobody_is_sent_to_a_phone_with_python(choose):
+    with pytest.raises(UsageError, match="'android-cpu' has another clock") as caught:
+        choose([load_target("android-cpu")])
+    assert caught.value.hint == "let this computer stand in: prune.stand_in = true"
+
+
 @pytest.mark.parametrize(
     ("fields", "shown"),
     [
@@ -115,8 +121,9 @@ def test_boards_have_their_own(choose, files):
 def test_a_file_that_is_no_table_is_told(choose, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(TINY)
-    with pytest.raises(UsageError, match=r"recipe\.toml: not a latency table"):
+    with pytest.raises(UsageError, match=r"recipe\.toml: not a latency table") as caught:
         choose([PI_4], str(path))
+    assert "delete" not in str(caught.value) and "--output FILE makes one" in caught.value.hint
     with pytest.raises(UsageError, match=r"prune\.latency_tables = .*missing.json': no such file"):
         choose([PI_4], str(tmp_path / "missing.json"))
 

@@ -134,6 +134,8 @@ def test_the_command_shows_steps_and_where_the_table_lies(tmp_path, monkeypatch)
     command = ["profile", "--target", "host", "--json", "--output", str(copied)]
     told = json.loads(CliRunner().invoke(cli.app, command).stdout)
     assert (told["table"], told["kind"]) == (str(copied), "measured")
+    refused = CliRunner().invoke(cli.app, ["profile", "--target", "host", "--output", str(copied.parent)])
+    assert "is a folder" in str(refused.exception)
     told = json.loads(CliRunner().invoke(cli.app, ["profile", "--target", "host", "--json"]).stdout)
     assert load(copied) == load(Path(told["table"]))
     path = tmp_path / "latency"

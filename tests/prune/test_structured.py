@@ -294,7 +294,7 @@ def test_what_stays_whole_is_named():
     config, whole = prune_config(keep=0.8), structured.left_whole
     assert whole(flat(), EXAMPLE, config, channel_multiple=8, samples=samples()) == []
     assert whole(flat(), EXAMPLE, config, channel_multiple=16, samples=samples()) == [
-        "conv: of 16 channels at least 5 stay (max_pruning_ratio), and no multiple of 16 lies between"
+        "conv: of 16 channels at least 5 stay, and no multiple of 16 lies between"
     ]
     found = whole(Broken(), EXAMPLE, config, channel_multiple=1, samples=samples())
     assert found == ["conv: no gradient comes to it from the outputs"]

@@ -236,6 +236,15 @@ def test_a_latency_by_the_table_has_a_column_where_something_was_pruned_to_one(m
     assert {row[-1] for row in rows[3:]} == {words.ABSENT}
 
 
+def test_what_a_file_took_elsewhere_is_no_answer_to_what_the_target_was_asked_for(make):
+    report = parse(make("PASS"))
+    shipped = next(a for a in report.artifacts if a.target is not None)
+    told = PredictedLatency(whole_ms=2000, pruned_ms=0.001, limit_ms=0.001, kind="host")
+    stages = tuple(s.model_copy(update={"predicted_latency": told}) for s in report.stages)
+    assert {m.kind for m in report.measurements if m.artifact_id == shipped.id} == {"measured"}
+    assert f"{shipped.target} took" not in markdown(report.model_copy(update={"stages": stages}))
+
+
 @pytest.mark.parametrize(("limit_ms", "missed"), [(1000.0, ""), (0.001, ", more")])
 def test_beside_the_table_stands_what_the_file_took(make, limit_ms, missed):
     report = parse(make("PASS"))

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from runs import TINY
+from runs import TINY, Commands
 
 import edgekd
 from edgekd import config, processes, stage_facts
@@ -62,7 +62,7 @@ def test_targets_of_one_clock_share_a_network_and_others_branch_at_pruning(recip
 
 def test_processes_that_train_together_do_not_measure(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
-    with pytest.raises(UsageError, match=r"processes that train together would disturb each other"):
+    with pytest.raises(UsageError, match=r"is for one process: what trains together would disturb the clock"):
         plan_of(recipe, tmp_path, "host")
 
 
@@ -261,6 +261,48 @@ def test_a_table_that_lacks_a_layer_is_told_before_the_teacher_is_trained(recipe
     with pytest.raises(MeasurementError, match=r"the latency table knows no layer like conv 8x8 k3 s2"):
         edgekd.compress(recipe, targets=["raspberry-pi-4"], until="prune", **folders)
     assert [p.name.partition("-")[0] for p in (tmp_path / "store").glob("*-*")] == ["data"]
+
+
+def test_a_table_of_a_narrower_student_is_not_drawn_on(recipe, tmp_path, store):
+    on_the_board(table_of_the_student(recipe, tmp_path, store)).save(tmp_path / "there.json")
+    text = recipe.read_text().replace("width = 96", "width = 128")
+    recipe.write_text(text.replace("keep = 0.7", f'keep = 0.7\nlatency_tables = ["{tmp_path}/there.json"]'))
+    folders = {"store": tmp_path / "store", "workdir": tmp_path / "work"}
+    with pytest.raises(MeasurementError, match=r"given for raspberry-pi-4 has no layer as wide as conv 8x8"):
+        edgekd.compress(recipe, targets=["raspberry-pi-4"], until="prune", **folders)
+    assert [p.name.partition("-")[0] for p in (tmp_path / "store").glob("*-*")] == ["data"]
+
+
+def test_what_stays_whole_is_told_before_the_teacher_is_trained(tmp_path):
+    """The sum ties the stem to the block's last layer, which the recipe names."""
+    text = TINY.replace('kind = "mlp"\nhidden = [32, 32]\n', 'kind = "resnet"\nblocks = [1]\nwidth = 16\n')
+    text = text.replace("keep = 0.7", 'keep = 0.7\nignored_layers = ["blocks.0.conv2"]')
+    (tmp_path / "r.toml").write_text(text)
+    found = Commands(tmp_path, tmp_path / "store")("run", "r.toml", "--until", "prune")
+    assert found.returncode == 0, found.stderr
+    shown = found.stdout + found.stderr
+    assert shown.count("stays whole") == 1
+    said = "prune-8: stays whole: stem: it has the channels of the inputs, of the outputs or of a layer that"
+    assert shown.index(said) < shown.index("teacher")
+
+
+def test_a_network_that_begins_with_zeros_can_be_pruned(recipe, tmp_path, monkeypatch):
+    """1,536 of its weights are zero before training, and the goal is more than all others."""
+    (tmp_path / "zero_nets.py").write_text(
+        """
+from torch import nn
+def begun(shape, classes):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 24), nn.Linear(24, classes))
+    nn.init.zeros_(net[1].weight)
+    return net
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = recipe.read_text().replace('kind = "resnet"\nblocks = [1]\nwidth = 96', 'kind = "zero_nets:begun"')
+    recipe.write_text(
+        text.replace('goal = "latency_ms"\nkeep = 0.7', 'goal = "nonzero_weights"\nlimit = 1200')
+    )
+    edgekd.compress(recipe, targets=["host"], until="prune", store=tmp_path / "s", workdir=tmp_path / "work")
 
 
 def test_a_network_that_targets_share_is_told_as_measured_only_where_it_is_for_all(recipe, tmp_path):

@@ -13,7 +13,7 @@ from torch import nn
 
 import edgekd
 from edgekd import config
-from edgekd.errors import TrainingError, UsageError
+from edgekd.errors import ExportError, TrainingError, UsageError
 from edgekd.latency import timing
 from edgekd.latency.profile import clock_here, path_of
 from edgekd.layers import Layer
@@ -44,6 +44,41 @@ def test_operators_without_kernels_are_named_before_the_teacher_is_trained(tmp_p
     assert said < shown.index("teacher")
     again = command("run", "r.toml", "--until", "quantize")
     assert "mish" not in again.stdout + again.stderr  # it stands in the report by now
+
+
+NORMS = """
+from torch import nn
+class Before(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.stem, self.norm, self.conv = nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8), nn.Conv1d(8, 8, 1)
+        self.head = nn.Linear(8, classes)
+    def forward(self, x):
+        x = self.stem(x.flatten(1, 2))
+        x = x + self.conv(self.norm(x).relu())
+        return self.head(x.mean(2))
+def before(shape, classes):
+    return Before(classes)
+def inputs(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 16), nn.Linear(16, classes))
+"""
+
+
+@pytest.mark.parametrize("kind", ["before", "inputs"])
+def test_norms_that_cannot_be_quantized_are_told_before_the_teacher_is_trained(kind, tmp_path, monkeypatch):
+    (tmp_path / "norm_nets.py").write_text(NORMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = recipe().replace('kind = "mlp"\nhidden = [32, 32]\n', f'kind = "norm_nets:{kind}"\n', 1)
+    (tmp_path / "r.toml").write_text(text)
+    folders = {"store": tmp_path / "store", "workdir": tmp_path / "work"}
+    if kind == "before":
+        with pytest.raises(
+            ExportError, match=r"Before: NNCF cannot quantize it: .*\(norm: a norm of torch\.nn"
+        ):
+            edgekd.compress(tmp_path / "r.toml", until="quantize", **folders)
+        assert [p.name.partition("-")[0] for p in (tmp_path / "store").glob("*-*")] == ["data"]
+    else:  # it stays in float
+        edgekd.compress(tmp_path / "r.toml", until="quantize", **folders)
 
 
 def recipe(method="ptq", **settings):
