@@ -281,15 +281,35 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Column:
+    """What is known of each sample besides its label: a slice, a query, a user.
+
+    Attributes:
+        codes: (N,), places in `values`.
+        values: the different texts, each once.
+    """
+
+    codes: NDArray[np.int64]
+    values: tuple[str, ...]
+
+    @property
+    def texts(self) -> NDArray[np.str_]:
+        """(N,), the text of each sample."""
+        return np.asarray(self.values)[self.codes]
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Per-sample outputs of one model on one split: everything that the gate needs.
 
-    Shapes: `sample_ids` (N,) str, `labels` (N,) int64, `scores` (N, classes) float32.
+    Shapes: `sample_ids` (N,) str; `labels` (N,) int64, or float64 where a value is predicted or items are
+    ranked; `scores` (N, classes) float32, or (N, 1). `columns` has further columns by name.
     """
 
     sample_ids: NDArray[np.str_]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     scores: NDArray[np.float32]
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     @property
     def correct(self) -> NDArray[np.bool_]:

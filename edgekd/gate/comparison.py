@@ -1,8 +1,4 @@
-"""Pairing: two models on the same samples, counted where they differ.
-
-Anything that does not pair up exactly is an error: a gate that quietly judged
-by the samples in common could pass on the easy ones.
-"""
+"""Two classifiers on the same samples, counted where they differ."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ import numpy as np
 
 from edgekd.errors import DataError, UsageError
 from edgekd.gate import statistics
+from edgekd.gate.pairing import pair
 from edgekd.types import ACCURACY, Drop, Predictions
 
 
@@ -56,10 +53,13 @@ def compare(
     """
     if margin_pp is not None and not 0 < margin_pp < 100:
         raise UsageError(f"margin_pp {margin_pp!r} is not between 0 and 100")
-    for who, predictions in (("teacher", teacher), ("candidate", candidate)):
-        _check_predictions(who, predictions)
-    left, right = _aligned(teacher, candidate)
-    n = len(left.labels)
+    for who, scores in (("teacher", teacher.scores), ("candidate", candidate.scores)):
+        if scores.ndim != 2 or scores.shape[1] < 2:
+            raise DataError(
+                f"{who}: scores {scores.shape} do not fit", hint="(N, classes), at least two classes"
+            )
+    found = pair(teacher, candidate)
+    left, right, n = found.teacher, found.candidate, len(found)
     b = int(np.sum(left.correct & ~right.correct))
     c = int(np.sum(~left.correct & right.correct))
     low, high = statistics.tango_interval(b, c, n, 1 - 2 * alpha)
@@ -79,46 +79,3 @@ def compare(
         negative_flip_rate=b / n,
         alpha=alpha,
     )
-
-
-def _check_predictions(who: str, predictions: Predictions) -> None:
-    ids, labels, scores = predictions.sample_ids, predictions.labels, predictions.scores
-    if len(ids) == 0:
-        raise DataError(f"{who}: no samples to judge by")
-    if scores.ndim != 2 or labels.shape != (len(ids),) or len(scores) != len(ids) or scores.shape[1] < 2:
-        raise DataError(
-            f"{who}: {len(ids)} ids, labels {labels.shape} and scores {scores.shape} do not fit",
-            hint="labels (N,), scores (N, classes), at least two classes",
-        )
-    unique, counts = np.unique(ids, return_counts=True)
-    _refuse(f"{who}: sample ids that stand twice", unique[counts > 1])
-    _refuse(f"{who}: scores that are not finite", ids[~np.isfinite(scores).all(axis=1)])
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{who}: labels are {labels.dtype}, not whole numbers")
-    _refuse(f"{who}: labels that are no class of the scores", ids[(labels < 0) | (labels >= scores.shape[1])])
-
-
-def _aligned(teacher: Predictions, candidate: Predictions) -> tuple[Predictions, Predictions]:
-    """Both in the order of their sample ids, once they are known to be the same samples."""
-    _refuse("candidate lacks samples", np.setdiff1d(teacher.sample_ids, candidate.sample_ids))
-    _refuse(
-        "candidate has samples unknown to the teacher", np.setdiff1d(candidate.sample_ids, teacher.sample_ids)
-    )
-    if teacher.scores.shape != candidate.scores.shape:
-        raise DataError(
-            f"teacher scores {teacher.scores.shape[1]} classes, candidate {candidate.scores.shape[1]}"
-        )
-    left, right = _by_id(teacher), _by_id(candidate)
-    _refuse("teacher and candidate have other labels", left.sample_ids[left.labels != right.labels])
-    return left, right
-
-
-def _by_id(predictions: Predictions) -> Predictions:
-    order = np.argsort(predictions.sample_ids)
-    return Predictions(predictions.sample_ids[order], predictions.labels[order], predictions.scores[order])
-
-
-def _refuse(what: str, ids: np.ndarray[tuple[int, ...], np.dtype[np.str_]]) -> None:
-    if len(ids):
-        first = ", ".join(str(i) for i in ids[:3])
-        raise DataError(f"{what}: {len(ids)}, first {first}", hint="both must be run on the same split")

@@ -79,10 +79,18 @@ def tango_interval(b: int, c: int, n: int, confidence: float) -> tuple[float, fl
         DataError: the counts are not those of a paired table.
         UsageError: confidence is not between 0 and 1.
     """
+    low, high = tango_bounds(b, c, n, confidence)
+    return float(low), float(high)
+
+
+def tango_bounds(b: ArrayLike, c: ArrayLike, n: ArrayLike, confidence: float) -> tuple[Floats, Floats]:
+    """Lower and upper ends of `tango_interval` for counts of any shape, halved together."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence {confidence!r} is not between 0 and 1")
-    upper, mirrored = _tango_uppers(b, c, n, normal_quantile((1 + confidence) / 2))
-    return -mirrored, upper
+    lost, won, total = _table(b, c, n)
+    z = normal_quantile((1 + confidence) / 2)
+    # Z(b, c, m) = -Z(c, b, -m): the lower end is the mirrored upper one.
+    return -_tango_upper(won, lost, total, z), _tango_upper(lost, won, total, z)
 
 
 def non_inferior(b: ArrayLike, c: ArrayLike, n: ArrayLike, margin: float, alpha: float) -> NDArray[np.bool_]:
@@ -338,17 +346,16 @@ def _constrained_rate(lost: Floats, won: Floats, margin: Floats) -> Floats:
     return np.asarray(np.where(linear > 0, stable, (root - linear) / 4), np.float64)
 
 
-def _tango_uppers(b: int, c: int, n: int, z: float) -> tuple[float, float]:
-    """Largest margin that the score test does not reject, for (b, c) and for (c, b), halved together."""
-    lost, won, total = _table((b, c), (c, b), (n, n))
+def _tango_upper(lost: Floats, won: Floats, total: Floats, z: float) -> Floats:
+    """Largest margin that the score test does not reject."""
     # Z falls as the margin grows: the drop seen is never rejected, and nothing lies above 1.
-    inside, outside = (lost - won) / total, np.ones(2)
+    inside = (lost - won) / total
+    outside = np.ones_like(inside)
     for _ in range(_HALVINGS):
         middle = (inside + outside) / 2
         kept = score_z(lost, won, total, middle) > -z
         inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
-    upper, mirrored = (inside + outside) / 2
-    return float(upper), float(mirrored)
+    return np.asarray((inside + outside) / 2, np.float64)
 
 
 def _table(b: ArrayLike, c: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats, Floats]:

@@ -1,0 +1,157 @@
+"""The drop of any metric on paired samples, with what it shows about a margin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from edgekd.errors import DataError, UsageError
+from edgekd.gate import auc, bootstrap, metrics
+from edgekd.gate.bootstrap import Floats
+from edgekd.gate.evidence import Estimate, Evidence, by_counts, by_estimate
+from edgekd.gate.pairing import Pair
+from edgekd.types import Column, Metric
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a pair of models.
+
+    Attributes:
+        metric: what may fall.
+        margin: by how much: a fraction of samples for shares, else in the metric's unit; where `relative`,
+            a fraction of the teacher's value.
+        alpha: one-sided level.
+        relative: whether the drop is taken relative to the teacher's value.
+        query: the column of queries, for ranked metrics.
+        cluster: the column of what samples come in (users, scenes), which are then drawn together.
+        alpha_fail: as in `evidence.by_counts`.
+    """
+
+    metric: Metric
+    margin: float
+    alpha: float
+    relative: bool = False
+    query: str | None = None
+    cluster: str | None = None
+    alpha_fail: float | None = None
+
+
+def values(pair: Pair, question: Question) -> tuple[float, float]:
+    """The metric of the teacher and of the candidate."""
+    if question.metric.name == "auc":
+        positive, negative = _by_class(pair)
+        return auc.auc(positive[:, 0], negative[:, 0]), auc.auc(positive[:, 1], negative[:, 1])
+    found = _Sums(pair, question)
+    teacher, candidate = found.values(found.counts @ found.rows)
+    return float(teacher), float(candidate)
+
+
+def evidence(pair: Pair, question: Question) -> Evidence:
+    """What the samples show about the margin.
+
+    Raises:
+        DataError: labels or scores that the metric has no meaning for, or a column that is not there.
+        UsageError: a question that cannot be asked of this metric.
+    """
+    metric, alpha = question.metric, question.alpha
+    if metrics.is_share(metric) and question.cluster is None and not question.relative:
+        ours = metrics.right(metric, pair.teacher), metrics.right(metric, pair.candidate)
+        b, c = int(np.sum(ours[0] & ~ours[1])), int(np.sum(~ours[0] & ours[1]))
+        return by_counts(b, c, len(pair), question.margin, alpha, question.alpha_fail)
+    found, units = _estimate(pair, question)
+    # Shares are percent where they are shown; margins are fractions.
+    return by_estimate(found, units, question.margin, alpha, question.alpha_fail)
+
+
+def _estimate(pair: Pair, question: Question) -> tuple[Estimate, int]:
+    rng = np.random.default_rng(SEED)
+    if question.metric.name == "auc":
+        return _auc(pair, question, rng), len(pair)
+    sums = _Sums(pair, question)
+    return bootstrap.paired(sums.rows, sums.counts, sums.drop, rng), int(sums.counts.sum())
+
+
+def _auc(pair: Pair, question: Question, rng: np.random.Generator) -> Estimate:
+    if question.cluster is not None or question.relative:
+        what = "clusters" if question.cluster is not None else "a relative margin"
+        raise UsageError(
+            f"AUC with {what} cannot be judged", hint="judge the absolute drop, sample by sample"
+        )
+    positive, negative = _by_class(pair)
+    if min(len(positive), len(negative)) < auc.MIN_OF_A_CLASS:
+        raise DataError(
+            f"AUC: {len(positive)} positive and {len(negative)} negative samples; with fewer than "
+            f"{auc.MIN_OF_A_CLASS} of either every method passes bad models"
+        )
+    if len(pair) > auc.DELONG_FROM:
+        return auc.delong(positive, negative)
+    return auc.bootstrap(positive, negative, rng)
+
+
+def _by_class(pair: Pair) -> tuple[Floats, Floats]:
+    """Scores (P, 2) of positive and (N, 2) of negative samples, teacher first."""
+    labels = pair.teacher.labels
+    if not np.isin(labels, (0, 1)).all() or len(np.unique(labels)) < 2:
+        raise DataError("AUC: the labels are not of two classes, 0 and 1")
+    both = np.c_[metrics.binary_scores(pair.teacher), metrics.binary_scores(pair.candidate)]
+    return both[labels == 1], both[labels == 0]
+
+
+class _Sums:
+    """Both models' sums: rows (U, 2 D), how many units add each, and the drop of their total."""
+
+    def __init__(self, pair: Pair, question: Question) -> None:
+        query = None if question.query is None else pair.column(question.query).codes
+        if not metrics.is_ranked(question.metric):
+            query = None
+        self._of = [metrics.sums(question.metric, p, query) for p in (pair.teacher, pair.candidate)]
+        self._question = question
+        seen = np.concatenate([one.seen for one in self._of], axis=1)
+        known = ~np.isnan(seen).any(axis=1)  # queries without anything relevant say nothing
+        if not known.any():
+            raise DataError(f"{question.metric.name}: no query has anything relevant")
+        kinds, kind, self.counts = np.unique(seen[known], axis=0, return_inverse=True, return_counts=True)
+        width = seen.shape[1] // 2
+        parts = [one.adds(kinds[:, i * width : (i + 1) * width]) for i, one in enumerate(self._of)]
+        self.rows = np.concatenate(parts, axis=1)
+        if question.cluster is not None:
+            clusters = _of_units(pair.column(question.cluster), query)[known]
+            self._together(clusters, kind.reshape(-1))
+
+    def _together(self, clusters: NDArray[np.int64], kind: NDArray[np.int64]) -> None:
+        """Units become clusters, whose rows are the sums of their samples'."""
+        _, cluster = np.unique(clusters, return_inverse=True)
+        shape = (int(cluster.max()) + 1, len(self.rows))
+        self.rows = csr_array((np.ones(len(kind)), (cluster, kind)), shape=shape) @ self.rows
+        self.counts = np.ones(shape[0], np.int64)
+
+    def values(self, total: Floats) -> tuple[Floats, Floats]:
+        """The metric of teacher and candidate, of sums (..., 2 D)."""
+        half = total.shape[-1] // 2
+        return self._of[0].value(total[..., :half]), self._of[1].value(total[..., half:])
+
+    def drop(self, total: Floats) -> Floats:
+        """What is lost, of sums (..., 2 D): a fraction where the metric is in percent."""
+        teacher, candidate = self.values(total)
+        lost = teacher - candidate if self._question.metric.direction == "higher" else candidate - teacher
+        if self._question.relative:
+            with np.errstate(invalid="ignore", divide="ignore"):  # of nothing there is no share: NaN
+                return np.asarray(lost / teacher, np.float64)
+        return lost / 100 if self._question.metric.unit == "percent" else lost
+
+
+def _of_units(column: Column, query: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The cluster of each sample, or of each query, whose rows must lie in one."""
+    if query is None:
+        return column.codes
+    found = np.full(int(query.max()) + 1, -1, np.int64)
+    found[query] = column.codes
+    if (found[query] != column.codes).any():
+        raise DataError("a query lies in several clusters")
+    return found

@@ -1,0 +1,166 @@
+"""The metrics that a drop is judged in, by name: `accuracy`, `top_5`, `f1`, `f1_macro`, `rmse`, `auc`,
+`ndcg@10`, `hit@10`.
+
+Accuracy and top-k are shares of samples, judged by Tango's test. The others are bootstrapped: each says what
+a unit (a sample, or a query) adds to sums, and what the figure of those sums is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import DataError, UsageError
+from edgekd.gate import ranking
+from edgekd.gate.bootstrap import Floats
+from edgekd.types import ACCURACY, Metric, Predictions
+
+_NAME = re.compile(
+    r"(accuracy|auc|f1|f1_macro|rmse|top_(?P<k>[1-9]\d{0,2})|(?P<list>ndcg|hit)@(?P<at>[1-9]\d{0,3}))"
+)
+NAMES = "accuracy, top_K, f1, f1_macro, rmse, auc, ndcg@K, hit@K"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A metric as a function of sums over units.
+
+    Attributes:
+        seen: (U, d), all that the sums know of a unit: units with equal rows add the same.
+        adds: rows (G, d) of `seen` to what they add (G, D).
+        value: sums (..., D) to the figure (...).
+    """
+
+    seen: Floats
+    adds: Callable[[Floats], Floats]
+    value: Callable[[Floats], Floats]
+
+
+def metric_named(name: str) -> Metric:
+    """What is known of a metric by its name alone.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise UsageError(f"no metric is called {name!r}", hint=f"known are {NAMES}")
+    if name == "accuracy":
+        return ACCURACY
+    if found["k"] or found["list"] == "hit":
+        return Metric(name, "higher", "percent")
+    return Metric(name, "lower" if name == "rmse" else "higher", "")
+
+
+def is_share(metric: Metric) -> bool:
+    """Whether it is a share of samples that are right, each one or not."""
+    return metric.name == "accuracy" or metric.name.startswith("top_")
+
+
+def is_ranked(metric: Metric) -> bool:
+    """Whether its units are queries, whose rows are ranked."""
+    return "@" in metric.name
+
+
+def right(metric: Metric, predictions: Predictions) -> NDArray[np.bool_]:
+    """Of a share: whether each sample is right. Of equal scores the first class is the answer."""
+    if metric is ACCURACY:
+        return predictions.correct
+    k, scores = int(metric.name.removeprefix("top_")), predictions.scores
+    if k >= scores.shape[1]:
+        raise UsageError(f"{metric.name}: the scores are of {scores.shape[1]} classes")
+    own = np.take_along_axis(scores, predictions.labels[:, None], 1)
+    earlier = np.arange(scores.shape[1]) < predictions.labels[:, None]
+    return np.asarray(((scores > own) | ((scores == own) & earlier)).sum(axis=1) < k)
+
+
+def sums(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | None) -> Sums:
+    """A metric that is bootstrapped by its sums.
+
+    Args:
+        metric: not `auc`, which is no function of sums.
+        predictions: of one model.
+        query: (N,), the query of each row, 0 to Q - 1, of a ranked metric.
+
+    Raises:
+        DataError: labels or scores that the metric has no meaning for.
+    """
+    if is_share(metric):
+        return _mean(100 * right(metric, predictions).astype(np.float64))
+    if metric.name == "rmse":
+        return _rmse(predictions)
+    if is_ranked(metric):
+        return _ranked(metric, predictions, query)
+    return _f1(metric, predictions)
+
+
+def binary_scores(predictions: Predictions) -> Floats:
+    """(N,): the higher, the more likely class 1.
+
+    Raises:
+        DataError: the scores are not of two classes.
+    """
+    scores = predictions.scores
+    if scores.shape[1] == 1:
+        return scores[:, 0].astype(np.float64)
+    if scores.shape[1] != 2:
+        raise DataError(f"AUC is of two classes, the scores are of {scores.shape[1]}")
+    return scores[:, 1].astype(np.float64) - scores[:, 0]
+
+
+def _mean(values: Floats) -> Sums:
+    return Sums(values[:, None], lambda seen: np.c_[seen, np.ones(len(seen))], _ratio)
+
+
+def _ratio(added: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):  # no unit, no mean: NaN
+        return np.asarray(added[..., 0] / added[..., 1], np.float64)
+
+
+def _rmse(predictions: Predictions) -> Sums:
+    if predictions.scores.shape[1] != 1:
+        raise DataError(f"RMSE is of one value a sample, not of {predictions.scores.shape[1]}")
+    found = _mean((predictions.scores[:, 0].astype(np.float64) - predictions.labels) ** 2)
+    return Sums(found.seen, found.adds, lambda added: np.sqrt(_ratio(added)))
+
+
+def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | None) -> Sums:
+    if query is None:
+        raise UsageError(f"{metric.name} ranks the rows of a query", hint="name the column of the query")
+    if predictions.scores.shape[1] != 1:
+        raise DataError(f"{metric.name} ranks by one score a row, not by {predictions.scores.shape[1]}")
+    kind, k = metric.name.split("@")
+    relevance = predictions.labels.astype(np.float64)
+    if (relevance < 0).any():
+        raise DataError(f"{metric.name}: a relevance is below 0")
+    scores = predictions.scores[:, 0].astype(np.float64)
+    if kind == "hit":
+        return _mean(100 * ranking.hits(query, relevance, scores, int(k)))
+    return _mean(ranking.ndcg(query, relevance, scores, int(k)))
+
+
+def _f1(metric: Metric, predictions: Predictions) -> Sums:
+    """Sums of each class that counts: right, said, true. F1 = 2 right / (said + true)."""
+    classes = predictions.scores.shape[1]
+    if metric.name == "f1" and classes != 2:
+        raise DataError(f"f1 is of class 1 of two, the scores are of {classes}", hint="f1_macro is of any")
+    counted = np.arange(1, 2) if metric.name == "f1" else np.arange(classes)
+
+    def adds(seen: Floats) -> Floats:
+        true, said = (seen[:, i, None] == counted for i in range(2))
+        return np.concatenate([true & said, said, true], axis=1).astype(np.float64)
+
+    def value(added: Floats) -> Floats:
+        both, said, true = np.split(added, 3, axis=-1)
+        total = said + true
+        # Classes that are neither true nor said are in no mean.
+        each = np.divide(2 * both, total, out=np.zeros_like(total), where=total > 0)
+        known = (total > 0).sum(axis=-1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(each.sum(axis=-1) / np.where(known, known, np.nan), np.float64)
+
+    return Sums(np.c_[predictions.labels, predictions.scores.argmax(axis=1)].astype(np.float64), adds, value)
