@@ -139,15 +139,56 @@ def bench(
 
 @app.command()
 def gate(
-    report: Annotated[Path, typer.Argument(help="A report.json, or the folder that it lies in.")],
-    max_drop: MaxDrop = None,
+    report: Annotated[
+        Path | None, typer.Argument(help="A report.json, or the folder that it lies in.")
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="The teacher's predictions: .csv, .parquet or .npz, in place of a report."),
+    ] = None,
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="A candidate's predictions, PATH or NAME=PATH; may stand again.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A TOML file with [gate].")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="With --baseline: accuracy, top_5, f1_macro, auc, rmse, ndcg@10, hit@10."),
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="The column of queries, for ndcg@K and hit@K.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", help="Margin: percentage points, or the metric's own unit.")
+    ] = None,
+    assumed_drop: Annotated[
+        float, typer.Option(min=0, help="The true drop, as the margin, that samples are counted for.")
+    ] = 0.0,
     json_: Json = False,
 ) -> None:
-    """Judge a report again from its stored predictions and timings alone."""
+    """Judge a report again from its stored predictions and timings, or anyone's predictions."""
     from edgekd import terminal
+    from edgekd.errors import UsageError
+
+    if (report is None) == (baseline is None):
+        raise UsageError("give a report, or --baseline and --candidate", hint="edgekd gate --help")
+    if baseline is not None:
+        from edgekd import own_predictions
+
+        answer = own_predictions.judge(
+            baseline,
+            own_predictions.named(candidate or ()),
+            own_predictions.policy_of(policy, metric, max_drop, query),
+            assumed_drop,
+        )
+        if json_:
+            terminal.emit_json(own_predictions.as_dict(answer))
+        else:
+            terminal.show_answer(answer)
+        raise typer.Exit(answer.verdict.exit_code)
     from edgekd.pipeline import judge_again
 
-    judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop)
+    assert report is not None
+    if candidate or metric is not None or query is not None:
+        raise UsageError("--candidate, --metric and --query go with --baseline", hint="a report has its own")
+    judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop, policy)
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:
@@ -249,7 +290,7 @@ def doctor(json_: Json = False) -> None:
 @app.command()
 def schema(
     kind: Annotated[
-        str, typer.Argument(help="recipe, target, calibration, report, a kind of task or of loss.")
+        str, typer.Argument(help="recipe, target, calibration, policy, report, a kind of task or of loss.")
     ],
 ) -> None:
     """Print the JSON Schema of a config file or of the report, for editors."""

@@ -19,9 +19,9 @@ from pydantic.fields import FieldInfo
 from edgekd.compression_settings import PruneConfig, QuantizeConfig
 from edgekd.errors import UsageError, nearest
 from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
+from edgekd.gate_settings import BudgetConfig, GateConfig, PolicyFile, PolicyGate, SliceConfig
 from edgekd.settings import (
     FunctionConfig,
-    GateConfig,
     ModelConfig,
     Recipe,
     StudentConfig,
@@ -29,7 +29,6 @@ from edgekd.settings import (
     TeacherConfig,
 )
 from edgekd.target_settings import (
-    BudgetConfig,
     CalibrationPolicy,
     EmissionConfig,
     PeakConfig,
@@ -64,6 +63,8 @@ __all__ = [
     "ModelConfig",
     "PeakConfig",
     "Plugin",
+    "PolicyFile",
+    "PolicyGate",
     "Positive",
     "Processor",
     "ProtocolConfig",
@@ -71,6 +72,7 @@ __all__ = [
     "QuantizeConfig",
     "Recipe",
     "RuntimeConfig",
+    "SliceConfig",
     "Strict",
     "StudentConfig",
     "Target",
@@ -82,6 +84,7 @@ __all__ = [
     "find",
     "inner_model",
     "load_calibration",
+    "load_policy",
     "load_target",
     "override",
     "parse_override",
@@ -240,6 +243,16 @@ def load_target(name: str, beside: Path | None = None) -> Target:
 def load_calibration(name: str, beside: Path | None = None) -> CalibrationPolicy:
     """A calibration policy by name or path; `beside` as in `find`."""
     return _load(CalibrationPolicy, "calibration", name, beside)
+
+
+def load_policy(path: Path) -> PolicyGate:
+    """The policy of a file.
+
+    Raises:
+        UsageError: it is missing, no TOML, or holds what no policy has.
+    """
+    data, text = read_toml(path)
+    return build(PolicyFile, data, str(path), text).gate
 
 
 def _load(model: type[N], kind: str, name: str, beside: Path | None) -> N:

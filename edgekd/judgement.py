@@ -7,6 +7,7 @@ from the report's folder alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,9 +17,10 @@ import numpy as np
 from edgekd import gate
 from edgekd.config import BudgetConfig, GateConfig, build
 from edgekd.errors import DataError
+from edgekd.gate.slices import LABEL
 from edgekd.report.schema import ArtifactRecord, MeasurementRecord, PredictionsFile, Report
 from edgekd.store import sha256_file
-from edgekd.types import Check, Inventory, Measurement, Operator, Predictions, Protocol, Verdict
+from edgekd.types import Check, Column, Inventory, Measurement, Operator, Predictions, Protocol, Verdict
 
 
 def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
@@ -87,6 +89,8 @@ def judge(report: Report, folder: Path, policy: GateConfig) -> Verdict:
     if report.teacher.predictions is None:
         raise DataError("report: the teacher has no stored predictions")
     baseline = read_predictions(report.teacher.predictions, folder)
+    # What a sample is, is a slice too.
+    baseline = replace(baseline, columns={LABEL: Column(baseline.labels, report.class_names)})
     checks: list[Check] = []
     required = []
     for artifact in report.artifacts:
@@ -94,7 +98,7 @@ def judge(report: Report, folder: Path, policy: GateConfig) -> Verdict:
             checks += _judge_artifact(artifact, report, folder, policy, baseline)
             if artifact.required:
                 required.append(str(artifact.target))
-    return gate.conclude(checks, required)
+    return gate.conclude(checks, required, policy.metric)
 
 
 def _judge_artifact(
@@ -103,9 +107,7 @@ def _judge_artifact(
     target = str(artifact.target)
     if artifact.predictions is None:
         raise DataError(f"report: the file for {target} has no stored predictions")
-    comparison = gate.compare(
-        baseline, read_predictions(artifact.predictions, folder), policy.max_drop_pp, policy.alpha
-    )
+    pair = gate.pair(baseline, read_predictions(artifact.predictions, folder))
     budgets = _budgets(report.gate, target)
     found = _measurements(report, target, folder)
     own = found.get(artifact.id)
@@ -113,8 +115,7 @@ def _judge_artifact(
     floats = [a.id for role in ("student_float", "teacher_float") for a in report.artifacts if a.role == role]
     reference = next((found[name] for name in floats if name in found), None)
     checks = [
-        gate.judge_accuracy(comparison, policy, target),
-        gate.judge_negative_flips(comparison, policy, target),
+        *gate.judge_predictions(pair, policy, target).checks,
         gate.judge_size(artifact.size_bytes, budgets.size_bytes, target),
         gate.judge_latency(own, budgets.latency_ms_p90, target),
         gate.judge_memory(own, budgets.peak_memory_bytes, target),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd import config as configs
 from edgekd import processes
 from edgekd.assemble import assemble, with_verdict
-from edgekd.config import CalibrationPolicy, GateConfig, Recipe, Target
+from edgekd.config import CalibrationPolicy, PolicyGate, Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
 from edgekd.judgement import judge
@@ -265,19 +265,52 @@ def _recorded_plan(record: Mapping[str, Any], path: Path) -> Plan:
     )
 
 
-def judge_again(path: Path, max_drop_pp: float | None) -> Report:
-    """A report with its verdict made anew from the stored predictions, at its own or another margin."""
+def judge_again(path: Path, max_drop: float | None, policy_file: Path | None = None) -> Report:
+    """A report with its verdict made anew from the stored predictions and timings.
+
+    Args:
+        path: the report.json.
+        max_drop: another margin, in percentage points or in the metric's own unit.
+        policy_file: another policy.
+    """
     report = parse(path)
-    policy = configs.build(GateConfig, _policy(report, path), str(path))
-    if max_drop_pp is not None:
-        policy = configs.build(
-            # The reason was given for the recipe's own margin.
-            GateConfig,
-            {**policy.model_dump(), "max_drop_pp": float(max_drop_pp), "why": ""},
-            "--max-drop",
-        )
-    judged = with_verdict(report, judge(report, path.parent, policy))
-    return judged.model_copy(update={"gate": {**report.gate, "policy": policy.model_dump(mode="json")}})
+    policy = configs.build(PolicyGate, _policy(report, path), str(path))
+    if policy_file is not None:
+        policy = configs.load_policy(policy_file)
+        report = _held_to(report, policy, policy_file)
+    if max_drop is not None:
+        margins: dict[str, float | None] = dict.fromkeys(("max_drop_pp", "max_drop", "max_relative_drop"))
+        margins["max_drop_pp" if policy.judged.unit == "percent" else "max_drop"] = float(max_drop)
+        # The reason was given for the recipe's own margin.
+        policy = configs.build(PolicyGate, {**policy.model_dump(), **margins, "why": ""}, "--max-drop")
+    stored = {
+        **report.gate,
+        "policy": policy.model_dump(mode="json", exclude={"required_targets", "budgets"}),
+    }
+    report = report.model_copy(update={"gate": stored})
+    return with_verdict(report, judge(report, path.parent, policy))
+
+
+def _held_to(report: Report, policy: PolicyGate, path: Path) -> Report:
+    """The report with the targets that a policy requires, and the budgets that it sets."""
+    targets = {str(a.target) for a in report.artifacts if a.role == "target"}
+    for name in (*policy.required_targets, *policy.budgets):
+        if name not in targets:
+            raise UsageError(
+                f"{path}: the report has no target {name!r}", hint=f"targets: {', '.join(targets)}"
+            )
+    artifacts = tuple(
+        a.model_copy(update={"required": a.target in policy.required_targets})
+        if policy.required_targets and a.role == "target"
+        else a
+        for a in report.artifacts
+    )
+    budgets = {name: each.model_dump(mode="json") for name, each in policy.budgets.items()}
+    stored = report.gate["budgets"]
+    assert isinstance(stored, dict)  # as assembled
+    return report.model_copy(
+        update={"artifacts": artifacts, "gate": {**report.gate, "budgets": {**stored, **budgets}}}
+    )
 
 
 def _policy(report: Report, path: Path) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from edgekd.compression_settings import PruneConfig, QuantizeConfig
 from edgekd.fields import Plugin, Positive, Strict
+from edgekd.gate_settings import GateConfig
 from edgekd.training_settings import DistillConfig, LabelTrainConfig
 
 SMOKE_SAMPLES = 192
@@ -156,30 +157,6 @@ class AssistantConfig(Strict):
         if self.model.kind == "object":
             raise ValueError("an assistant cannot be an object from Python: name its function")
         return self
-
-
-class GateConfig(Strict):
-    """When an artifact may ship."""
-
-    max_drop_pp: float = Field(
-        gt=0, lt=100, description="margin of the non-inferiority test, percentage points"
-    )
-    alpha: float = Field(
-        default=0.05, gt=0, lt=0.5, description="one-sided error of a wrong PASS at the margin"
-    )
-    max_negative_flip_rate: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="bound on the share of samples that the teacher has right and the file wrong",
-    )
-    min_int8_share: float = Field(
-        default=0.9,
-        ge=0,
-        le=1,
-        description="share of computing operators that must run in int8 in an int8 file",
-    )
-    why: str = Field(default="", description="why this margin, printed with the verdict")
 
 
 class Recipe(Strict):

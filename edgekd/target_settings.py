@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgekd.fields import Positive, Strict
+from edgekd.gate_settings import BudgetConfig
 
 SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "fp16", "fp32"]
 
@@ -59,16 +60,6 @@ class ProtocolConfig(Strict):
     min_runs: int = Field(default=100, ge=100, description="timed runs in all")
     min_seconds: float = Field(default=1.0, ge=1, description="timed seconds in all")
     num_processes: int = Field(default=3, ge=1, description="fresh processes")
-
-
-class BudgetConfig(Strict):
-    """What an artifact may cost on the target; leave out what is not limited."""
-
-    size_bytes: Positive | None = Field(default=None, description="all files together")
-    latency_ms_p90: float | None = Field(default=None, gt=0, description="90th percentile")
-    peak_memory_bytes: Positive | None = Field(
-        default=None, description="high-water mark of a process that only runs the file"
-    )
 
 
 class PeakConfig(Strict):

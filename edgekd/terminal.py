@@ -18,11 +18,17 @@ from rich.table import Table
 
 from edgekd import config
 from edgekd.errors import UsageError
+from edgekd.gate import slice_scale
+from edgekd.gate.predicted import WARNED
+from edgekd.report import words
 
 if TYPE_CHECKING:
+    from edgekd.config import GateConfig
     from edgekd.doctor import Finding
+    from edgekd.gate import Slice
     from edgekd.measure.bench import Bench
     from edgekd.nodes import Node
+    from edgekd.own_predictions import Answer
     from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report
     from edgekd.store import Store
 
@@ -182,12 +188,11 @@ def show_verdict(report: Report) -> None:
             console.print(f"[{COLOURS[status]}]{status}[/] [bold]{name}[/]: {', '.join(named)}")
             console.print(Padding(escape(detail), (0, 0, 0, 4)))
     console.print()
-    policy: Any = report.gate["policy"]
+    policy = config.build(config.PolicyGate, words.policy(report), "report gate.policy")
     status = report.verdict.status
     console.print(
-        f"[bold {COLOURS[status]}]{status}[/] at a margin of {policy['max_drop_pp']} pp on "
-        f"{report.data.splits.test.n:,} test samples"
-        + (f": {escape(policy['why'])}" if policy["why"] else "")
+        f"[bold {COLOURS[status]}]{status}[/] at a margin of {policy.margin_text} on "
+        f"{report.data.splits.test.n:,} test samples" + (f": {escape(policy.why)}" if policy.why else "")
     )
     if report.recipe.config["smoke"]:
         console.print(
@@ -197,11 +202,7 @@ def show_verdict(report: Report) -> None:
     if failed and status != "FAIL":
         names = ", ".join(f"{c.target} ({c.name})" for c in failed)
         console.print(f"[red]not required, but failed: {names}[/red]")
-    if report.judgements >= 10:
-        console.print(
-            f"[yellow]this test split has judged {report.judgements} candidates: "
-            "a PASS means less each time[/yellow]"
-        )
+    _warn_of_judgements(report.judgements)
 
 
 def show_bench(found: Bench) -> None:
@@ -265,6 +266,60 @@ def _fields(built: BaseModel, given: Mapping[str, Any], prefix: str) -> Iterator
         yield f"{prefix}{key}", shown, f"an option of this {getattr(built, 'kind')}"  # noqa: B009
 
 
+def show_answer(answer: Answer) -> None:
+    """What the gate says of predictions: each candidate's checks and slices, then the verdict."""
+    for name, judged in answer.judged.items():
+        console.print(f"\n[bold]{escape(name)}[/]")
+        for check in judged.checks:
+            if check.status != "NOT_APPLICABLE" and check.slice is None:
+                console.print(f"[{COLOURS[check.status]}]{check.status}[/] [bold]{check.name}[/]")
+                console.print(Padding(escape(check.detail), (0, 0, 0, 4)))
+        _show_slices(judged.slices, answer.policy)
+        for note in judged.notes:
+            console.print(f"[dim]{escape(note)}[/dim]")
+    status, policy = answer.verdict.status, answer.policy
+    console.print(
+        f"\n[bold {COLOURS[status]}]{status}[/] at a margin of {escape(policy.margin_text)}"
+        + (f": {escape(policy.why)}" if policy.why else "")
+    )
+    if answer.joint_power is not None and answer.joint_power < WARNED:
+        console.print(
+            f"[yellow]a candidate that lost nothing passes all mandatory slices with probability "
+            f"{answer.joint_power:.0%} only: wider margins or more samples[/yellow]"
+        )
+    _warn_of_judgements(answer.judgements)
+
+
+def _show_slices(found: Sequence[Slice], policy: GateConfig) -> None:
+    """Mandatory slices, and of the others those that raise an alarm."""
+    rows = [one for one in found if one.asked.mandatory or one.alarm]
+    if len(found) > len(rows):
+        rest = f"{len(found) - len(rows):,} slices without a margin of their own raise no alarm"
+        console.print(f"[dim]{rest}[/dim]")
+    if not rows:
+        return
+    scale, unit = slice_scale(policy)
+    table = _table("slices", ("slice", "N", f"Drop {unit}".strip(), "Interval", "Margin", "verdict"))
+    for one in rows:
+        shown = one.evidence
+        drop = "" if shown is None else f"{scale * shown.drop:.3g}"
+        interval = "" if shown is None else " to ".join(f"{scale * end:.3g}" for end in shown.interval)
+        status = "ALARM" if one.alarm else str(one.status)
+        verdict = f"[{COLOURS.get(status, 'yellow')}]{status}[/]" + (
+            f" {escape(one.reason)}" if one.reason else ""
+        )
+        name = escape(f"{one.column} = {one.value}")
+        table.add_row(name, f"{one.n:,}", drop, interval, f"{scale * one.asked.margin:g}", verdict)
+    console.print(table)
+
+
+def _warn_of_judgements(count: int) -> None:
+    if count >= 10:
+        console.print(
+            f"[yellow]this test split has judged {count} candidates: a PASS means less each time[/yellow]"
+        )
+
+
 def schema_of(kind: str) -> dict[str, Any]:
     """The JSON Schema of a config file, of the report, or of what a kind of task or loss takes."""
     if kind == "report":
@@ -273,12 +328,14 @@ def schema_of(kind: str) -> dict[str, Any]:
         return json_schema()
     from edgekd import losses, tasks
 
+    if kind == "policy":
+        return config.PolicyFile.model_json_schema()
     if kind in tasks.READERS:
         return tasks.options_of(kind).model_json_schema()
     if kind in losses.LOSSES:
         return losses.options_of(kind).model_json_schema()
     if kind not in config.SCHEMAS:
-        known = ", ".join([*config.SCHEMAS, "report", *tasks.READERS, *losses.LOSSES])
+        known = ", ".join([*config.SCHEMAS, "policy", "report", *tasks.READERS, *losses.LOSSES])
         raise UsageError(f"no schema {kind!r}", hint=f"known: {known}")
     return config.SCHEMAS[kind].model_json_schema()
 

@@ -303,18 +303,25 @@ class Predictions:
     """Per-sample outputs of one model on one split: everything that the gate needs.
 
     Shapes: `sample_ids` (N,) str; `labels` (N,) int64, or float64 where a value is predicted or items are
-    ranked; `scores` (N, classes) float32, or (N, 1). `columns` has further columns by name.
+    ranked; `scores` (N, classes) floats, or (N, 1). `columns` has further columns by name. Where only the
+    class is known that a model gave, it is `said` (N,) int64, and `scores` are (N, 0).
     """
 
     sample_ids: NDArray[np.str_]
     labels: NDArray[Any]
-    scores: NDArray[np.float32]
+    scores: NDArray[Any]
     columns: Mapping[str, Column] = field(default_factory=dict)
+    said: NDArray[np.int64] | None = None
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """The class of the highest score (the first of equal ones), one a sample."""
+        return self.said if self.said is not None else np.asarray(self.scores.argmax(axis=1), np.int64)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether the highest score is the label's, one a sample."""
-        return np.asarray(self.scores.argmax(axis=1) == self.labels)
+        """Whether the answer is the label, one a sample."""
+        return np.asarray(self.answers == self.labels)
 
 
 class Status(StrEnum):
@@ -345,7 +352,10 @@ class Drop:
 
 @dataclass(frozen=True)
 class Check:
-    """One question of the gate, with its answer. `observed` and `limit` are in `unit`."""
+    """One question of the gate, with its answer. `observed` and `limit` are in `unit`.
+
+    `slice` is the column and the value of the samples that it is of; None: of all.
+    """
 
     name: str
     target: str
@@ -354,6 +364,7 @@ class Check:
     unit: str
     status: Status
     detail: str
+    slice: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

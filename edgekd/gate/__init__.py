@@ -11,14 +11,19 @@ from __future__ import annotations
 from edgekd.gate.comparison import Comparison, compare
 from edgekd.gate.judge import (
     conclude,
-    judge_accuracy,
+    drop_scale,
+    judge_drop,
     judge_int8_beats_float,
     judge_int8_share,
     judge_latency,
     judge_memory,
     judge_negative_flips,
     judge_size,
+    slice_scale,
 )
+from edgekd.gate.pairing import Pair, pair
+from edgekd.gate.predicted import Judged, joint_power, judge_predictions
+from edgekd.gate.slices import Slice
 from edgekd.gate.statistics import (
     clopper_pearson_lower,
     clopper_pearson_upper,
@@ -32,21 +37,29 @@ from edgekd.gate.statistics import (
 
 __all__ = [
     "Comparison",
+    "Judged",
+    "Pair",
+    "Slice",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "compare",
     "conclude",
-    "judge_accuracy",
+    "drop_scale",
+    "joint_power",
+    "judge_drop",
     "judge_int8_beats_float",
     "judge_int8_share",
     "judge_latency",
     "judge_memory",
     "judge_negative_flips",
+    "judge_predictions",
     "judge_size",
     "mcnemar_exact_p",
     "non_inferior",
+    "pair",
     "samples_needed",
     "samples_needed_at_drop",
     "score_z",
+    "slice_scale",
     "tango_interval",
 ]

@@ -18,6 +18,10 @@ from edgekd.types import Column, Metric
 SEED = 0
 
 
+class TooFew(DataError):
+    """So few samples that no method of judging them keeps its level."""
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked of a pair of models.
@@ -85,7 +89,7 @@ def _auc(pair: Pair, question: Question, rng: np.random.Generator) -> Estimate:
         )
     positive, negative = _by_class(pair)
     if min(len(positive), len(negative)) < auc.MIN_OF_A_CLASS:
-        raise DataError(
+        raise TooFew(
             f"AUC: {len(positive)} positive and {len(negative)} negative samples; with fewer than "
             f"{auc.MIN_OF_A_CLASS} of either every method passes bad models"
         )

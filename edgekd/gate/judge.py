@@ -1,4 +1,4 @@
-"""One function a question: accuracy, negative flips, size, latency, memory, int8.
+"""One function a question: the drop of a metric, slices, negative flips, size, latency, memory, int8.
 
 Each gives a `Check` in plain words. What cannot be answered (no measurement,
 noise, other hardware, too few samples) is INCONCLUSIVE and blocks a release as
@@ -16,7 +16,8 @@ import numpy as np
 from edgekd.config import GateConfig
 from edgekd.errors import UsageError
 from edgekd.gate import statistics
-from edgekd.gate.comparison import Comparison
+from edgekd.gate.evidence import Evidence
+from edgekd.gate.slices import Slice
 from edgekd.types import Check, Inventory, Measurement, Status, Verdict
 
 MIN_PROCESSES = 3
@@ -26,38 +27,106 @@ LATENCY_ALPHA = 0.05
 SEED = 0
 
 
-def judge_accuracy(comparison: Comparison, policy: GateConfig, target: str) -> Check:
-    """Is accuracy no worse than the teacher's by more than the margin? (Tango's score test).
+def judge_drop(shown: Evidence, policy: GateConfig, target: str, assumed_drop: float = 0.0) -> Check:
+    """Is the candidate no worse than the teacher by more than the margin?
 
-    PASS: Z(margin) < -z, which is an upper bound below the margin. FAIL: lower
-    bound at or above it, or the drop seen at or above it on n90 samples or more.
-    INCONCLUSIVE otherwise. Only the counts and the policy decide.
+    PASS: the upper bound of the drop is below the margin. FAIL: the lower bound is at or above it, or the
+    drop seen is, on as many samples as would have let a lossless candidate pass. INCONCLUSIVE otherwise, with
+    the samples that would decide.
 
-    Raises:
-        DataError: the counts are not those of a paired table.
+    Args:
+        shown: what the samples show about the policy's margin.
+        policy: the metric and how its margin is told.
+        target: what the check is of.
+        assumed_drop: the true drop that samples are counted for, as `shown.drop`.
     """
-    b, c, n = comparison.b, comparison.c, comparison.n
-    margin, alpha = policy.max_drop_pp / 100, policy.alpha
-    if statistics.non_inferior(b, c, n, margin, alpha):
-        status, reason = Status.PASS, "shown to be below the margin"
-    elif statistics.inferior(b, c, n, margin, alpha):
-        status, reason = Status.FAIL, "not below the margin, and more samples would not help"
-        if statistics.score_z(b, c, n, margin) >= statistics.normal_quantile(1 - alpha):
-            reason = "shown to be at or above the margin"
-    else:
-        status, reason = Status.INCONCLUSIVE, _samples_to_decide(comparison, policy)
-    low, high = statistics.tango_interval(b, c, n, 1 - 2 * alpha)
+    scale, unit = drop_scale(policy)
+    reason = {
+        Status.PASS: "shown to be below the margin",
+        Status.FAIL: "not below the margin, and more samples would not help",
+        Status.INCONCLUSIVE: _samples_to_decide(shown, policy, assumed_drop),
+    }[shown.status]
+    if shown.status is Status.FAIL and shown.shown_inferior:
+        reason = "shown to be at or above the margin"
+    detail = f"{policy.metric} drop {_drop_text(shown, policy)}: {reason}; {_evidence_text(shown, policy)}"
+    return Check(policy.metric, target, scale * shown.drop, scale * shown.margin, unit, shown.status, detail)
+
+
+def judge_slice(found: Slice, policy: GateConfig, target: str, num_mandatory: int) -> Check:
+    """The check of a mandatory slice.
+
+    Args:
+        found: the slice, judged.
+        policy: the metric and how its margin is told.
+        target: what the check is of.
+        num_mandatory: slices among which the level of a FAIL is shared.
+    """
+    scale, unit = slice_scale(policy)
+    name = f"{found.column} = {found.value}"
+    if found.evidence is None:
+        detail = f"{name}: {found.reason}: nothing is shown"
+        return replace(
+            _inconclusive("slice", target, None, scale * found.asked.margin, unit, detail),
+            slice=(found.column, found.value),
+        )
+    shown = found.evidence
+    reason = {
+        Status.PASS: "shown to be below its margin",
+        Status.FAIL: f"shown to be at or above its margin (level {policy.alpha:g} / {num_mandatory} slices)",
+        Status.INCONCLUSIVE: found.reason or _samples_to_decide(shown, policy, 0.0),
+    }[found.status]
+    low, high = (scale * end for end in shown.interval)
     detail = (
-        f"accuracy drop {100 * (b - c) / n:.2f} pp, {100 * (1 - 2 * alpha):g}% interval "
-        f"{100 * low:.2f} to {100 * high:.2f} pp, margin {policy.max_drop_pp:g} pp: {reason}; "
+        f"{name}: {policy.metric} drop {scale * shown.drop:.4g} {unit}".rstrip()
+        + f", {100 * (1 - 2 * policy.alpha):g}% interval {low:.4g} to {high:.4g}, "
+        f"margin {scale * shown.margin:g}: {reason}; {_evidence_text(shown, policy)}"
+    )
+    return Check(
+        "slice",
+        target,
+        scale * shown.drop,
+        scale * shown.margin,
+        unit,
+        found.status,
+        detail,
+        (found.column, found.value),
+    )
+
+
+def drop_scale(policy: GateConfig) -> tuple[float, str]:
+    """By what a drop is multiplied where it is shown, and its unit."""
+    if policy.max_relative_drop is not None:
+        return 100.0, "%"
+    return slice_scale(policy)
+
+
+def slice_scale(policy: GateConfig) -> tuple[float, str]:
+    """As `drop_scale`, of slices, whose margins are never relative."""
+    return (100.0, "pp") if policy.judged.unit == "percent" else (1.0, "")
+
+
+def _drop_text(shown: Evidence, policy: GateConfig) -> str:
+    scale, unit = drop_scale(policy)
+    digits = ".2f" if unit else ".4g"
+    drop, low, high = (format(scale * x, digits) for x in (shown.drop, *shown.interval))
+    unit = {"%": " % of the teacher's"}.get(unit, f" {unit}" if unit else "")
+    level = 100 * (1 - 2 * policy.alpha)
+    return f"{drop}{unit}, {level:g}% interval {low} to {high}{unit}, margin {scale * shown.margin:g}{unit}"
+
+
+def _evidence_text(shown: Evidence, policy: GateConfig) -> str:
+    if shown.counts is None:
+        what = "clusters" if policy.cluster else "queries" if policy.query else "samples"
+        return f"n = {shown.units} {what}, bootstrap"
+    b, c, n = shown.counts
+    return (
         f"b = {b} lost, c = {c} won, n = {n} samples; "
         f"McNemar p = {statistics.mcnemar_exact_p(b, c):.2g} (shown, not decided by)"
     )
-    return Check("accuracy", target, 100 * (b - c) / n, policy.max_drop_pp, "pp", status, detail)
 
 
-def judge_negative_flips(comparison: Comparison, policy: GateConfig, target: str) -> Check:
-    """Are samples that the teacher has right and the candidate wrong rare enough?
+def judge_negative_flips(b: int, n: int, policy: GateConfig, target: str) -> Check:
+    """Are the b of n samples rare enough that the teacher has right and the candidate wrong?
 
     By Clopper-Pearson bounds of b / n: PASS if the upper one is below the limit,
     FAIL if the lower one is not, else INCONCLUSIVE.
@@ -65,7 +134,7 @@ def judge_negative_flips(comparison: Comparison, policy: GateConfig, target: str
     Raises:
         DataError: the counts are not those of a paired table.
     """
-    b, n, limit = comparison.b, comparison.n, policy.max_negative_flip_rate
+    limit = policy.max_negative_flip_rate
     upper = statistics.clopper_pearson_upper(b, n, policy.alpha)
     lower = statistics.clopper_pearson_lower(b, n, policy.alpha)
     status = Status.INCONCLUSIVE
@@ -192,11 +261,11 @@ def judge_int8_share(inventory: Inventory | None, minimum: float, scheme: str, t
     return Check(name, target, share, minimum, unit, status, detail)
 
 
-def conclude(checks: Iterable[Check], required_targets: Iterable[str]) -> Verdict:
+def conclude(checks: Iterable[Check], required_targets: Iterable[str], metric: str = "accuracy") -> Verdict:
     """The overall verdict, over the checks of required targets only.
 
     Any FAIL: FAIL. Else any INCONCLUSIVE: INCONCLUSIVE. A required target whose
-    accuracy was not judged gets an INCONCLUSIVE check that says so, and a PASS
+    metric was not judged gets an INCONCLUSIVE check that says so, and a PASS
     with a value that is not a number becomes INCONCLUSIVE. Else PASS.
 
     Raises:
@@ -208,27 +277,29 @@ def conclude(checks: Iterable[Check], required_targets: Iterable[str]) -> Verdic
     seen = [_without_nan(check) for check in checks]
     for target in required:
         answers = [
-            k
-            for k in seen
-            if (k.name, k.target) == ("accuracy", target) and k.status != Status.NOT_APPLICABLE
+            k for k in seen if (k.name, k.target) == (metric, target) and k.status != Status.NOT_APPLICABLE
         ]
         if not answers:
-            detail = "accuracy was not judged for this required target"
-            seen.append(_inconclusive("accuracy", target, None, None, "pp", detail))
+            detail = f"{metric} was not judged for this required target"
+            seen.append(_inconclusive(metric, target, None, None, "pp", detail))
     statuses = {check.status for check in seen if check.target in required}
     worst = next((s for s in (Status.FAIL, Status.INCONCLUSIVE) if s in statuses), Status.PASS)
     return Verdict(worst, tuple(seen))
 
 
-def _samples_to_decide(comparison: Comparison, policy: GateConfig) -> str:
-    margin, psi = policy.max_drop_pp / 100, (comparison.b + comparison.c) / comparison.n
-    drop = (comparison.b - comparison.c) / comparison.n
-    lossless = math.ceil(statistics.samples_needed(psi, margin, policy.alpha))
-    seen = statistics.samples_needed_at_drop(psi, drop, margin, policy.alpha)
-    text = f"too few samples to tell: about {lossless:,} decide if nothing was lost (90% power)"
-    if math.isfinite(seen):
+def _samples_to_decide(shown: Evidence, policy: GateConfig, assumed_drop: float) -> str:
+    what = "clusters" if policy.cluster else "queries" if policy.query else "samples"
+    scale, unit = drop_scale(policy)
+    lossless = f"{math.ceil(shown.needed_lossless):,}"
+    text = f"too few {what} to tell: about {lossless} decide if nothing was lost (90% power)"
+    if assumed_drop > 0:
+        needed = shown.needed_at(assumed_drop)
+        assumed = f"{scale * assumed_drop:g} {unit}".rstrip()
+        many = f"about {math.ceil(needed):,}" if math.isfinite(needed) else f"no number of {what}"
+        text += f", {many} if {assumed} were lost"
+    if math.isfinite(seen := shown.needed_at(shown.drop)):
         return f"{text}, about {math.ceil(seen):,} if the drop seen is the true one"
-    return f"{text}; at the drop seen no number of samples would pass, and {lossless:,} would fail"
+    return f"{text}; at the drop seen no number of {what} would pass, and {lossless} would fail"
 
 
 def _judge_bytes(name: str, observed: int | None, limit: int | None, target: str) -> Check:

@@ -7,7 +7,6 @@ a unit (a sample, or a query) adds to sums, and what the figure of those sums is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,11 +17,6 @@ from edgekd.errors import DataError, UsageError
 from edgekd.gate import ranking
 from edgekd.gate.bootstrap import Floats
 from edgekd.types import ACCURACY, Metric, Predictions
-
-_NAME = re.compile(
-    r"(accuracy|auc|f1|f1_macro|rmse|top_(?P<k>[1-9]\d{0,2})|(?P<list>ndcg|hit)@(?P<at>[1-9]\d{0,3}))"
-)
-NAMES = "accuracy, top_K, f1, f1_macro, rmse, auc, ndcg@K, hit@K"
 
 
 @dataclass(frozen=True)
@@ -40,22 +34,6 @@ class Sums:
     value: Callable[[Floats], Floats]
 
 
-def metric_named(name: str) -> Metric:
-    """What is known of a metric by its name alone.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    found = _NAME.fullmatch(name)
-    if found is None:
-        raise UsageError(f"no metric is called {name!r}", hint=f"known are {NAMES}")
-    if name == "accuracy":
-        return ACCURACY
-    if found["k"] or found["list"] == "hit":
-        return Metric(name, "higher", "percent")
-    return Metric(name, "lower" if name == "rmse" else "higher", "")
-
-
 def is_share(metric: Metric) -> bool:
     """Whether it is a share of samples that are right, each one or not."""
     return metric.name == "accuracy" or metric.name.startswith("top_")
@@ -71,6 +49,8 @@ def right(metric: Metric, predictions: Predictions) -> NDArray[np.bool_]:
     if metric is ACCURACY:
         return predictions.correct
     k, scores = int(metric.name.removeprefix("top_")), predictions.scores
+    if predictions.said is not None:
+        raise DataError(f"{metric.name} needs scores, the predictions are of classes alone")
     if k >= scores.shape[1]:
         raise UsageError(f"{metric.name}: the scores are of {scores.shape[1]} classes")
     own = np.take_along_axis(scores, predictions.labels[:, None], 1)
@@ -105,11 +85,13 @@ def binary_scores(predictions: Predictions) -> Floats:
         DataError: the scores are not of two classes.
     """
     scores = predictions.scores
+    if predictions.said is not None:
+        raise DataError("AUC needs scores, the predictions are of classes alone")
     if scores.shape[1] == 1:
-        return scores[:, 0].astype(np.float64)
+        return np.asarray(scores[:, 0], np.float64)
     if scores.shape[1] != 2:
         raise DataError(f"AUC is of two classes, the scores are of {scores.shape[1]}")
-    return scores[:, 1].astype(np.float64) - scores[:, 0]
+    return np.asarray(scores[:, 1].astype(np.float64) - scores[:, 0], np.float64)
 
 
 def _mean(values: Floats) -> Sums:
@@ -125,7 +107,7 @@ def _rmse(predictions: Predictions) -> Sums:
     if predictions.scores.shape[1] != 1:
         raise DataError(f"RMSE is of one value a sample, not of {predictions.scores.shape[1]}")
     found = _mean((predictions.scores[:, 0].astype(np.float64) - predictions.labels) ** 2)
-    return Sums(found.seen, found.adds, lambda added: np.sqrt(_ratio(added)))
+    return Sums(found.seen, found.adds, lambda added: np.asarray(np.sqrt(_ratio(added)), np.float64))
 
 
 def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | None) -> Sums:
@@ -145,9 +127,10 @@ def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] |
 
 def _f1(metric: Metric, predictions: Predictions) -> Sums:
     """Sums of each class that counts: right, said, true. F1 = 2 right / (said + true)."""
-    classes = predictions.scores.shape[1]
+    answers = predictions.answers
+    classes = int(max(predictions.scores.shape[1], predictions.labels.max() + 1, answers.max() + 1))
     if metric.name == "f1" and classes != 2:
-        raise DataError(f"f1 is of class 1 of two, the scores are of {classes}", hint="f1_macro is of any")
+        raise DataError(f"f1 is of class 1 of two, here are {classes}", hint="f1_macro is of any")
     counted = np.arange(1, 2) if metric.name == "f1" else np.arange(classes)
 
     def adds(seen: Floats) -> Floats:
@@ -163,4 +146,4 @@ def _f1(metric: Metric, predictions: Predictions) -> Sums:
         with np.errstate(invalid="ignore"):
             return np.asarray(each.sum(axis=-1) / np.where(known, known, np.nan), np.float64)
 
-    return Sums(np.c_[predictions.labels, predictions.scores.argmax(axis=1)].astype(np.float64), adds, value)
+    return Sums(np.c_[predictions.labels, answers].astype(np.float64), adds, value)

@@ -7,6 +7,7 @@ by the samples in common could pass on the easy ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +42,17 @@ class Pair:
 
     def where(self, mask: NDArray[np.bool_]) -> Pair:
         """The samples of a slice."""
-        return Pair(_taken(self.teacher, mask), _taken(self.candidate, mask))
+        return Pair(_at(self.teacher, mask), _at(self.candidate, mask))
 
 
-def _taken(predictions: Predictions, mask: NDArray[np.bool_]) -> Predictions:
-    columns = {n: Column(c.codes[mask], c.values) for n, c in predictions.columns.items()}
+def _at(predictions: Predictions, which: NDArray[Any]) -> Predictions:
+    """The samples at these places, or where a mask is true."""
     return Predictions(
-        predictions.sample_ids[mask], predictions.labels[mask], predictions.scores[mask], columns
+        predictions.sample_ids[which],
+        predictions.labels[which],
+        predictions.scores[which],
+        {name: replace(column, codes=column.codes[which]) for name, column in predictions.columns.items()},
+        None if predictions.said is None else predictions.said[which],
     )
 
 
@@ -60,7 +65,7 @@ def pair(teacher: Predictions, candidate: Predictions) -> Pair:
     """
     for who, predictions in (("teacher", teacher), ("candidate", candidate)):
         _check(who, predictions)
-    if teacher.scores.shape[1] != candidate.scores.shape[1]:
+    if teacher.said is candidate.said is None and teacher.scores.shape[1] != candidate.scores.shape[1]:
         raise DataError(
             f"teacher scores {teacher.scores.shape[1]} classes, candidate {candidate.scores.shape[1]}"
         )
@@ -71,7 +76,7 @@ def pair(teacher: Predictions, candidate: Predictions) -> Pair:
             "candidate has samples unknown to the teacher",
             np.setdiff1d(candidate.sample_ids, teacher.sample_ids),
         )
-        left, right = _by_id(teacher), _by_id(candidate)
+        left, right = (_at(p, np.argsort(p.sample_ids)) for p in (teacher, candidate))
     _refuse("teacher and candidate have other labels", left.sample_ids[left.labels != right.labels])
     for name in left.columns.keys() & right.columns.keys():
         different = left.columns[name].texts != right.columns[name].texts
@@ -81,9 +86,15 @@ def pair(teacher: Predictions, candidate: Predictions) -> Pair:
 
 def _check(who: str, predictions: Predictions) -> None:
     ids, labels, scores = predictions.sample_ids, predictions.labels, predictions.scores
+    known = predictions.said is not None
     if len(ids) == 0:
         raise DataError(f"{who}: no samples to judge by")
-    if scores.ndim != 2 or labels.shape != (len(ids),) or len(scores) != len(ids) or scores.shape[1] < 1:
+    if (
+        scores.ndim != 2
+        or labels.shape != (len(ids),)
+        or len(scores) != len(ids)
+        or not scores.shape[1] + known
+    ):
         raise DataError(
             f"{who}: {len(ids)} ids, labels {labels.shape} and scores {scores.shape} do not fit",
             hint="labels (N,), scores (N, classes)",
@@ -99,14 +110,6 @@ def _check(who: str, predictions: Predictions) -> None:
         _refuse(
             f"{who}: labels that are no class of the scores", ids[(labels < 0) | (labels >= scores.shape[1])]
         )
-
-
-def _by_id(predictions: Predictions) -> Predictions:
-    order = np.argsort(predictions.sample_ids)
-    columns = {n: replace(c, codes=c.codes[order]) for n, c in predictions.columns.items()}
-    return Predictions(
-        predictions.sample_ids[order], predictions.labels[order], predictions.scores[order], columns
-    )
 
 
 def _refuse(what: str, ids: NDArray[np.str_]) -> None:

@@ -320,6 +320,9 @@ class CheckRecord(Record):
     unit: str
     status: Status
     detail: str
+    slice: tuple[str, str] | None = Field(
+        default=None, description="column and value of the samples that it is of; null: all samples"
+    )
 
 
 class VerdictRecord(Record):

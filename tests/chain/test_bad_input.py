@@ -72,7 +72,7 @@ def npz_recipe(edgekd, columns=12, **arrays):
             ("recipe.toml:12", "teacher.train.epocs", "'epochs'"),
         ),
         (("keep = 0.7", 'keep = "most"'), ("recipe.toml:", "prune.keep", "'most'")),
-        (("max_drop_pp = 20.0", ""), ("gate.max_drop_pp", "missing")),
+        (("max_drop_pp = 20.0", ""), ("gate: the margin of accuracy is max_drop_pp", "neither")),
         (('goal = "macs"', 'goal = "mac"'), ("prune.goal", "'macs'")),
         (("[gate]", "[gate"), ("recipe.toml", "not valid TOML")),
         (('"x86-onnx", "host"]', '"x86-onx", "host"]'), ("required_targets", "x86-onnx")),

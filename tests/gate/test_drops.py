@@ -9,9 +9,9 @@ from edgekd.errors import DataError, UsageError
 from edgekd.gate import slices
 from edgekd.gate.drops import Question, evidence, values
 from edgekd.gate.evidence import by_counts, by_counts_each
-from edgekd.gate.metrics import metric_named
 from edgekd.gate.pairing import pair
 from edgekd.gate.statistics import inferior, non_inferior, tango_interval
+from edgekd.metric_names import metric_named
 from edgekd.types import Column, Predictions, Status
 
 PASS, FAIL, INCONCLUSIVE = Status.PASS, Status.FAIL, Status.INCONCLUSIVE

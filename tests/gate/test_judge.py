@@ -16,7 +16,7 @@ from edgekd.errors import DataError, UsageError
 from edgekd.gate import (
     compare,
     conclude,
-    judge_accuracy,
+    judge_drop,
     judge_int8_beats_float,
     judge_int8_share,
     judge_latency,
@@ -25,6 +25,7 @@ from edgekd.gate import (
     judge_size,
     samples_needed,
 )
+from edgekd.gate.evidence import by_counts
 from edgekd.types import Check, Inventory, Measurement, Operator, Predictions, Protocol, Status, Verdict
 
 PASS, FAIL, INCONCLUSIVE, NOT_APPLICABLE = (
@@ -51,6 +52,15 @@ def pair(b, c, n, both_wrong=0):
     teacher = [True] * b + [False] * c + [True] * both + [False] * both_wrong
     candidate = [False] * b + [True] * c + [True] * both + [False] * both_wrong
     return predictions(teacher), predictions(candidate)
+
+
+def judge_accuracy(comparison, policy, target):
+    shown = by_counts(comparison.b, comparison.c, comparison.n, policy.margin, policy.alpha)
+    return judge_drop(shown, policy, target)
+
+
+def judge_flips(comparison, policy, target):
+    return judge_negative_flips(comparison.b, comparison.n, policy, target)
 
 
 def compared(b, c, n, margin=1.0, alpha=0.05):
@@ -306,7 +316,7 @@ def test_negative_flip_verdicts():
         (low + 1e-9, INCONCLUSIVE),
         (low - 1e-9, FAIL),
     ):
-        check = judge_negative_flips(comparison, flips(limit), "edge")
+        check = judge_flips(comparison, flips(limit), "edge")
         assert check.status is status, limit
         assert (check.name, check.target, check.unit) == ("negative_flips", "edge", "fraction")
         assert (check.observed, check.limit) == (0.003, limit)
@@ -316,18 +326,18 @@ def test_negative_flips_take_alpha_from_the_policy():
     comparison = compared(3, 50, 1000)
     for alpha, status in ((0.05, PASS), (0.01, INCONCLUSIVE)):
         policy = GateConfig(max_drop_pp=1.0, alpha=alpha, max_negative_flip_rate=0.008)
-        assert judge_negative_flips(comparison, policy, "t").status is status
+        assert judge_flips(comparison, policy, "t").status is status
 
 
 def test_negative_flips_without_a_limit_do_not_apply():
-    check = judge_negative_flips(compared(3, 50, 1000), POLICY, "t")
+    check = judge_flips(compared(3, 50, 1000), POLICY, "t")
     assert (check.status, check.limit, check.observed) == (NOT_APPLICABLE, None, 0.003)
     assert "3 of 1000" in check.detail and "0.300%" in check.detail
 
 
 def test_no_flips_on_few_samples_is_not_a_pass():
     # Rule of three: 0 in 20 leaves 13.9% possible.
-    check = judge_negative_flips(compared(0, 0, 20), flips(0.1), "t")
+    check = judge_flips(compared(0, 0, 20), flips(0.1), "t")
     assert check.status is INCONCLUSIVE
     assert "13.911%" in check.detail
 

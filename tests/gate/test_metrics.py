@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score, ndcg_score, roc_auc_score, root_mean_squar
 from edgekd.errors import DataError, UsageError
 from edgekd.gate import auc as roc
 from edgekd.gate import metrics, ranking
+from edgekd.metric_names import metric_named
 from edgekd.types import Predictions
 
 
@@ -26,7 +27,7 @@ def classes(num=5, size=400, seed=0):
 
 
 def figure(name, given, query=None):
-    found = metrics.sums(metrics.metric_named(name), given, query)
+    found = metrics.sums(metric_named(name), given, query)
     return float(found.value(found.adds(found.seen).sum(axis=0)))
 
 
@@ -64,9 +65,9 @@ def test_the_others_are_those_of_scikit_learn():
 
 def test_of_equal_scores_the_first_class_is_the_answer():
     given = predictions([[1, 1, 0], [1, 1, 0], [0, 2, 2]], [0, 1, 2])
-    assert metrics.right(metrics.metric_named("top_1"), given).tolist() == given.correct.tolist()
-    assert metrics.right(metrics.metric_named("top_1"), given).tolist() == [True, False, False]
-    assert metrics.right(metrics.metric_named("top_2"), given).tolist() == [True, True, True]
+    assert metrics.right(metric_named("top_1"), given).tolist() == given.correct.tolist()
+    assert metrics.right(metric_named("top_1"), given).tolist() == [True, False, False]
+    assert metrics.right(metric_named("top_2"), given).tolist() == [True, True, True]
 
 
 def lists(seed=0, queries=30):
@@ -117,11 +118,11 @@ def test_the_order_of_rows_changes_nothing():
 @pytest.mark.parametrize("name", ["acuracy", "top_0", "ndcg", "ndcg@0", "hit@", "top_05", "Accuracy", ""])
 def test_names_that_are_none(name):
     with pytest.raises(UsageError, match="no metric is called"):
-        metrics.metric_named(name)
+        metric_named(name)
 
 
 def test_which_way_is_better_and_in_what():
-    found = {n: metrics.metric_named(n) for n in ("rmse", "auc", "hit@5", "top_3", "ndcg@10", "accuracy")}
+    found = {n: metric_named(n) for n in ("rmse", "auc", "hit@5", "top_3", "ndcg@10", "accuracy")}
     assert [m.direction for m in found.values()] == ["lower", *["higher"] * 5]
     assert {n for n, m in found.items() if m.unit == "percent"} == {"hit@5", "top_3", "accuracy"}
     assert {n for n, m in found.items() if metrics.is_share(m)} == {"top_3", "accuracy"}
@@ -130,7 +131,7 @@ def test_which_way_is_better_and_in_what():
 @pytest.mark.parametrize(
     ("name", "scores", "labels", "said"),
     [
-        ("f1", np.zeros((4, 3)), [0, 1, 2, 0], "of two"),
+        ("f1", np.zeros((4, 3)), [0, 1, 2, 0], "of two, here are 3"),
         ("rmse", np.zeros((4, 2)), [0, 1, 0, 1], "one value"),
         ("ndcg@5", np.zeros((4, 2)), [0, 1, 0, 1], "one score"),
         ("ndcg@5", np.zeros((4, 1)), [0, -1, 0, 1], "below 0"),
@@ -150,4 +151,4 @@ def test_auc_is_of_two_classes_and_top_k_of_more():
     with pytest.raises(DataError, match="two classes"):
         metrics.binary_scores(classes())
     with pytest.raises(UsageError, match="5 classes"):
-        metrics.right(metrics.metric_named("top_5"), classes())
+        metrics.right(metric_named("top_5"), classes())

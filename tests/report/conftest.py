@@ -145,8 +145,8 @@ def measurement(artifact_id, target, fmt, median, kind="measured"):
 
 
 def check(name, target, observed, limit, unit, status="PASS", detail=""):
-    keys = ("name", "target", "observed", "limit", "unit", "status", "detail")
-    return dict(zip(keys, (name, target, observed, limit, unit, status, detail), strict=True))
+    keys = ("name", "target", "observed", "limit", "unit", "status", "detail", "slice")
+    return dict(zip(keys, (name, target, observed, limit, unit, status, detail, None), strict=True))
 
 
 def stages_of(targets, n, branches):

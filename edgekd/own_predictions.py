@@ -1,0 +1,167 @@
+"""Judging predictions that no chain made: files of a baseline and of candidates, and a policy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd import gate, prediction_files
+from edgekd.config import GateConfig, build, load_policy
+from edgekd.errors import UsageError
+from edgekd.metric_names import metric_named
+from edgekd.store import Store
+from edgekd.types import Verdict
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the gate says of one candidate, or of several.
+
+    Attributes:
+        verdict: over all candidates.
+        judged: candidate -> its own checks and slices.
+        policy: what judged.
+        joint_power: chance that all mandatory slices of a lossless candidate pass; None where none is asked.
+        judgements: how many candidates these samples have judged, these included.
+    """
+
+    verdict: Verdict
+    judged: Mapping[str, gate.Judged]
+    policy: GateConfig
+    joint_power: float | None
+    judgements: int
+
+
+def named(texts: Sequence[str]) -> dict[str, Path]:
+    """Candidates as `NAME=PATH`, or as a path whose name is the candidate's.
+
+    Raises:
+        UsageError: none, or two of one name.
+    """
+    if not texts:
+        raise UsageError("no candidate", hint="--candidate student.csv, or --candidate NAME=student.csv")
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        path, name = (path, name) if equals else (text, Path(text).stem)
+        if name in found or not name:
+            raise UsageError(f"--candidate {text!r}: a name that stands twice, or none", hint="NAME=PATH")
+        found[name] = Path(path)
+    return found
+
+
+def policy_of(path: Path | None, metric: str | None, max_drop: float | None, query: str | None) -> GateConfig:
+    """The policy of a file, with what the command line says in place of what stands there.
+
+    Raises:
+        UsageError: no margin, or what no policy has.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        asked = load_policy(path)
+        if asked.budgets or asked.required_targets:
+            raise UsageError(f"{path}: gate.budgets and gate.required_targets need a report")
+        data = asked.model_dump(exclude_unset=True)
+    elif max_drop is None:
+        raise UsageError("no margin", hint="--max-drop, or --policy FILE")
+    if metric is not None:
+        data["metric"] = metric
+    if query is not None:
+        data["query"] = query
+    if max_drop is not None:
+        percent = metric_named(data.get("metric", "accuracy")).unit == "percent"
+        for name in ("max_drop_pp", "max_drop", "max_relative_drop", "why"):
+            data.pop(name, None)
+        data["max_drop_pp" if percent else "max_drop"] = max_drop
+    return build(GateConfig, data, "the gate's policy")
+
+
+def judge(baseline: Path, candidates: Mapping[str, Path], policy: GateConfig, assumed_drop: float) -> Answer:
+    """Judges candidates against a baseline on the same samples. All of a release must pass, uncorrected.
+
+    Args:
+        baseline: the teacher's predictions.
+        candidates: name -> predictions.
+        policy: metric, margins, columns.
+        assumed_drop: the true drop that samples are counted for, in the unit of the margin.
+
+    Raises:
+        DataError: files that are damaged or do not pair up.
+        UsageError: a policy that these files cannot be held to, or that no lossless candidate would pass.
+    """
+    files = [prediction_files.read(path) for path in (baseline, *candidates.values())]
+    teacher, *others = prediction_files.predictions(files, policy.judged)
+    pairs = {name: gate.pair(teacher, other) for name, other in zip(candidates, others, strict=True)}
+    first = next(iter(pairs.values()))
+    counts = {name: _counted(first, name, policy) for name in policy.slices}
+    joint = gate.joint_power(counts, policy)
+    judged = {
+        name: gate.judge_predictions(pair, policy, name, assumed_drop / gate.drop_scale(policy)[0])
+        for name, pair in pairs.items()
+    }
+    checks = [check for each in judged.values() for check in each.checks]
+    samples = _hash(first.teacher.sample_ids, first.teacher.labels)
+    store = Store(Store.default_root())
+    for pair in pairs.values():
+        count = store.judged(samples, _hash(pair.candidate.scores, pair.candidate.said))
+    return Answer(gate.conclude(checks, candidates, policy.metric), judged, policy, joint, count)
+
+
+def as_dict(answer: Answer) -> dict[str, Any]:
+    """For programs: the verdict, each candidate's checks and slices, and what stands beside them."""
+    return {
+        "status": answer.verdict.status,
+        "exit_code": answer.verdict.exit_code,
+        "policy": answer.policy.model_dump(mode="json"),
+        "joint_power": answer.joint_power,
+        "judgements": answer.judgements,
+        "candidates": {
+            name: {
+                "checks": [vars(check) for check in each.checks],
+                "slices": [slice_as_dict(one, answer.policy) for one in each.slices],
+                "notes": each.notes,
+            }
+            for name, each in answer.judged.items()
+        },
+    }
+
+
+def slice_as_dict(found: gate.Slice, policy: GateConfig) -> dict[str, Any]:
+    """A slice, its figures in the unit of the margin."""
+    scale, shown = gate.slice_scale(policy)[0], found.evidence
+    return {
+        "column": found.column,
+        "value": found.value,
+        "n": found.n,
+        "margin": scale * found.asked.margin,
+        "drop": None if shown is None else scale * shown.drop,
+        "interval": None if shown is None else [scale * end for end in shown.interval],
+        "mandatory": found.asked.mandatory,
+        "status": found.status,
+        "alarm": found.alarm,
+        "reason": found.reason,
+    }
+
+
+def _counted(pair: gate.Pair, name: str, policy: GateConfig) -> dict[str, int]:
+    column = pair.column(name)
+    found = dict(
+        zip(column.values, np.bincount(column.codes, minlength=len(column.values)).tolist(), strict=True)
+    )
+    return {**dict.fromkeys(policy.slices[name].values, 0), **found}
+
+
+def _hash(*arrays: NDArray[Any] | None) -> str:
+    """Of arrays, whatever types they were read in."""
+    digest = hashlib.sha256()
+    for values in arrays:
+        if values is not None:
+            plain = values if values.dtype.kind == "U" else values.astype(np.float64)
+            digest.update(f"{plain.dtype} {plain.shape}".encode() + np.ascontiguousarray(plain).tobytes())
+    return digest.hexdigest()

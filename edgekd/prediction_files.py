@@ -1,0 +1,245 @@
+"""Files of predictions, ours or anyone's: CSV, Parquet or NPZ, a row a sample.
+
+Columns: `sample_id`, `label`, and `prediction` (a class, or a value), `score` (one value), or `score_0`,
+`score_1`, ... (one a class). Any further column is a slice, a query or a cluster. Nothing is guessed: a row
+too short, a value that is no number or a class that nobody knows is an error with its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import DataError, UsageError
+from edgekd.types import Column, Metric, Predictions
+
+ID, LABEL, PREDICTION, SCORE = "sample_id", "label", "prediction", "score"
+_CLASS_SCORE = re.compile(r"score_(0|[1-9]\d{0,5})")
+_HINT = "columns: sample_id, label, and prediction, score or score_0, score_1, ...; others are slices"
+
+Texts = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a file holds, as it stands there.
+
+    Attributes:
+        path: the file.
+        ids, labels: texts (N,).
+        predictions: texts (N,), or None.
+        scores: (N, 1) or (N, classes), or None; one of the two is there.
+        columns: further texts (N,) by name.
+    """
+
+    path: Path
+    ids: Texts
+    labels: Texts
+    predictions: Texts | None
+    scores: NDArray[np.float64] | None
+    columns: Mapping[str, Texts]
+
+
+def read(path: Path) -> Rows:
+    """The rows of a file.
+
+    Raises:
+        DataError: it is missing, empty, damaged, or lacks a column; names column and line.
+        UsageError: another kind of file, or a Parquet file without the extra that reads it.
+    """
+    readers = {".csv": _csv, ".parquet": _parquet, ".npz": _npz}
+    if path.suffix.lower() not in readers:
+        raise UsageError(f"{path}: no file of predictions", hint=f"known are {', '.join(readers)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return _rows(path, readers[path.suffix.lower()](path))
+
+
+def predictions(files: Sequence[Rows], metric: Metric) -> list[Predictions]:
+    """What several files say of the same samples, with one list of classes.
+
+    Args:
+        files: the baseline first.
+        metric: whether labels are classes or values.
+
+    Raises:
+        DataError: a label or prediction that is no number where one is needed, or no class of the scores.
+    """
+    if metric.name == "rmse" or "@" in metric.name:
+        return [_of_values(rows) for rows in files]
+    classes = _classes(files)
+    return [_of_classes(rows, classes) for rows in files]
+
+
+def _of_values(rows: Rows) -> Predictions:
+    scores = rows.scores
+    if scores is None:
+        assert rows.predictions is not None  # one of the two is there
+        scores = _numbers(rows.predictions, rows.path, PREDICTION)[:, None]
+    labels = _numbers(rows.labels, rows.path, LABEL)
+    return Predictions(np.asarray(rows.ids), labels, scores, _columns(rows.columns))
+
+
+def _of_classes(rows: Rows, classes: Mapping[str, int]) -> Predictions:
+    labels = np.array([classes.get(text, -1) for text in rows.labels], np.int64)
+    if (at := np.flatnonzero(labels < 0)).size:
+        raise DataError(
+            f"{rows.path}: label {rows.labels[at[0]]!r} of {rows.ids[at[0]]!r} is no class of the scores",
+            hint=f"score_0 to score_{len(classes) - 1}: labels are 0 to {len(classes) - 1}",
+        )
+    columns = {LABEL: _column(rows.labels), **_columns(rows.columns)}
+    if rows.scores is not None:
+        return Predictions(np.asarray(rows.ids), labels, rows.scores, columns)
+    assert rows.predictions is not None
+    said = np.array([classes[text] for text in rows.predictions], np.int64)
+    return Predictions(np.asarray(rows.ids), labels, np.zeros((len(said), 0)), columns, said)
+
+
+def _classes(files: Sequence[Rows]) -> dict[str, int]:
+    """Class -> its place: that of its score where there are scores, else in order of the texts."""
+    widths = {rows.scores.shape[1] for rows in files if rows.scores is not None}
+    if widths:
+        return {str(i): i for i in range(max(2, *widths))}  # one score is that of class 1 of two
+    texts = {text for rows in files for text in (*rows.labels, *(rows.predictions or ()))}
+    return {text: i for i, text in enumerate(sorted(texts))}
+
+
+def _rows(path: Path, columns: Mapping[str, Any]) -> Rows:
+    for name in (ID, LABEL):
+        if name not in columns:
+            raise DataError(f"{path}: no column {name!r}", hint=_HINT)
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{path}: columns of different length: {lengths}")
+    if not len(columns[ID]):
+        raise DataError(f"{path}: no samples to judge by")
+    numbered = sorted(int(m[1]) for name in columns if (m := _CLASS_SCORE.fullmatch(name)))
+    if numbered and (numbered != list(range(len(numbered))) or len(numbered) < 2):
+        raise DataError(f"{path}: score_{numbered[-1]} without all before it", hint=_HINT)
+    given = [PREDICTION in columns, SCORE in columns, bool(numbered)]
+    if sum(given) != 1:
+        told = "neither prediction nor scores" if not any(given) else "several of prediction, score, score_0"
+        raise DataError(f"{path}: {told}", hint=_HINT)
+    named = [f"score_{i}" for i in numbered] or ([SCORE] if SCORE in columns else [])
+    scores = [_numbers(columns[name], path, name) for name in named]
+    return Rows(
+        path,
+        _texts(columns[ID], path, ID),
+        _texts(columns[LABEL], path, LABEL),
+        _texts(columns[PREDICTION], path, PREDICTION) if PREDICTION in columns else None,
+        np.stack(scores, axis=1) if scores else None,
+        {
+            name: _texts(values, path, name)
+            for name, values in columns.items()
+            if name not in (ID, LABEL, PREDICTION, *named)
+        },
+    )
+
+
+def _csv(path: Path) -> dict[str, list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            head = next(reader, [])
+            if len(set(head)) < len(head):
+                raise DataError(f"{path}: a column stands twice: {', '.join(head)}")
+            found: list[list[str]] = [[] for _ in head]
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(head):
+                    raise DataError(f"{path}:{reader.line_num}: {len(row)} values for {len(head)} columns")
+                for values, value in zip(found, row, strict=True):
+                    values.append(value)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a CSV file: {error}") from None
+    return dict(zip(head, found, strict=True))
+
+
+def _parquet(path: Path) -> dict[str, Any]:
+    try:
+        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found,unused-ignore]
+    except ModuleNotFoundError:
+        raise UsageError(
+            f"{path}: Parquet needs pyarrow", hint="pip install 'edgekd[parquet]', or give CSV"
+        ) from None
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file: {error}") from None
+    return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    """Arrays sample_ids, labels, scores (N, K) or predictions, as a run writes them; others are columns."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+    except (ValueError, OSError, BadZipFile, EOFError) as error:
+        raise DataError(f"{path}: not a file of predictions: {error}") from None
+    singular = {"sample_ids": ID, "labels": LABEL, "predictions": PREDICTION}
+    columns = {singular.get(name, name): values for name, values in arrays.items() if name != "scores"}
+    if "scores" in arrays:
+        scores = arrays["scores"]
+        if scores.ndim != 2:
+            raise DataError(f"{path}: scores {scores.shape}", hint="(N, classes), or (N, 1)")
+        names = [SCORE] if scores.shape[1] == 1 else [f"score_{i}" for i in range(scores.shape[1])]
+        columns |= dict(zip(names, scores.T, strict=True))
+    if odd := next((name for name, values in columns.items() if values.ndim != 1), None):
+        raise DataError(f"{path}: {odd} has shape {columns[odd].shape}", hint="one value a sample")
+    return columns
+
+
+def _texts(values: Sequence[Any] | NDArray[Any], path: Path, name: str) -> Texts:
+    found = values.tolist() if isinstance(values, np.ndarray) else values
+    for i, value in enumerate(found):
+        if value is None or value == "":
+            raise DataError(f"{path}: column {name!r} has no value in row {i + 1}")
+    return [value if isinstance(value, str) else _plain(value) for value in found]
+
+
+def _plain(value: Any) -> str:
+    """3.0 and 3 are the same class or user, whichever type a file keeps them in."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _numbers(values: Sequence[Any] | NDArray[Any], path: Path, name: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        pass
+    for i, value in enumerate(values):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            raise DataError(f"{path}: {name} of row {i + 1} is no number: {value!r}") from None
+    raise DataError(f"{path}: {name} holds what is no number")
+
+
+def _columns(columns: Mapping[str, Texts]) -> dict[str, Column]:
+    return {name: _column(values) for name, values in columns.items()}
+
+
+def _column(values: Texts) -> Column:
+    places: dict[str, int] = {}
+    codes = np.array([places.setdefault(value, len(places)) for value in values], np.int64)
+    order = sorted(places, key=_by_number)
+    rank = np.empty(len(order), np.int64)
+    rank[[places[value] for value in order]] = np.arange(len(order))
+    return Column(rank[codes], tuple(order))
+
+
+def _by_number(text: str) -> tuple[int, float, str]:
+    """Numbers first, in their order."""
+    try:
+        return (0, float(text), text)
+    except ValueError:
+        return (1, 0.0, text)
