@@ -64,6 +64,7 @@ def row(student: str, way: str, report: Report) -> dict[str, Any]:
     return {
         "student": student,
         "way": way,
+        "recovery_epochs": RECOVERY[student][0] if way != "nothing" else 0,
         "params": network.params,
         "macs": network.macs,
         "removed_blocks": network.removed_blocks,
@@ -96,12 +97,12 @@ def study(work: Path, students: Sequence[str]) -> list[dict[str, Any]]:
 
 def show(result: dict[str, Any]) -> str:
     lines = [
-        "| student | pruned by | MACs | parameters | int8, ms | share | float, % | int8, % | drop, pp |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| student | pruned by | recovery, epochs | MACs | parameters | int8, ms | share | float, % | int8, % | drop, pp |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for r in result["rows"]:
         lines.append(
-            f"| {r['student']} | {r['way']} | {r['macs']:,} | {r['params']:,} "
+            f"| {r['student']} | {r['way']} | {r['recovery_epochs']} | {r['macs']:,} | {r['params']:,} "
             f"| {r['latency_ms']:.4f} | {r['latency_share']:.2f} | {r['float_accuracy']:.2f} "
             f"| {r['accuracy']:.2f} | {r['drop_pp']:+.2f} |"
         )
