@@ -23,7 +23,7 @@ from edgekd.plan import evaluation_of
 from edgekd.report import schema
 from edgekd.stages.context import Context
 from edgekd.store import Entry, deflated_size, hash_of, no_space_is_clear, sha256_file
-from edgekd.types import ACCURACY, Predictions, Verdict
+from edgekd.types import ACCURACY, Predictions
 
 NETWORK_STAGES = ("network", "file", "ensemble", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
@@ -83,12 +83,12 @@ def _assemble(made: Assembly) -> schema.Report:
     stages = [_stage(made, node) for node in _in_the_chain(context.plan)]
     artifacts, measurements = _artifacts(made)
     report = _report(made, stages, artifacts, measurements)
-    verdict = judge(report, folder, policy)
-    return with_verdict(report, verdict)
+    return judged(report, folder, policy)
 
 
-def with_verdict(report: schema.Report, verdict: Verdict) -> schema.Report:
-    """The report with another verdict."""
+def judged(report: schema.Report, folder: Path, policy: GateConfig) -> schema.Report:
+    """The report with the verdict of a policy, from what lies in its folder."""
+    verdict, slices = judge(report, folder, policy)
     record = schema.VerdictRecord.model_validate(
         {
             "status": verdict.status.value,
@@ -96,7 +96,8 @@ def with_verdict(report: schema.Report, verdict: Verdict) -> schema.Report:
             "checks": tuple(schema.CheckRecord(**vars(check)) for check in verdict.checks),
         }
     )
-    return report.model_copy(update={"verdict": record})
+    artifacts = tuple(a.model_copy(update={"slices": tuple(slices.get(a.id, ()))}) for a in report.artifacts)
+    return report.model_copy(update={"verdict": record, "artifacts": artifacts})
 
 
 def _report(

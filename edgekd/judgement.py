@@ -6,19 +6,20 @@ from the report's folder alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd import gate
 from edgekd.config import BudgetConfig, GateConfig, build
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
 from edgekd.gate.slices import LABEL
-from edgekd.report.schema import ArtifactRecord, MeasurementRecord, PredictionsFile, Report
+from edgekd.report.schema import ArtifactRecord, MeasurementRecord, PredictionsFile, Report, SliceRecord
 from edgekd.store import sha256_file
 from edgekd.types import Check, Column, Inventory, Measurement, Operator, Predictions, Protocol, Verdict
 
@@ -80,11 +81,12 @@ def _unchanged(folder: Path, name: str, sha256: str) -> Path:
     return path
 
 
-def judge(report: Report, folder: Path, policy: GateConfig) -> Verdict:
-    """The verdict on every target of a report under a policy.
+def judge(report: Report, folder: Path, policy: GateConfig) -> tuple[Verdict, dict[str, list[SliceRecord]]]:
+    """The verdict on every target of a report under a policy, and the slices of each artifact by its id.
 
     Raises:
         DataError: predictions or timings that are missing, changed or do not pair up.
+        UsageError: what the policy asks cannot be asked of these predictions.
     """
     if report.teacher.predictions is None:
         raise DataError("report: the teacher has no stored predictions")
@@ -92,22 +94,67 @@ def judge(report: Report, folder: Path, policy: GateConfig) -> Verdict:
     # What a sample is, is a slice too.
     baseline = replace(baseline, columns={LABEL: Column(baseline.labels, report.class_names)})
     checks: list[Check] = []
-    required = []
+    slices: dict[str, list[SliceRecord]] = {}
     for artifact in report.artifacts:
         if artifact.role == "target":
-            checks += _judge_artifact(artifact, report, folder, policy, baseline)
-            if artifact.required:
-                required.append(str(artifact.target))
-    return gate.conclude(checks, required, policy.metric)
+            if artifact.predictions is None:
+                raise DataError(f"report: the file for {artifact.target} has no stored predictions")
+            pair = gate.pair(baseline, read_predictions(artifact.predictions, folder))
+            judged = gate.judge_predictions(pair, policy, str(artifact.target))
+            slices[artifact.id] = [slice_record(one, policy) for one in judged.slices]
+            checks += [*judged.checks, *_judge_file(artifact, report, folder, policy)]
+    required = [str(a.target) for a in report.artifacts if a.required]
+    return gate.conclude(checks, required, policy.metric), slices
 
 
-def _judge_artifact(
-    artifact: ArtifactRecord, report: Report, folder: Path, policy: GateConfig, baseline: Predictions
-) -> list[Check]:
+def slice_record(found: gate.Slice, policy: GateConfig) -> SliceRecord:
+    """A slice as reports have it."""
+    scale, shown = gate.slice_scale(policy)[0], found.evidence
+    return SliceRecord(
+        column=found.column,
+        value=found.value,
+        n=found.n,
+        drop=None if shown is None else scale * shown.drop,
+        interval=None if shown is None else (scale * shown.interval[0], scale * shown.interval[1]),
+        margin=scale * found.asked.margin,
+        mandatory=found.asked.mandatory,
+        status=found.status,
+        alarm=found.alarm,
+        reason=found.reason,
+    )
+
+
+def plan(policy: GateConfig, labels: NDArray[np.int64], class_names: Sequence[str]) -> float | None:
+    """Chance that all mandatory slices of a lossless file pass; before anything is trained.
+
+    Args:
+        policy: of a recipe.
+        labels: (N,), of the test split.
+        class_names: of the labels.
+
+    Raises:
+        UsageError: the policy asks for what a chain's predictions do not have, or its slices cannot pass.
+    """
+    for column in (*policy.slices, policy.query, policy.cluster):
+        if column not in (None, LABEL):
+            raise UsageError(
+                f"gate: a chain's predictions have no column {column!r}, only {LABEL!r}",
+                hint="judge your own files by it: edgekd gate --baseline --candidate --policy",
+            )
+    if policy.metric == "rmse" or "@" in policy.metric:
+        raise UsageError(f"gate.metric = {policy.metric!r}: a chain's networks tell classes")
+    if policy.metric == "auc" and len(class_names) != 2:
+        raise UsageError(f"gate.metric = 'auc' is of two classes, the task has {len(class_names)}")
+    for column, asked in policy.slices.items():
+        if unknown := [value for value in asked.values if value not in class_names]:
+            raise UsageError(f"gate.slices.{column}.values: no class {unknown[0]!r}")
+    counts = np.bincount(labels, minlength=len(class_names)).tolist()
+    return gate.joint_power({LABEL: dict(zip(class_names, counts, strict=True))}, policy)
+
+
+def _judge_file(artifact: ArtifactRecord, report: Report, folder: Path, policy: GateConfig) -> list[Check]:
+    """What the file itself is held to."""
     target = str(artifact.target)
-    if artifact.predictions is None:
-        raise DataError(f"report: the file for {target} has no stored predictions")
-    pair = gate.pair(baseline, read_predictions(artifact.predictions, folder))
     budgets = _budgets(report.gate, target)
     found = _measurements(report, target, folder)
     own = found.get(artifact.id)
@@ -115,7 +162,6 @@ def _judge_artifact(
     floats = [a.id for role in ("student_float", "teacher_float") for a in report.artifacts if a.role == role]
     reference = next((found[name] for name in floats if name in found), None)
     checks = [
-        *gate.judge_predictions(pair, policy, target).checks,
         gate.judge_size(artifact.size_bytes, budgets.size_bytes, target),
         gate.judge_latency(own, budgets.latency_ms_p90, target),
         gate.judge_memory(own, budgets.peak_memory_bytes, target),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgekd import gate, prediction_files
 from edgekd.config import GateConfig, build, load_policy
 from edgekd.errors import UsageError
+from edgekd.judgement import slice_record
 from edgekd.metric_names import metric_named
 from edgekd.store import Store
 from edgekd.types import Verdict
@@ -124,28 +125,11 @@ def as_dict(answer: Answer) -> dict[str, Any]:
         "candidates": {
             name: {
                 "checks": [vars(check) for check in each.checks],
-                "slices": [slice_as_dict(one, answer.policy) for one in each.slices],
+                "slices": [slice_record(one, answer.policy).model_dump(mode="json") for one in each.slices],
                 "notes": each.notes,
             }
             for name, each in answer.judged.items()
         },
-    }
-
-
-def slice_as_dict(found: gate.Slice, policy: GateConfig) -> dict[str, Any]:
-    """A slice, its figures in the unit of the margin."""
-    scale, shown = gate.slice_scale(policy)[0], found.evidence
-    return {
-        "column": found.column,
-        "value": found.value,
-        "n": found.n,
-        "margin": scale * found.asked.margin,
-        "drop": None if shown is None else scale * shown.drop,
-        "interval": None if shown is None else [scale * end for end in shown.interval],
-        "mandatory": found.asked.mandatory,
-        "status": found.status,
-        "alarm": found.alarm,
-        "reason": found.reason,
     }
 
 

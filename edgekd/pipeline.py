@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd import config as configs
 from edgekd import processes
-from edgekd.assemble import assemble, with_verdict
+from edgekd.assemble import assemble, judged
 from edgekd.config import CalibrationPolicy, PolicyGate, Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
-from edgekd.judgement import judge
 from edgekd.nodes import STAGES, Emission, Node, Plan
 from edgekd.plan import make_plan
 from edgekd.progress import QUIET, Display, chatter_to
@@ -288,7 +287,7 @@ def judge_again(path: Path, max_drop: float | None, policy_file: Path | None = N
         "policy": policy.model_dump(mode="json", exclude={"required_targets", "budgets"}),
     }
     report = report.model_copy(update={"gate": stored})
-    return with_verdict(report, judge(report, path.parent, policy))
+    return judged(report, path.parent, policy)
 
 
 def _held_to(report: Report, policy: PolicyGate, path: Path) -> Report:

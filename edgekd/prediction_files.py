@@ -166,7 +166,7 @@ def _csv(path: Path) -> dict[str, list[str]]:
 
 def _parquet(path: Path) -> dict[str, Any]:
     try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found,unused-ignore]
+        from pyarrow import ArrowException, parquet
     except ModuleNotFoundError:
         raise UsageError(
             f"{path}: Parquet needs pyarrow", hint="pip install 'edgekd[parquet]', or give CSV"

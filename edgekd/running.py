@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd import demands, processes
+import numpy as np
+
+from edgekd import demands, gate, judgement, processes
 from edgekd.errors import UsageError
 from edgekd.nodes import STAGES, Node
 from edgekd.stages.context import Context
@@ -45,6 +47,7 @@ def run_stages(context: Context, until: str | None = None) -> None:
         context.entries[node.label] = entry
         if node.stage == "data":
             demands.check(context.plan.recipe, context.task)
+            _check_policy(context)
             left = [node for node in nodes if node.label not in found]
             if any("teacher" in n.parents for n in left):
                 importlib.import_module(STAGES["distill"].module).check(context, left)
@@ -56,6 +59,18 @@ def run_stages(context: Context, until: str | None = None) -> None:
                 importlib.import_module(STAGES["quantize"].module).check(context, left)
         if history := entry.result.get("history"):
             context.watch(node.label, history)
+
+
+def _check_policy(context: Context) -> None:
+    """Says before any training where a lossless file would hardly pass."""
+    task, policy = context.task, context.plan.recipe.gate
+    labels = task.splits["test"].labels
+    assert labels is not None  # the data stage refuses a test split without labels
+    joint = judgement.plan(policy, np.asarray(labels), task.class_names)
+    if joint is not None and joint < gate.WARNED:
+        context.display.line(
+            f"  gate.slices: a file that lost nothing passes all with probability {joint:.0%} only"
+        )
 
 
 def _stored(node: Node, context: Context) -> Entry:

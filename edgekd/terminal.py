@@ -18,8 +18,7 @@ from rich.table import Table
 
 from edgekd import config
 from edgekd.errors import UsageError
-from edgekd.gate import slice_scale
-from edgekd.gate.predicted import WARNED
+from edgekd.gate import WARNED, slice_scale
 from edgekd.report import words
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from edgekd.gate.judge import (
     slice_scale,
 )
 from edgekd.gate.pairing import Pair, pair
-from edgekd.gate.predicted import Judged, joint_power, judge_predictions
+from edgekd.gate.predicted import WARNED, Judged, joint_power, judge_predictions
 from edgekd.gate.slices import Slice
 from edgekd.gate.statistics import (
     clopper_pearson_lower,
@@ -36,6 +36,7 @@ from edgekd.gate.statistics import (
 )
 
 __all__ = [
+    "WARNED",
     "Comparison",
     "Judged",
     "Pair",

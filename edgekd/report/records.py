@@ -224,6 +224,21 @@ class Ratio(Record):
     upper: float = Field(ge=0)
 
 
+class SliceRecord(Record):
+    """Samples with one value in one column, judged by themselves; figures in the unit of the margin."""
+
+    column: str = Field(description="label is the class")
+    value: str
+    n: Count
+    drop: float | None = Field(description="positive is a loss; null where the samples show nothing")
+    interval: Interval | None = Field(description="two-sided at level 1 - 2 alpha")
+    margin: float
+    mandatory: bool = Field(description="whether the release depends on it; others raise alarms")
+    status: Status
+    alarm: bool = Field(description="shown to have lost more than its margin, all such slices considered")
+    reason: str
+
+
 class ArtifactRecord(Record):
     """A file that ships (`role` "target"), or a float reference measured beside it."""
 
@@ -249,6 +264,7 @@ class ArtifactRecord(Record):
     speedup_over_float: Ratio | None = Field(description="over the same network in float")
     size_ratio_to_teacher: float | None = Field(gt=0, description="teacher's bytes over this file's")
     predictions: PredictionsFile | None
+    slices: tuple[SliceRecord, ...] = Field(default=(), description="empty for the float references")
 
     @model_validator(mode="after")
     def _consistent(self) -> ArtifactRecord:
@@ -320,9 +336,7 @@ class CheckRecord(Record):
     unit: str
     status: Status
     detail: str
-    slice: tuple[str, str] | None = Field(
-        default=None, description="column and value of the samples that it is of; null: all samples"
-    )
+    slice: tuple[str, str] | None = Field(default=None, description="its column and value; null: all samples")
 
 
 class VerdictRecord(Record):

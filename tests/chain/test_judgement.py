@@ -4,8 +4,9 @@ import json
 import shutil
 
 import pytest
+from runs import TINY, Commands
 
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
 from edgekd.pipeline import judge_again
 
 
@@ -96,3 +97,79 @@ def test_the_command_says_so_in_one_line(folder, finished):
     assert done.returncode == 2
     assert "x86-onnx.npz: changed" in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def write_policy(tmp_path, text):
+    path = tmp_path / "policy.toml"
+    path.write_text(f"[gate]\n{text}")
+    return path
+
+
+def test_classes_are_slices(folder):
+    report = judge_again(folder / "report.json", None)
+    (found,) = [a for a in report.artifacts if a.target == "x86-onnx"]
+    assert [s.value for s in found.slices] == list(report.class_names)
+    assert sum(s.n for s in found.slices) == report.data.splits.test.n
+    (check,) = [c for c in report.verdict.checks if (c.name, c.target) == ("accuracy", "x86-onnx")]
+    lost = sum(s.drop * s.n for s in found.slices) / report.data.splits.test.n
+    assert lost == pytest.approx(check.observed, abs=1e-9)
+    assert not any(s.mandatory for s in found.slices)
+    assert all(a.slices == () for a in report.artifacts if a.role != "target")
+
+
+def test_another_policy_judges_in_place_of_the_recipes(folder, tmp_path):
+    path = write_policy(
+        tmp_path,
+        'max_drop_pp = 90.0\nrequired_targets = ["host"]\n[gate.budgets.host]\nsize_bytes = 1\n',
+    )
+    report = judge_again(folder / "report.json", None, path)
+    assert [a.target for a in report.artifacts if a.required] == ["host"]
+    assert {c.status for c in report.verdict.checks if (c.name, c.target) == ("size", "host")} == {"FAIL"}
+    assert report.verdict.status == "FAIL"
+    # Fewer samples of a class than asked for show nothing, however wide the margin.
+    strict = write_policy(
+        tmp_path,
+        "max_drop_pp = 90.0\nexpected_discordance = 0.01\n"
+        "[gate.slices.label]\nmax_drop_pp = 90.0\nmin_slice_n = 50\n",
+    )
+    verdict = judge_again(folder / "report.json", None, strict).verdict
+    slices = [c for c in verdict.checks if c.name == "slice" and c.target == "x86-onnx"]
+    assert len(slices) == 10 and {c.status for c in slices} == {"INCONCLUSIVE"}
+    assert verdict.status == "INCONCLUSIVE"
+    with pytest.raises(UsageError, match="the report has no target 'phone'"):
+        judge_again(
+            folder / "report.json",
+            None,
+            write_policy(tmp_path, 'max_drop_pp = 1.0\nrequired_targets = ["phone"]'),
+        )
+
+
+def test_other_metrics_are_judged_from_the_stored_scores(folder, tmp_path):
+    path = write_policy(tmp_path, 'metric = "f1_macro"\nmax_drop = 0.9\n')
+    verdict = judge_again(folder / "report.json", None, path).verdict
+    assert {c.name for c in verdict.checks} & {"accuracy", "f1_macro"} == {"f1_macro"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (
+            "max_drop_pp = 1.0\nexpected_discordance = 0.05\n[gate.slices.shop]\nmax_drop_pp = 2.0",
+            "no column 'shop'",
+        ),
+        ('max_drop_pp = 1.0\ncluster = "user"', "no column 'user'"),
+        ('max_drop = 1.0\nmetric = "rmse"', "networks tell classes"),
+        ('max_drop = 0.1\nmetric = "auc"', "the task has 10"),
+        (
+            "max_drop_pp = 1.0\nexpected_discordance = 0.2\n[gate.slices.label]\nmax_drop_pp = 2.0",
+            "mandatory slices with probability 0%",
+        ),
+    ],
+)
+def test_a_policy_that_a_chain_cannot_be_held_to_is_refused_before_training(tmp_path, policy, said):
+    command = Commands(tmp_path, tmp_path / "store")
+    start = TINY.index("[gate]")
+    (tmp_path / "r.toml").write_text(TINY[:start] + f"[gate]\n{policy}\n")
+    found = command("run", "r.toml")
+    assert found.returncode == 2 and said in found.stderr
+    assert [p.name.partition("-")[0] for p in (tmp_path / "store").glob("*-*")] == ["data"]

@@ -113,6 +113,7 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "speedup_over_float": None,
         "size_ratio_to_teacher": TEACHER_SIZE / size,
         "predictions": predictions(id_),
+        "slices": [],
         **more,
     }
 
