@@ -97,7 +97,7 @@ def study(work: Path, students: Sequence[str]) -> list[dict[str, Any]]:
 
 def show(result: dict[str, Any]) -> str:
     lines = [
-        "| student | pruned by | recovery | MACs | parameters | int8, ms | share | float, % | int8, % | drop, pp |",
+        "| student | pruned by | recovery | MACs | weights | int8, ms | share | float % | int8 % | drop pp |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for r in result["rows"]:
