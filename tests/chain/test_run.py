@@ -120,7 +120,7 @@ def test_what_is_printed_is_what_the_report_says(finished):
         assert re.search(rf"{stage['id']} .*{stage['metrics'][0]['value']:.2f}", printed)
     for artifact in (a for a in report["artifacts"] if a["target"]):
         assert re.search(rf"{artifact['target']} .*{artifact['metrics'][0]['value']:.2f}", printed)
-    assert "INCONCLUSIVE at a margin of 20.0 pp on 192 test samples" in printed
+    assert "INCONCLUSIVE at a margin of 20 pp of accuracy on 192 test samples" in printed
     assert "runs/tiny-smoke/report.html" in printed
 
 
@@ -200,7 +200,7 @@ def test_gate_judges_again_from_the_folder_alone(finished, tmp_path):
     told = finished.light("gate", workdir).stdout  # the folder will do as well
     assert "so few digits" in told and "smoke run" in told
     other = finished.light("gate", workdir, "--max-drop", "30").stdout
-    assert "30.0 pp on 192 test samples" in other and "so few digits" not in other
+    assert "30 pp of accuracy on 192 test samples" in other and "so few digits" not in other
 
     def accuracy(margin):
         verdict = judge_again(workdir / "report.json", margin).verdict
