@@ -186,8 +186,11 @@ def gate(
     from edgekd.pipeline import judge_again
 
     assert report is not None
-    if candidate or metric is not None or query is not None:
-        raise UsageError("--candidate, --metric and --query go with --baseline", hint="a report has its own")
+    if candidate or metric is not None or query is not None or assumed_drop:
+        raise UsageError(
+            "--candidate, --metric, --query and --assumed-drop go with --baseline",
+            hint="a report has its own",
+        )
     judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop, policy)
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))

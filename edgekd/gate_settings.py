@@ -108,9 +108,13 @@ class GateConfig(Strict):
         for column, asked in self.slices.items():
             if getattr(asked, own) is None or (asked.max_drop_pp is not None and asked.max_drop is not None):
                 raise ValueError(f"slices.{column}: the margin of {self.metric} is {own}")
+        if "@" not in self.metric and self.query is not None:
+            raise ValueError(f"query goes with ndcg@K and hit@K, not with {self.metric}")
         if "@" in self.metric and self.query is None:
             raise ValueError(f"{self.metric} ranks the rows of a query: name their column, query = ...")
-        if any(asked.mandatory for asked in self.slices.values()) and self.expected_discordance is None:
+        share = self.metric == "accuracy" or self.metric.startswith("top_")
+        needed = share and self.cluster is None and any(asked.mandatory for asked in self.slices.values())
+        if needed and self.expected_discordance is None:
             raise ValueError(
                 "mandatory slices need expected_discordance: it tells beforehand whether they can pass"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from edgekd.config import GateConfig, build, load_policy
 from edgekd.errors import UsageError
 from edgekd.judgement import slice_record
 from edgekd.metric_names import metric_named
-from edgekd.store import Store
+from edgekd.prediction_files import Rows
+from edgekd.store import Store, hash_of
 from edgekd.types import Verdict
 
 
@@ -107,10 +107,12 @@ def judge(baseline: Path, candidates: Mapping[str, Path], policy: GateConfig, as
         for name, pair in pairs.items()
     }
     checks = [check for each in judged.values() for check in each.checks]
-    samples = _hash(first.teacher.sample_ids, first.teacher.labels)
     store = Store(Store.default_root())
-    for pair in pairs.values():
-        count = store.judged(samples, _hash(pair.candidate.scores, pair.candidate.said))
+    for other in files[1:]:
+        count = store.judged(
+            _hash(files[0], files[0].labels),
+            _hash(other, other.scores if other.predictions is None else other.predictions),
+        )
     return Answer(gate.conclude(checks, candidates, policy.metric), judged, policy, joint, count)
 
 
@@ -124,6 +126,8 @@ def as_dict(answer: Answer) -> dict[str, Any]:
         "judgements": answer.judgements,
         "candidates": {
             name: {
+                "teacher": each.values[0],
+                "value": each.values[1],
                 "checks": [vars(check) for check in each.checks],
                 "slices": [slice_record(one, answer.policy).model_dump(mode="json") for one in each.slices],
                 "notes": each.notes,
@@ -141,11 +145,8 @@ def _counted(pair: gate.Pair, name: str, policy: GateConfig) -> dict[str, int]:
     return {**dict.fromkeys(policy.slices[name].values, 0), **found}
 
 
-def _hash(*arrays: NDArray[Any] | None) -> str:
-    """Of arrays, whatever types they were read in."""
-    digest = hashlib.sha256()
-    for values in arrays:
-        if values is not None:
-            plain = values if values.dtype.kind == "U" else values.astype(np.float64)
-            digest.update(f"{plain.dtype} {plain.shape}".encode() + np.ascontiguousarray(plain).tobytes())
-    return digest.hexdigest()
+def _hash(rows: Rows, values: Sequence[str] | NDArray[Any] | None) -> str:
+    """Of what a file says of each sample, whatever the order of its rows."""
+    assert values is not None  # labels; predictions or scores
+    said = values if not isinstance(values, np.ndarray) else [row.tolist() for row in values]
+    return hash_of([[rows.ids[i], said[i]] for i in sorted(range(len(rows.ids)), key=lambda i: rows.ids[i])])

@@ -2,13 +2,14 @@
 
 Columns: `sample_id`, `label`, and `prediction` (a class, or a value), `score` (one value), or `score_0`,
 `score_1`, ... (one a class). Any further column is a slice, a query or a cluster. Nothing is guessed: a row
-too short, a value that is no number or a class that nobody knows is an error with its line.
+too short, a value that is missing or no number, or a prediction that is no label is an error with its place.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from edgekd.types import Column, Metric, Predictions
 
 ID, LABEL, PREDICTION, SCORE = "sample_id", "label", "prediction", "score"
 _CLASS_SCORE = re.compile(r"score_(0|[1-9]\d{0,5})")
+_WHOLE = re.compile(r"(-?\d+)\.0+")
 _HINT = "columns: sample_id, label, and prediction, score or score_0, score_1, ...; others are slices"
 
 Texts = Sequence[str]
@@ -76,6 +78,11 @@ def predictions(files: Sequence[Rows], metric: Metric) -> list[Predictions]:
     if metric.name == "rmse" or "@" in metric.name:
         return [_of_values(rows) for rows in files]
     classes = _classes(files)
+    if metric.name in ("f1", "auc") and not classes.keys() <= {"0", "1"}:
+        raise DataError(
+            f"{metric.name} is of class 1 against 0, the classes are {', '.join(list(classes)[:5])}",
+            hint="labels 0 and 1" + (", or f1_macro" if metric.name == "f1" else ""),
+        )
     return [_of_classes(rows, classes) for rows in files]
 
 
@@ -99,7 +106,12 @@ def _of_classes(rows: Rows, classes: Mapping[str, int]) -> Predictions:
     if rows.scores is not None:
         return Predictions(np.asarray(rows.ids), labels, rows.scores, columns)
     assert rows.predictions is not None
-    said = np.array([classes[text] for text in rows.predictions], np.int64)
+    said = np.array([classes.get(text, -1) for text in rows.predictions], np.int64)
+    if (at := np.flatnonzero(said < 0)).size:
+        raise DataError(
+            f"{rows.path}: prediction {rows.predictions[at[0]]!r} of {rows.ids[at[0]]!r} is no label",
+            hint="labels and predictions name classes alike; where a class may have no sample, give scores",
+        )
     return Predictions(np.asarray(rows.ids), labels, np.zeros((len(said), 0)), columns, said)
 
 
@@ -108,7 +120,7 @@ def _classes(files: Sequence[Rows]) -> dict[str, int]:
     widths = {rows.scores.shape[1] for rows in files if rows.scores is not None}
     if widths:
         return {str(i): i for i in range(max(2, *widths))}  # one score is that of class 1 of two
-    texts = {text for rows in files for text in (*rows.labels, *(rows.predictions or ()))}
+    texts = {text for rows in files for text in rows.labels}
     return {text: i for i, text in enumerate(sorted(texts))}
 
 
@@ -181,11 +193,19 @@ def _parquet(path: Path) -> dict[str, Any]:
 def _npz(path: Path) -> dict[str, Any]:
     """Arrays sample_ids, labels, scores (N, K) or predictions, as a run writes them; others are columns."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: not a file of predictions: it holds one array")
             arrays = {name: found[name] for name in found.files}
-    except (ValueError, OSError, BadZipFile, EOFError) as error:
+    except (ValueError, OSError, BadZipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a file of predictions: {error}") from None
+    for name, values in arrays.items():
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufU":
+            raise DataError(f"{path}: {name} holds neither numbers nor texts")
     singular = {"sample_ids": ID, "labels": LABEL, "predictions": PREDICTION}
+    if both := [name for name, one in singular.items() if {name, one} <= arrays.keys()]:
+        raise DataError(f"{path}: {both[0]} and {singular[both[0]]} both")
     columns = {singular.get(name, name): values for name, values in arrays.items() if name != "scores"}
     if "scores" in arrays:
         scores = arrays["scores"]
@@ -200,15 +220,12 @@ def _npz(path: Path) -> dict[str, Any]:
 
 def _texts(values: Sequence[Any] | NDArray[Any], path: Path, name: str) -> Texts:
     found = values.tolist() if isinstance(values, np.ndarray) else values
-    for i, value in enumerate(found):
-        if value is None or value == "":
-            raise DataError(f"{path}: column {name!r} has no value in row {i + 1}")
-    return [value if isinstance(value, str) else _plain(value) for value in found]
-
-
-def _plain(value: Any) -> str:
-    """3.0 and 3 are the same class or user, whichever type a file keeps them in."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    texts = [str(value).strip() for value in found]
+    for i, (value, text) in enumerate(zip(found, texts, strict=True)):
+        if value is None or text == "" or text.lower() in ("nan", "none", "null"):
+            raise DataError(f"{path}: column {name!r} has no value in row {i + 1}: {value!r}")
+    # 3.0 and 3 are the same class or user, whichever type a file keeps them in.
+    return [whole[1] if (whole := _WHOLE.fullmatch(text)) else text for text in texts]
 
 
 def _numbers(values: Sequence[Any] | NDArray[Any], path: Path, name: str) -> NDArray[np.float64]:

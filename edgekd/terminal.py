@@ -268,7 +268,10 @@ def _fields(built: BaseModel, given: Mapping[str, Any], prefix: str) -> Iterator
 def show_answer(answer: Answer) -> None:
     """What the gate says of predictions: each candidate's checks and slices, then the verdict."""
     for name, judged in answer.judged.items():
-        console.print(f"\n[bold]{escape(name)}[/]")
+        teacher, own = judged.values
+        unit = "%" if answer.policy.judged.unit == "percent" else ""
+        shown = f"{answer.policy.metric} {own:.5g}{unit}, the baseline {teacher:.5g}{unit}"
+        console.print(f"\n[bold]{escape(name)}[/]: {shown}")
         for check in judged.checks:
             if check.status != "NOT_APPLICABLE" and check.slice is None:
                 console.print(f"[{COLOURS[check.status]}]{check.status}[/] [bold]{check.name}[/]")
@@ -293,7 +296,7 @@ def _show_slices(found: Sequence[Slice], policy: GateConfig) -> None:
     """Mandatory slices, and of the others those that raise an alarm."""
     rows = [one for one in found if one.asked.mandatory or one.alarm]
     if len(found) > len(rows):
-        rest = f"{len(found) - len(rows):,} slices without a margin of their own raise no alarm"
+        rest = f"{len(found) - len(rows):,} slices that need not pass raise no alarm"
         console.print(f"[dim]{rest}[/dim]")
     if not rows:
         return

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.errors import DataError
+
 Direction = Literal["higher", "lower"]
 Kind = Literal["measured", "host", "emulated"]
 Format = Literal["onnx", "tflite"]
@@ -316,6 +318,10 @@ class Predictions:
     @property
     def answers(self) -> NDArray[np.int64]:
         """The class of the highest score (the first of equal ones), one a sample."""
+        if self.said is None and self.scores.shape[1] == 1:
+            raise DataError(
+                "one score tells no class without a threshold", hint="prediction, or score_0 and score_1"
+            )
         return self.said if self.said is not None else np.asarray(self.scores.argmax(axis=1), np.int64)
 
     @property

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgekd import cli, own_predictions
-from edgekd.errors import EdgeKDError, UsageError
+from edgekd.errors import DataError, EdgeKDError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_other_columns_raise_alarms_that_block_nothing(files):
     assert found.exit_code == 0
     (line,) = [line for line in found.stdout.splitlines() if "region = south" in line]
     assert "ALARM" in line
-    assert "11 slices without a margin of their own raise no alarm" in found.stdout
+    assert "11 slices that need not pass raise no alarm" in found.stdout
     assert "column 'row' has 10,000 values and is no slice" in found.stdout
 
 
@@ -166,8 +166,45 @@ def test_each_judgement_is_counted_once(files):
     command = files(lambda i, label: i < 10, 10_000)
     for _ in range(2):
         assert json.loads(gate(*command, "--max-drop", 1.0, "--json").stdout)["judgements"] == 1
+    head, *rows = Path(command[2]).read_text().splitlines()
+    Path(command[2]).write_text("\n".join([head, *rows[::-1]]))  # the same samples
+    assert json.loads(gate(*command, "--max-drop", 1.0, "--json").stdout)["judgements"] == 1
     command = files(lambda i, label: i < 11, 10_000)
     assert json.loads(gate(*command, "--max-drop", 1.0, "--json").stdout)["judgements"] == 2
+
+
+def test_one_score_is_judged_by_no_metric_of_classes(tmp_path, files):
+    command, labels = files(lambda i, label: i < 0), np.arange(2000) % 2
+    for name, scores in (("teacher", labels), ("student", 1 - labels)):
+        rows = "".join(
+            f"s{i},{label},{score}\n" for i, (label, score) in enumerate(zip(labels, scores, strict=True))
+        )
+        (tmp_path / f"{name}.csv").write_text(f"sample_id,label,score\n{rows}")
+    for metric in ("accuracy", "f1", "f1_macro"):
+        with pytest.raises(DataError, match="one score tells no class"):
+            gate(*command, "--metric", metric, "--max-drop", 1.0)
+    assert gate(*command, "--metric", "auc", "--max-drop", 0.05).exit_code == 1
+    limited = policy(tmp_path, 'metric = "auc"\nmax_drop = 0.05\nmax_negative_flip_rate = 0.01\n')
+    with pytest.raises(UsageError, match="max_negative_flip_rate: one score tells no class"):
+        gate(*command, *limited)
+
+
+def test_flips_of_clusters_have_no_exact_bound(tmp_path, files):
+    command = files(lambda i, label: i < 20, user=np.arange(2000) // 20)
+    asked = 'max_drop_pp = 10.0\ncluster = "user"\n'
+    assert gate(*command, *policy(tmp_path, asked)).exit_code == 0
+    with pytest.raises(UsageError, match="flips of clusters are not independent"):
+        gate(*command, *policy(tmp_path, asked + "max_negative_flip_rate = 0.02\n"))
+
+
+def test_values_that_must_be_there(tmp_path, files):
+    command = files(lambda i, label: i < 0, 10_000)
+    found = gate(*command, *policy(tmp_path, SLICED + 'values = ["7", "11"]\n'), "--json")
+    checks = json.loads(found.stdout)["candidates"]["student"]["checks"]
+    assert [c["slice"] for c in checks if c["status"] == "INCONCLUSIVE"] == [["label", "11"]]
+    assert found.exit_code == 3
+    with pytest.raises(UsageError, match=r"mandatory slices with probability 0%"):
+        gate(*command, *policy(tmp_path, SLICED + "min_slice_n = 5000\n"))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +213,7 @@ def test_each_judgement_is_counted_once(files):
         ([], "give a report, or --baseline"),
         (["r", "--baseline", "t.csv"], "give a report, or --baseline"),
         (["r", "--metric", "auc"], "go with --baseline"),
+        (["r", "--assumed-drop", "0.5"], "go with --baseline"),
         (["--baseline", "t.csv"], "no candidate"),
         (["--baseline", "t.csv", "--candidate", "s.csv"], "no margin"),
         (
@@ -199,6 +237,7 @@ def test_what_is_asked_wrongly(arguments, said):
         ("max_drop_pp = 1.0\nmax_drop = 0.1", "here stand max_drop_pp and max_drop"),
         ('metric = "auc"\nmax_drop_pp = 1.0', "the margin of auc is max_drop"),
         ('metric = "hit@5"\nmax_drop_pp = 1.0', "name their column"),
+        ('max_drop_pp = 1.0\nquery = "q"', "query goes with ndcg@K and hit@K"),
         ("max_drop_pp = 1.0\n[gate.slices.label]\nmax_drop_pp = 3.0", "need expected_discordance"),
         ("max_drop_pp = 1.0\n[gate.slices.label]\nmax_drop = 3.0", "slices.label: the margin of accuracy is"),
         ("max_drop_pp = 1.0\nmax_drop_pp_ = 1", "max_drop_pp_"),

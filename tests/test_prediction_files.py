@@ -24,16 +24,16 @@ def write(tmp_path):
 
 
 def test_classes_by_name(write):
-    other = "sample_id,label,prediction\na,shirt,hat\nb,coat,coat\nc,coat,coat\n"
+    other = "sample_id,label,prediction\na,shirt,coat\nb,coat,coat\nc,coat,coat\n"
     one, two = predictions([read(write(CLASSES)), read(write(other, "q.csv"))], ACCURACY)
     assert one.correct.tolist() == [True, False, True]
     assert two.correct.tolist() == [False, True, True]
     assert one.sample_ids.tolist() == ["a", "b", "c"]
-    # One list of classes for both: coat, hat, shirt.
+    # One list of classes for both: coat, shirt.
     assert (one.labels.tolist(), one.answers.tolist(), two.answers.tolist()) == (
-        [2, 0, 0],
-        [2, 2, 0],
         [1, 0, 0],
+        [1, 1, 0],
+        [0, 0, 0],
     )
     assert one.columns["device"].texts.tolist() == ["phone", "desk", "phone"]
     assert one.columns["label"].texts.tolist() == ["shirt", "coat", "coat"]
@@ -47,6 +47,17 @@ def test_scores_of_classes(write):
     mixed = "sample_id,label,prediction\na,1,1\nb,1,1\n"
     _, said = predictions([read(write(text)), read(write(mixed, "q.csv"))], ACCURACY)
     assert said.correct.tolist() == [True, True]
+
+
+def test_whole_numbers_are_the_same_class_however_they_are_written(write):
+    (found,) = predictions([read(write("sample_id,label,prediction\na,3,3.0\nb, 4,4\n"))], ACCURACY)
+    assert found.correct.tolist() == [True, True]
+
+
+def test_class_1_is_named(write):
+    text = "sample_id,label,prediction\na,fraud,legit\nb,legit,legit\n"
+    with pytest.raises(DataError, match=r"f1 is of class 1 against 0, the classes are fraud, legit"):
+        predictions([read(write(text))], metric_named("f1"))
 
 
 def test_one_score_is_that_of_class_1(write):
@@ -74,7 +85,7 @@ def test_columns_of_numbers_are_in_their_order(write):
 )
 def test_arrays(tmp_path, names):
     scores = np.array([[0.5, 0.25, 0.125], [0.0, 1.0, 2.0]], np.float32)
-    first = scores if names[0] == "scores" else scores.argmax(1)
+    first = scores if names[0] == "scores" else np.array([0.0, 1.0])
     path = tmp_path / "p.npz"
     np.savez(
         path,
@@ -82,7 +93,7 @@ def test_arrays(tmp_path, names):
         user=[7.0, 8.0],
     )
     (found,) = predictions([read(path)], ACCURACY)
-    assert found.correct.tolist() == [True, False]
+    assert found.correct.tolist() == [True, names[0] == "predictions"]
     assert found.columns["user"].values == ("7", "8")
 
 
@@ -113,6 +124,11 @@ REFUSED = {
     "no number": ("sample_id,label,score_0,score_1\na,0,1,much\n", "score_1 of row 1 is no number: 'much'"),
     "no value": ("sample_id,label,prediction\na,1,1\nb,,1\n", "'label' has no value in row 2"),
     "label is no class": ("sample_id,label,score_0,score_1\na,2,0,1\n", "label '2' of 'a' is no class"),
+    "a class that is no label": (
+        "sample_id,label,prediction\na,cat,Cat\n",
+        "prediction 'Cat' of 'a' is no label",
+    ),
+    "no number is no class": ("sample_id,label,prediction\na,1,1\nb,1,nan\n", "no value in row 2: 'nan'"),
     "column twice": ("sample_id,label,label,prediction\na,1,1,1\n", "stands twice"),
     "no text": (b"sample_id,label,prediction\na,\xff\xfe,1\n", "not a CSV file"),
     "open quote": ('sample_id,label,prediction\n"a,1,1\n', "not a CSV file"),
@@ -139,6 +155,19 @@ def test_refused_files(write, tmp_path):
     np.savez(tmp_path / "d.npz", sample_ids=["a"], labels=[1], scores=[[0.0, 1.0]], user=[[1, 2]])
     with pytest.raises(DataError, match=r"user has shape \(1, 2\)"):
         read(tmp_path / "d.npz")
+    np.savez(tmp_path / "n.npz", sample_ids=["a"], labels=[1], predictions=[np.nan])
+    with pytest.raises(DataError, match="'prediction' has no value in row 1"):
+        read(tmp_path / "n.npz")
+    np.savez(tmp_path / "c.npz", sample_ids=["a"], labels=[1], scores=[[1j, 0]])
+    with pytest.raises(DataError, match="scores holds neither numbers nor texts"):
+        read(tmp_path / "c.npz")
+    np.savez(tmp_path / "b.npz", sample_ids=["a"], labels=[1], label=[2], scores=[[1.0, 0]])
+    with pytest.raises(DataError, match="labels and label both"):
+        read(tmp_path / "b.npz")
+    np.save(tmp_path / "y.npy", np.zeros(3))
+    (tmp_path / "y.npy").rename(tmp_path / "y.npz")
+    with pytest.raises(DataError, match="it holds one array"):
+        read(tmp_path / "y.npz")
     np.savez(tmp_path / "l.npz", sample_ids=["a", "b"], labels=[1], scores=[[0.0, 1.0]])
     with pytest.raises(DataError, match="different length"):
         read(tmp_path / "l.npz")

@@ -56,7 +56,9 @@ class Bootstrap:
         edge = 0.5 / len(self.replicates)
         shift = ndtri(np.clip(below, edge, 1 - edge))
         moved = shift + ndtri(level)
-        adjusted = ndtr(shift + moved / (1 - self.acceleration * moved))
+        left = 1 - self.acceleration * moved
+        # Where the correction has no end, the outermost replicate.
+        adjusted = ndtr(shift + moved / left) if left > 0 else float(moved > 0)
         return float(np.quantile(self.replicates, adjusted))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,11 @@ from edgekd.gate import auc, bootstrap, metrics
 from edgekd.gate.bootstrap import Floats
 from edgekd.gate.evidence import Estimate, Evidence, by_counts, by_estimate
 from edgekd.gate.pairing import Pair
-from edgekd.types import Column, Metric
+from edgekd.types import Column, Metric, Status
 
 SEED = 0
+# Below these a bootstrap passes models at the margin in clearly more than alpha of all cases.
+MIN_UNITS, MIN_CLUSTERS = 200, 30
 
 
 class TooFew(DataError):
@@ -70,7 +73,24 @@ def evidence(pair: Pair, question: Question) -> Evidence:
         return by_counts(b, c, len(pair), question.margin, alpha, question.alpha_fail)
     found, units = _estimate(pair, question)
     # Shares are percent where they are shown; margins are fractions.
-    return by_estimate(found, units, question.margin, alpha, question.alpha_fail)
+    shown = by_estimate(found, units, question.margin, alpha, question.alpha_fail)
+    if shown.status is Status.PASS and not _enough_to_pass(pair, question, found, units):
+        return replace(shown, status=Status.INCONCLUSIVE)
+    return shown
+
+
+def _enough_to_pass(pair: Pair, question: Question, found: Estimate, units: int) -> bool:
+    """What a bootstrap cannot see: losses so rare that none, or few, were drawn at all.
+
+    A share must pass by Tango's test too, which clusters only make stricter. Where nothing varies, a loss as
+    large as the margin must have been likely to be seen (the rule of three).
+    """
+    if metrics.is_share(question.metric):
+        margin = question.margin * (values(pair, question)[0] / 100 if question.relative else 1)
+        plain = replace(question, cluster=None, relative=False, margin=margin)
+        return margin > 0 and evidence(pair, plain).status is Status.PASS
+    rare = question.metric.direction == "higher" and question.margin < 1 and found.standard_error == 0
+    return not rare or units >= math.log(question.alpha) / math.log1p(-question.margin)
 
 
 def _estimate(pair: Pair, question: Question) -> tuple[Estimate, int]:
@@ -78,7 +98,12 @@ def _estimate(pair: Pair, question: Question) -> tuple[Estimate, int]:
     if question.metric.name == "auc":
         return _auc(pair, question, rng), len(pair)
     sums = _Sums(pair, question)
-    return bootstrap.paired(sums.rows, sums.counts, sums.drop, rng), int(sums.counts.sum())
+    units = int(sums.counts.sum())
+    least, what = (MIN_UNITS, "samples") if question.cluster is None else (MIN_CLUSTERS, "clusters")
+    if units < least:
+        what = "queries" if question.query and not question.cluster else what
+        raise TooFew(f"{units} {what}: with fewer than {least} a bootstrap passes bad models too often")
+    return bootstrap.paired(sums.rows, sums.counts, sums.drop, rng), units
 
 
 def _auc(pair: Pair, question: Question, rng: np.random.Generator) -> Estimate:
@@ -114,7 +139,9 @@ class _Sums:
         query = None if question.query is None else pair.column(question.query).codes
         if not metrics.is_ranked(question.metric):
             query = None
-        self._of = [metrics.sums(question.metric, p, query) for p in (pair.teacher, pair.candidate)]
+        both = (pair.teacher, pair.candidate)
+        classes = metrics.num_classes(*both) if question.metric.name.startswith("f1") else 0
+        self._of = [metrics.sums(question.metric, p, query, classes) for p in both]
         self._question = question
         seen = np.concatenate([one.seen for one in self._of], axis=1)
         known = ~np.isnan(seen).any(axis=1)  # queries without anything relevant say nothing

@@ -18,6 +18,9 @@ from edgekd.gate import ranking
 from edgekd.gate.bootstrap import Floats
 from edgekd.types import ACCURACY, Metric, Predictions
 
+# Beyond it 2^relevance loses what other items of the list are worth.
+MOST_RELEVANT = 50
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -58,13 +61,19 @@ def right(metric: Metric, predictions: Predictions) -> NDArray[np.bool_]:
     return np.asarray(((scores > own) | ((scores == own) & earlier)).sum(axis=1) < k)
 
 
-def sums(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | None) -> Sums:
+def num_classes(*models: Predictions) -> int:
+    """Of models that classify: as many as any of them scores, says or is asked for."""
+    return int(max(max(p.scores.shape[1], p.labels.max() + 1, p.answers.max() + 1) for p in models))
+
+
+def sums(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | None, classes: int = 0) -> Sums:
     """A metric that is bootstrapped by its sums.
 
     Args:
         metric: not `auc`, which is no function of sums.
         predictions: of one model.
         query: (N,), the query of each row, 0 to Q - 1, of a ranked metric.
+        classes: of F1, `num_classes` of all models that are compared.
 
     Raises:
         DataError: labels or scores that the metric has no meaning for.
@@ -75,7 +84,7 @@ def sums(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | No
         return _rmse(predictions)
     if is_ranked(metric):
         return _ranked(metric, predictions, query)
-    return _f1(metric, predictions)
+    return _f1(metric, predictions, classes)
 
 
 def binary_scores(predictions: Predictions) -> Floats:
@@ -117,18 +126,20 @@ def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] |
         raise DataError(f"{metric.name} ranks by one score a row, not by {predictions.scores.shape[1]}")
     kind, k = metric.name.split("@")
     relevance = predictions.labels.astype(np.float64)
-    if (relevance < 0).any():
-        raise DataError(f"{metric.name}: a relevance is below 0")
+    if (relevance < 0).any() or (relevance > MOST_RELEVANT).any():
+        raise DataError(
+            f"{metric.name}: relevances from {relevance.min():g} to {relevance.max():g}",
+            hint=f"grades from 0 to {MOST_RELEVANT}: gains are 2^relevance - 1",
+        )
     scores = predictions.scores[:, 0].astype(np.float64)
     if kind == "hit":
         return _mean(100 * ranking.hits(query, relevance, scores, int(k)))
     return _mean(ranking.ndcg(query, relevance, scores, int(k)))
 
 
-def _f1(metric: Metric, predictions: Predictions) -> Sums:
+def _f1(metric: Metric, predictions: Predictions, classes: int) -> Sums:
     """Sums of each class that counts: right, said, true. F1 = 2 right / (said + true)."""
     answers = predictions.answers
-    classes = int(max(predictions.scores.shape[1], predictions.labels.max() + 1, answers.max() + 1))
     if metric.name == "f1" and classes != 2:
         raise DataError(f"f1 is of class 1 of two, here are {classes}", hint="f1_macro is of any")
     counted = np.arange(1, 2) if metric.name == "f1" else np.arange(classes)

@@ -11,7 +11,7 @@ import numpy as np
 from edgekd.config import GateConfig
 from edgekd.errors import UsageError
 from edgekd.gate import metrics, slices
-from edgekd.gate.drops import Question, TooFew, evidence
+from edgekd.gate.drops import Question, TooFew, evidence, values
 from edgekd.gate.evidence import Evidence
 from edgekd.gate.judge import drop_scale, judge_drop, judge_negative_flips, judge_slice
 from edgekd.gate.pairing import Pair
@@ -31,12 +31,14 @@ class Judged:
         checks: of the whole and of mandatory slices.
         slices: all slices, mandatory or not.
         evidence: of the whole; None where the samples show nothing.
+        values: the metric of the teacher and of the candidate.
         notes: what was not looked at, and why.
     """
 
     checks: tuple[Check, ...]
     slices: tuple[slices.Slice, ...]
     evidence: Evidence | None
+    values: tuple[float, float]
     notes: tuple[str, ...]
 
 
@@ -75,14 +77,20 @@ def judge_predictions(pair: Pair, policy: GateConfig, target: str, assumed_drop:
     found = slices.judge(pair, replace(question, relative=False), asked, expected)
     mandatory = [each for each in found if each.asked.mandatory]
     checks += [judge_slice(each, policy, target, len(mandatory)) for each in mandatory]
-    return Judged(tuple(checks), found, shown, tuple(notes))
+    return Judged(tuple(checks), found, shown, values(pair, question), tuple(notes))
 
 
 def _negative_flips(pair: Pair, policy: GateConfig, target: str) -> Check:
+    detail = ""
     if metrics.is_ranked(policy.judged) or policy.metric == "rmse":
-        if policy.max_negative_flip_rate is not None:
-            raise UsageError(f"gate.max_negative_flip_rate: there is no right and wrong in {policy.metric}")
         detail = f"there is no right and wrong in {policy.metric}"
+    elif pair.teacher.said is pair.candidate.said is None and pair.teacher.scores.shape[1] == 1:
+        detail = "one score tells no class without a threshold"
+    elif policy.cluster is not None:
+        detail = "flips of clusters are not independent: they have no exact bound"
+    if detail:
+        if policy.max_negative_flip_rate is not None:
+            raise UsageError(f"gate.max_negative_flip_rate: {detail}", hint="leave it out")
         return Check("negative_flips", target, None, None, "fraction", Status.NOT_APPLICABLE, detail)
     lost = int(np.sum(pair.teacher.correct & ~pair.candidate.correct))
     return judge_negative_flips(lost, len(pair), policy, target)
@@ -117,19 +125,23 @@ def joint_power(counts: Mapping[str, Mapping[str, int]], policy: GateConfig) -> 
         UsageError: it is below a half: more samples or wider margins are needed.
     """
     mandatory = {name: each for name, each in policy.slices.items() if each.mandatory}
-    if not mandatory or policy.expected_discordance is None or not metrics.is_share(policy.judged):
+    psi = policy.expected_discordance
+    if not mandatory or psi is None or not metrics.is_share(policy.judged) or policy.cluster is not None:
         return None
     each = {
-        (name, value): slices.power(n, policy.margin_of(name), policy.expected_discordance, policy.alpha)
-        for name in mandatory
+        (name, value): slices.power(n, policy.margin_of(name), psi, policy.alpha)
+        if n >= asked.min_slice_n
+        else 0.0
+        for name, asked in mandatory.items()
         for value, n in counts[name].items()
+        if n  # a value that must be there and is not is INCONCLUSIVE, whatever the margin
     }
     joint = reduce(lambda product, one: product * one, each.values(), 1.0)
     if joint < REFUSED:
         name, value = min(each, key=lambda key: each[key])
         raise UsageError(
             f"gate.slices: a file that lost nothing passes all {len(each)} mandatory slices with probability "
-            f"{joint:.0%} at a discordance of {policy.expected_discordance:.1%}; "
+            f"{joint:.0%} at a discordance of {psi:.1%}; "
             f"least likely {name} = {value} with {counts[name][value]:,} samples ({each[name, value]:.0%})",
             hint="wider margins, more samples, or fewer mandatory slices",
         )

@@ -30,7 +30,9 @@ def ndcg(query: NDArray[np.int64], relevance: Floats, scores: Floats, k: int) ->
 
 
 def hits(query: NDArray[np.int64], relevance: Floats, scores: Floats, k: int) -> Floats:
-    """Chance that a relevant item is among a query's first k (Q,); NaN where nothing is relevant.
+    """Chance that a relevant item is among a query's first k (Q,).
+
+    NaN where nothing is relevant, and where the list is no longer than k: all of it is among the first.
 
     Arguments as of `ndcg`; relevant is what is above 0.
     """
@@ -51,7 +53,7 @@ def hits(query: NDArray[np.int64], relevance: Floats, scores: Floats, k: int) ->
     )
     found = np.ones(int(query.max()) + 1)
     np.multiply.at(found, ties.query, missed)
-    known = np.bincount(query, relevance > 0) > 0
+    known = (np.bincount(query, relevance > 0) > 0) & (np.bincount(query) > k)
     return np.where(known, 1 - found, np.nan)
 
 

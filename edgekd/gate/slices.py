@@ -131,7 +131,7 @@ def _one_by_one(
 def _judged(name: str, value: str, n: int, asked: Asked, shown: Shown) -> Slice:
     if isinstance(shown, str):
         status, reason, known = Status.INCONCLUSIVE, shown, None
-    elif n < asked.min_n:
+    elif min(n, shown.units) < asked.min_n:
         status, reason, known = Status.INCONCLUSIVE, f"fewer than {asked.min_n:,} samples", shown
     else:
         status, reason, known = shown.status, "", shown

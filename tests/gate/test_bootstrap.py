@@ -86,6 +86,14 @@ def test_bounds_beyond_all_replicates_are_the_outermost():
     assert found.bound(0.95) == pytest.approx(4.0, abs=1e-3)
 
 
+def test_a_bound_further_out_never_comes_back():
+    replicates = np.r_[np.full(1995, 0.5), np.linspace(0.9, 1.0, 5), -1.0]
+    bounds = [Bootstrap(0.9, replicates, 1 / 6).bound(level) for level in (0.9, 0.99, 0.999, 0.99999)]
+    assert bounds == sorted(bounds)
+    bounds = [Bootstrap(-0.5, -replicates, -1 / 6).bound(level) for level in (0.1, 0.01, 0.001, 0.00001)]
+    assert bounds == sorted(bounds, reverse=True)
+
+
 @pytest.mark.parametrize("rows", [np.zeros((0, 1)), np.array([[1.0], [np.nan]])])
 def test_what_is_missing_is_refused(rows):
     with pytest.raises(DataError):

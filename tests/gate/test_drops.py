@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 
 from edgekd.errors import DataError, UsageError
 from edgekd.gate import slices
-from edgekd.gate.drops import Question, evidence, values
+from edgekd.gate.drops import Question, TooFew, evidence, values
 from edgekd.gate.evidence import by_counts, by_counts_each
 from edgekd.gate.pairing import pair
 from edgekd.gate.statistics import inferior, non_inferior, tango_interval
@@ -221,6 +221,73 @@ def test_what_cannot_be_asked():
         evidence(both(teacher, candidate, labels * 0.0, q=["a"] * 500), asked("hit@3", 0.01, query="q"))
 
 
+def test_models_that_say_other_classes_are_compared_over_all():
+    """The teacher is always right; the candidate says four classes that it never says."""
+    labels = np.arange(2000) % 2
+    said = np.where(np.arange(2000) < 1000, np.arange(2000) % 6, labels)
+    found = pair(
+        *(
+            Predictions(np.arange(2000).astype(str), labels, np.zeros((2000, 0)), {}, one.astype(np.int64))
+            for one in (labels, said)
+        )
+    )
+    expected = 1 - f1_score(labels, said, average="macro")
+    shown = evidence(found, asked("f1_macro", 0.1))
+    assert shown.drop == pytest.approx(expected, rel=1e-9) and shown.status is FAIL
+
+
+@pytest.mark.parametrize("name", ["f1_macro", "rmse", "ndcg@3"])
+def test_few_units_show_nothing(name):
+    size = 199
+    if name == "f1_macro":
+        labels = np.arange(size) % 2
+        found = both(answers(labels, 2), answers(labels, 2), labels)
+        question = asked(name, 0.5)
+    elif name == "rmse":
+        found = both(np.zeros((size, 1)), np.zeros((size, 1)), np.arange(size).astype(float))
+        question = asked(name, 0.5)
+    else:
+        query, relevance, teacher, candidate = ranked(queries=size)
+        found = both(teacher, candidate, relevance + 1, q=query.astype(str))
+        question = asked(name, 0.5, query="q")
+    with pytest.raises(TooFew, match=r"199 .* with fewer than 200"):
+        evidence(found, question)
+
+
+def test_few_clusters_show_nothing():
+    found = classifiers(user=np.repeat(np.arange(29).astype(str), 100)[:2000])
+    with pytest.raises(TooFew, match="20 clusters: with fewer than 30"):
+        evidence(found, asked("accuracy", 0.5, cluster="user"))
+
+
+def test_what_nothing_was_lost_of_passes_only_where_a_loss_would_have_been_seen():
+    """300 samples without a flip: of a share Tango's bound is 0.9%, by the rule of three 1%."""
+    labels = np.arange(300) % 2
+    found = both(answers(labels, 2), answers(labels, 2), labels)
+    for name, more in (("f1_macro", {}), ("accuracy", {"relative": True})):
+        verdicts = [evidence(found, asked(name, margin, **more)).status for margin in (0.001, 0.008, 0.012)]
+        assert verdicts == [INCONCLUSIVE, INCONCLUSIVE, PASS]
+
+
+def test_at_the_margin_few_bad_models_pass():
+    """A true drop of the margin, on independent samples and in clusters; alpha is 5%."""
+    rng, passed = np.random.default_rng(0), {"plain": 0, "clusters": 0, "rare": 0}
+    for _ in range(120):
+        labels = np.zeros(400, int)
+        for name, lost in (
+            ("plain", rng.random(400) < 0.1),
+            ("clusters", np.repeat(rng.random(100) < 0.1, 4)),
+            ("rare", rng.random(400) < 0.01),
+        ):
+            users = np.repeat(np.arange(100), 4).astype(str)
+            found = both(answers(labels, 2), answers(lost.astype(int), 2), labels, user=users)
+            more = {"cluster": "user"} if name == "clusters" else {"relative": True}
+            margin = 0.01 if name == "rare" else 0.1
+            passed[name] += evidence(found, asked("accuracy", margin, **more)).status is PASS
+    # Of 120 at 5% more than 12 pass once in a hundred times.
+    assert max(passed.values()) <= 12, passed
+
+
 def test_large_aucs_go_by_delong():
     teacher, candidate, labels = scored(100_200)
     large = evidence(both(teacher, candidate, labels), asked("auc", 0.05))
@@ -249,7 +316,10 @@ def test_slices_are_what_they_are_alone():
             alone = evidence(found.where(mask), Question(of.metric, 0.03, 0.05, alpha_fail=0.05 / 4))
             assert shown[value].evidence == alone
             assert (shown[value].status, shown[value].n) == (alone.status, mask.sum())
-        assert (shown["tv"].status, shown["tv"].reason) == (INCONCLUSIVE, "fewer than 100 samples")
+        reason = {"accuracy": "fewer than 100 samples"}.get(
+            of.metric.name, f"{shown['tv'].n} samples: with fewer"
+        )
+        assert shown["tv"].status is INCONCLUSIVE and shown["tv"].reason.startswith(reason)
         assert (shown["watch"].status, shown["watch"].reason, shown["watch"].n) == (
             INCONCLUSIVE,
             "no samples",

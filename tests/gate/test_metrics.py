@@ -27,7 +27,8 @@ def classes(num=5, size=400, seed=0):
 
 
 def figure(name, given, query=None):
-    found = metrics.sums(metric_named(name), given, query)
+    classes = metrics.num_classes(given) if name.startswith("f1") else 0
+    found = metrics.sums(metric_named(name), given, query, classes)
     return float(found.value(found.adds(found.seen).sum(axis=0)))
 
 
@@ -96,7 +97,7 @@ def test_hits_are_the_mean_over_all_orders_of_equals(k):
     found = ranking.hits(query, relevance, scores, k)
     for q in range(query.max() + 1):
         of = np.flatnonzero(query == q)
-        if not relevance[of].any():
+        if not relevance[of].any() or len(of) <= k:  # all of a short list is among the first
             assert np.isnan(found[q])
             continue
         orders = [o for o in itertools.permutations(of) if (np.diff(scores[list(o)]) <= 0).all()]
@@ -134,7 +135,10 @@ def test_which_way_is_better_and_in_what():
         ("f1", np.zeros((4, 3)), [0, 1, 2, 0], "of two, here are 3"),
         ("rmse", np.zeros((4, 2)), [0, 1, 0, 1], "one value"),
         ("ndcg@5", np.zeros((4, 2)), [0, 1, 0, 1], "one score"),
-        ("ndcg@5", np.zeros((4, 1)), [0, -1, 0, 1], "below 0"),
+        ("ndcg@5", np.zeros((4, 1)), [0, -1, 0, 1], "relevances from -1 to 1"),
+        ("ndcg@5", np.zeros((4, 1)), [0, 2000, 0, 1], "relevances from 0 to 2000"),
+        ("f1_macro", np.zeros((4, 1)), [0, 1, 0, 1], "one score tells no class"),
+        ("accuracy", np.zeros((4, 1)), [0, 1, 0, 1], "one score tells no class"),
     ],
 )
 def test_what_a_metric_has_no_meaning_for(name, scores, labels, said):
