@@ -51,12 +51,17 @@ class Question:
 
 def values(pair: Pair, question: Question) -> tuple[float, float]:
     """The metric of the teacher and of the candidate."""
+    if metrics.is_share(question.metric):
+        teacher, candidate = (
+            metrics.right(question.metric, p).mean() for p in (pair.teacher, pair.candidate)
+        )
+        return float(100 * teacher), float(100 * candidate)
     if question.metric.name == "auc":
         positive, negative = _by_class(pair)
         return auc.auc(positive[:, 0], negative[:, 0]), auc.auc(positive[:, 1], negative[:, 1])
     found = _Sums(pair, question)
-    teacher, candidate = found.values(found.counts @ found.rows)
-    return float(teacher), float(candidate)
+    first, second = found.values(found.counts @ found.rows)
+    return float(first), float(second)
 
 
 def evidence(pair: Pair, question: Question) -> Evidence:
