@@ -89,12 +89,9 @@ def _assemble(made: Assembly) -> schema.Report:
 def judged(report: schema.Report, folder: Path, policy: GateConfig) -> schema.Report:
     """The report with the verdict of a policy, from what lies in its folder."""
     verdict, slices = judge(report, folder, policy)
+    checks = tuple(schema.CheckRecord(**vars(check)) for check in verdict.checks)
     record = schema.VerdictRecord.model_validate(
-        {
-            "status": verdict.status.value,
-            "exit_code": verdict.exit_code,
-            "checks": tuple(schema.CheckRecord(**vars(check)) for check in verdict.checks),
-        }
+        {"status": verdict.status.value, "exit_code": verdict.exit_code, "checks": checks}
     )
     artifacts = tuple(a.model_copy(update={"slices": tuple(slices.get(a.id, ()))}) for a in report.artifacts)
     return report.model_copy(update={"verdict": record, "artifacts": artifacts})
@@ -314,7 +311,8 @@ def _artifact(
 ) -> schema.ArtifactRecord:
     entries = made.context.entries
     found = _predictions(made.context, entries[emission.evaluate])
-    comparison = gate.compare(made.baseline, found, made.policy.max_drop_pp, made.policy.alpha)
+    margin_pp = made.policy.max_drop_pp if made.policy.metric == ACCURACY.name else None
+    comparison = gate.compare(made.baseline, found, margin_pp, made.policy.alpha)
     own = timings[emission.export]
     teacher = timings.get(emission.teacher_float) if emission.teacher_float else None
     student = (
@@ -333,7 +331,7 @@ def _artifact(
         target=target.name,
         required=target.name in made.plan.recipe.required_targets,
         role="target",
-        metrics=(_metric(made, found, made.policy.max_drop_pp),),
+        metrics=(_metric(made, found, margin_pp),),
         head_accuracy=entries[emission.evaluate].result.get("head_accuracy", {}),
         agreement=comparison.agreement,
         negative_flip_rate=comparison.negative_flip_rate,

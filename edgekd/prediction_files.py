@@ -171,7 +171,7 @@ def _csv(path: Path) -> dict[str, list[str]]:
                     raise DataError(f"{path}:{reader.line_num}: {len(row)} values for {len(head)} columns")
                 for values, value in zip(found, row, strict=True):
                     values.append(value)
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: not a CSV file: {error}") from None
     return dict(zip(head, found, strict=True))
 

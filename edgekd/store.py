@@ -147,8 +147,14 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with no_space_is_clear(root):
-            root.mkdir(parents=True, exist_ok=True)
+        try:
+            with no_space_is_clear(root):
+                root.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise StoreError(
+                f"{root}: the store cannot be made: {error.strerror}",
+                hint="let EDGEKD_STORE name a folder that can be written",
+            ) from error
 
     @staticmethod
     def default_root() -> Path:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgekd import cli, own_predictions
-from edgekd.errors import DataError, EdgeKDError, UsageError
+from edgekd.errors import DataError, EdgeKDError, StoreError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +170,13 @@ def test_each_judgement_is_counted_once(files):
     head, *rows = Path(command[2]).read_text().splitlines()
     Path(command[2]).write_text("\n".join([head, *rows[::-1]]))  # the same samples
     assert json.loads(gate(*command, "--max-drop", 1.0, "--json").stdout)["judgements"] == 2
+
+
+def test_a_store_that_cannot_be_made_is_told_in_one_line(files, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=r"the store cannot be made: .*EDGEKD_STORE"):
+        gate(*files(lambda i, label: i < 0), "--max-drop", 1.0)
 
 
 def test_one_score_is_judged_by_no_metric_of_classes(tmp_path, files):

@@ -79,23 +79,28 @@ def evidence(pair: Pair, question: Question) -> Evidence:
     found, units = _estimate(pair, question)
     # Shares are percent where they are shown; margins are fractions.
     shown = by_estimate(found, units, question.margin, alpha, question.alpha_fail)
-    if shown.status is Status.PASS and not _enough_to_pass(pair, question, found, units):
-        return replace(shown, status=Status.INCONCLUSIVE)
+    needed = _needed_to_see(pair, question, found, units) if shown.status is Status.PASS else 0
+    if units < needed:
+        return replace(shown, status=Status.INCONCLUSIVE, needed_lossless=needed)
     return shown
 
 
-def _enough_to_pass(pair: Pair, question: Question, found: Estimate, units: int) -> bool:
-    """What a bootstrap cannot see: losses so rare that none, or few, were drawn at all.
+def _needed_to_see(pair: Pair, question: Question, found: Estimate, units: int) -> float:
+    """Units that a PASS needs besides. A bootstrap cannot see losses so rare that few, or none, were drawn.
 
     A share must pass by Tango's test too, which clusters only make stricter. Where nothing varies, a loss as
     large as the margin must have been likely to be seen (the rule of three).
     """
     if metrics.is_share(question.metric):
         margin = question.margin * (values(pair, question)[0] / 100 if question.relative else 1)
-        plain = replace(question, cluster=None, relative=False, margin=margin)
-        return margin > 0 and evidence(pair, plain).status is Status.PASS
+        if margin == 0:  # the teacher is never right
+            return math.inf
+        plain = evidence(pair, replace(question, cluster=None, relative=False, margin=margin))
+        if plain.status is Status.PASS:
+            return 0
+        return units * max(plain.needed_at(plain.drop) / len(pair), math.nextafter(1, 2))
     rare = question.metric.direction == "higher" and question.margin < 1 and found.standard_error == 0
-    return not rare or units >= math.log(question.alpha) / math.log1p(-question.margin)
+    return math.log(question.alpha) / math.log1p(-question.margin) if rare else 0
 
 
 def _estimate(pair: Pair, question: Question) -> tuple[Estimate, int]:

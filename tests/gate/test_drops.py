@@ -267,6 +267,9 @@ def test_what_nothing_was_lost_of_passes_only_where_a_loss_would_have_been_seen(
     for name, more in (("f1_macro", {}), ("accuracy", {"relative": True})):
         verdicts = [evidence(found, asked(name, margin, **more)).status for margin in (0.001, 0.008, 0.012)]
         assert verdicts == [INCONCLUSIVE, INCONCLUSIVE, PASS]
+        # By hand: z^2 (1 - m) / m of Tango's test without flips, or log(alpha) / log(1 - m).
+        needed = {"f1_macro": 2994.2, "accuracy": 2702.8}[name]
+        assert evidence(found, asked(name, 0.001, **more)).needed_lossless == pytest.approx(needed, abs=0.1)
 
 
 def test_at_the_margin_few_bad_models_pass():
