@@ -12,6 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekd import cli_release
+from edgekd.cli_release import Json
+
 app = typer.Typer(
     help="Distil, prune, quantize and export a model for edge devices; measure the file; judge it.",
     no_args_is_help=True,
@@ -21,7 +24,6 @@ app = typer.Typer(
 store_app = typer.Typer(help="Finished stages on disk.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Margin, in percentage points.")]
 
 
@@ -137,66 +139,7 @@ def bench(
         terminal.show_bench(found)
 
 
-@app.command()
-def gate(
-    report: Annotated[
-        Path | None, typer.Argument(help="A report.json, or the folder that it lies in.")
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(help="The teacher's predictions: .csv, .parquet or .npz, in place of a report."),
-    ] = None,
-    candidate: Annotated[
-        list[str] | None, typer.Option(help="A candidate's predictions, PATH or NAME=PATH; may stand again.")
-    ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A TOML file with [gate].")] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="With --baseline: accuracy, top_5, f1_macro, auc, rmse, ndcg@10, hit@10."),
-    ] = None,
-    query: Annotated[str | None, typer.Option(help="The column of queries, for ndcg@K and hit@K.")] = None,
-    max_drop: Annotated[
-        float | None, typer.Option("--max-drop", help="Margin: percentage points, or the metric's own unit.")
-    ] = None,
-    assumed_drop: Annotated[
-        float, typer.Option(min=0, help="The true drop, as the margin, that samples are counted for.")
-    ] = 0.0,
-    json_: Json = False,
-) -> None:
-    """Judge a report again from its stored predictions and timings, or anyone's predictions."""
-    from edgekd import terminal
-    from edgekd.errors import UsageError
-
-    if (report is None) == (baseline is None):
-        raise UsageError("give a report, or --baseline and --candidate", hint="edgekd gate --help")
-    if baseline is not None:
-        from edgekd import own_predictions
-
-        answer = own_predictions.judge(
-            baseline,
-            own_predictions.named(candidate or ()),
-            own_predictions.policy_of(policy, metric, max_drop, query),
-            assumed_drop,
-        )
-        if json_:
-            terminal.emit_json(own_predictions.as_dict(answer))
-        else:
-            terminal.show_answer(answer)
-        raise typer.Exit(answer.verdict.exit_code)
-    from edgekd.pipeline import judge_again
-
-    assert report is not None
-    if candidate or metric is not None or query is not None or assumed_drop:
-        raise UsageError(
-            "--candidate, --metric, --query and --assumed-drop go with --baseline",
-            hint="a report has its own",
-        )
-    judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop, policy)
-    if json_:
-        terminal.emit_json(judged.verdict.model_dump(mode="json"))
-    else:
-        terminal.show_verdict(judged)
-    raise typer.Exit(judged.verdict.exit_code)
+app.command()(cli_release.gate)
 
 
 @app.command()
