@@ -36,6 +36,10 @@ def gate(
     assumed_drop: Annotated[
         float, typer.Option(min=0, help="The true drop, as the margin, that samples are counted for.")
     ] = 0.0,
+    baseline_report: Annotated[
+        Path | None,
+        typer.Option(help="Another report, for the policy's max_latency_ratio and max_size_ratio."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Judge a report again from its stored predictions and timings, or anyone's predictions."""
@@ -46,6 +50,9 @@ def gate(
         raise UsageError("give a report, or --baseline and --candidate", hint="edgekd gate --help")
     if baseline is not None:
         from edgekd import own_predictions
+
+        if baseline_report is not None:
+            raise UsageError("--baseline-report goes with a report, not with --baseline")
 
         answer = own_predictions.judge(
             baseline,
@@ -58,7 +65,7 @@ def gate(
         else:
             terminal.show_answer(answer)
         raise typer.Exit(answer.verdict.exit_code)
-    from edgekd.pipeline import judge_again
+    from edgekd.rejudge import judge_again
 
     assert report is not None
     if candidate or metric is not None or query is not None or assumed_drop:
@@ -66,7 +73,7 @@ def gate(
             "--candidate, --metric, --query and --assumed-drop go with --baseline",
             hint="a report has its own",
         )
-    judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop, policy)
+    judged = judge_again(report, max_drop, policy, baseline_report)
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:
