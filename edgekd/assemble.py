@@ -21,13 +21,13 @@ from edgekd.judgement import logged
 from edgekd.nodes import BOTH, Emission, Node, Plan, library_version
 from edgekd.plan import evaluation_of
 from edgekd.report import schema
+from edgekd.report.files import REPORTS
 from edgekd.stages.context import Context
 from edgekd.store import Entry, deflated_size, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions
 
 NETWORK_STAGES = ("network", "file", "ensemble", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
-REPORTS = ("report.json", "report.md", "report.html")
 LIBRARIES = (
     *("edgekd", "torch", "nncf", "torch-pruning", "lightning-fabric", "litert-torch", "onnx", "onnxruntime"),
     *("ai-edge-litert", "ai-edge-quantizer", "numpy", "scipy", "scikit-learn"),

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from edgekd import config as configs
-from edgekd import processes
+from edgekd import processes, run_file
 from edgekd.assemble import assemble
 from edgekd.config import CalibrationPolicy, Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
-from edgekd.nodes import STAGES, Emission, Node, Plan
+from edgekd.nodes import STAGES, Node, Plan
 from edgekd.plan import make_plan
 from edgekd.progress import QUIET, Display, chatter_to
 from edgekd.report.files import write
 from edgekd.report.schema import Report
 from edgekd.running import run_stages
 from edgekd.stages.context import Context
-from edgekd.store import Store, lock_workdir, write_atomic
+from edgekd.store import Store, lock_workdir
 from edgekd.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
     from edgekd.types import Task
 
-RUN_FILE = "run.json"
 SECONDS_PER_SAMPLE = 0.002  # a small residual network on two cores
 
 
@@ -100,7 +97,7 @@ def compress(
                 run_stages(context, until)
         if until is not None:
             return None
-        write_atomic(folder / RUN_FILE, json.dumps(_run_record(plan, host, kept), indent=1, sort_keys=True))
+        run_file.write(folder, plan, host, kept)
         report = assemble(context, folder, host)
         write(report, folder)
         tracker.verdict(report)
@@ -220,33 +217,13 @@ def _source_of(kind: type) -> str:
         return ""  # a class made at a prompt has no source; its tensors still tell it apart
 
 
-def _run_record(plan: Plan, host: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """What `edgekd report` needs to find the same results again, on whatever became of data and libraries."""
-    return {
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "targets": [t.model_dump(mode="json") for t in plan.targets],
-        "calibration": plan.policy.model_dump(mode="json"),
-        "nodes": [asdict(node) for node in plan.nodes],
-        "emissions": {name: asdict(emission) for name, emission in plan.emissions.items()},
-        "host": dict(host),
-        "store": str(store.root.resolve()),
-    }
-
-
 def rebuild(workdir: Path) -> Report:
     """Writes report.{json,md,html} of a finished run again, from the store.
 
     Raises:
         UsageError: `workdir` holds no finished run, or the store no longer has its results.
     """
-    path = workdir / RUN_FILE
-    if not path.is_file():
-        raise UsageError(f"{workdir}: holds no finished run", hint=f"edgekd run RECIPE --workdir {workdir}")
-    try:
-        record = json.loads(path.read_text())
-        plan, host, store = _recorded_plan(record, path), record["host"], Store(Path(record["store"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: damaged: {error!r}", hint="run the recipe again") from None
+    plan, host, store = run_file.read(workdir)
     context = Context(plan, store, QUIET)
     with lock_workdir(workdir), store.in_use():
         for node in plan.nodes:
@@ -260,17 +237,6 @@ def rebuild(workdir: Path) -> Report:
         report = assemble(context, workdir, host)
         write(report, workdir)
     return report
-
-
-def _recorded_plan(record: Mapping[str, Any], path: Path) -> Plan:
-    nodes = tuple(Node(**{**node, "targets": tuple(node["targets"])}) for node in record["nodes"])
-    return Plan(
-        configs.build(Recipe, record["recipe"], str(path)),
-        tuple(configs.build(Target, target, str(path)) for target in record["targets"]),
-        configs.build(CalibrationPolicy, record["calibration"], str(path)),
-        nodes,
-        {name: Emission(**emission) for name, emission in record["emissions"].items()},
-    )
 
 
 def plan_of(

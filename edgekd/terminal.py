@@ -22,6 +22,8 @@ from edgekd.gate import WARNED, slice_scale
 from edgekd.report import words
 
 if TYPE_CHECKING:
+    from edgekd.bundle.pack import Packed
+    from edgekd.bundle.verify import Verified
     from edgekd.config import GateConfig
     from edgekd.doctor import Finding
     from edgekd.gate import Slice
@@ -202,6 +204,28 @@ def show_verdict(report: Report) -> None:
         names = ", ".join(f"{c.target} ({c.name})" for c in failed)
         console.print(f"[red]not required, but failed: {names}[/red]")
     _warn_of_judgements(report.judgements)
+
+
+def show_packed(packed: Packed) -> None:
+    """A bundle that was made."""
+    signed = "unsigned: nobody vouches for it" if packed.key_id is None else f"signed by key {packed.key_id}"
+    colour = COLOURS[packed.status]
+    console.print(
+        f"{escape(str(packed.path))}: {packed.num_files} files, {size_text(packed.size_bytes)}, "
+        f"verdict [{colour}]{packed.status}[/], {signed}",
+        soft_wrap=True,
+    )
+
+
+def show_verified(found: Verified, path: Path) -> None:
+    """A bundle that is what it says, and its verdict made again."""
+    show_verdict(found.report)
+    signed = "signed by nobody" if found.key_id is None else f"signed by key {found.key_id}"
+    console.print(
+        f"{escape(str(path))}: {signed}; all {found.num_files} files are as they were, the verdict follows "
+        f"from them; license {escape(found.license_)}",
+        soft_wrap=True,
+    )
 
 
 def show_bench(found: Bench) -> None:

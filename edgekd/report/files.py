@@ -9,6 +9,8 @@ from edgekd.report.markdown import markdown
 from edgekd.report.schema import Report, dumps
 from edgekd.store import write_atomic
 
+REPORTS = ("report.json", "report.md", "report.html")
+
 
 def write(report: Report, folder: Path) -> None:
     """Writes report.json, report.md and report.html to the folder, each whole or not at all.

@@ -57,7 +57,7 @@ def _header(report: Report) -> list[str]:
     return parts
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
     """A Markdown table of escaped text."""
     right = set(numeric)
     rule = ["---:" if i in right else "---" for i in range(len(head))]
@@ -85,7 +85,7 @@ def _waterfall(fall: Waterfall, report: Report) -> list[str]:
         f"Every drop is against the {words.baseline_name(report)} on the same "
         f"{words.count(report.data.splits.test.n, 'test sample')}; above zero is a loss. "
     )
-    return [about + escape(worst_sentence(fall)), _table(head, rows, (1, 2, 3, 4))]
+    return [about + escape(worst_sentence(fall)), table(head, rows, (1, 2, 3, 4))]
 
 
 def _label(row: Row) -> str:
@@ -130,7 +130,7 @@ def _files(report: Report) -> list[str]:
     kinds = dict.fromkeys(m.kind for m in report.measurements)
     legend = "; ".join(f"{kind}: timed {tables.KIND_WORDS[kind]}" for kind in kinds)
     return [
-        _table(head, rows, (2, 3, 4, 5, 6, 8, 9, 10)),
+        table(head, rows, (2, 3, 4, 5, 6, 8, 9, 10)),
         *([f"{words.sentence(legend)}."] if legend else []),
     ]
 
@@ -149,14 +149,14 @@ def _checks(report: Report) -> str:
         )
         for row in tables.check_rows(report)
     ]
-    return _table(head, rows, (3, 4))
+    return table(head, rows, (3, 4))
 
 
 def _details(report: Report) -> list[str]:
     parts = []
-    for table in (*detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
-        body = _table(table.head, table.rows, table.numeric)
-        title = escape(table.title)
+    for each in (*detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
+        body = table(each.head, each.rows, each.numeric)
+        title = escape(each.title)
         parts.append(f"<details><summary>{title}</summary>\n\n{body}\n\n</details>")
     recipe = words.toml(report.recipe.config)
     fence = "`" * max(3, _longest_run(recipe) + 1)

@@ -318,5 +318,6 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(v) for v in value)}]"
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_key(k)} = {_toml_value(v)}' for k, v in value.items())} }}"
+        given = ((k, v) for k, v in value.items() if v is not None)
+        return f"{{ {', '.join(f'{_key(k)} = {_toml_value(v)}' for k, v in given)} }}"
     return str(value)
