@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,14 +16,14 @@ from securesystemslib.signer import CryptoSigner
 
 from edgekd import judgement_log, run_file, tasks
 from edgekd.bundle import archive, signing
-from edgekd.bundle.verify import MANIFEST, check_evidence, manifest_text
+from edgekd.bundle.verify import MANIFEST, manifest_text, verify
 from edgekd.errors import UsageError
 from edgekd.nodes import Plan
 from edgekd.report import words
 from edgekd.report.files import REPORTS
 from edgekd.report.model_card import model_card
 from edgekd.report.schema import Report, parse
-from edgekd.store import Store, lock_workdir, sha256_file
+from edgekd.store import Store, sha256_file
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,32 @@ def bundle(
         inputs: whether the test split's inputs go along: they may be customers' data.
 
     Raises:
-        EvidenceError: the report's verdict does not follow from what lies in its folder.
-        DataError: a file of the report is missing or changed.
-        UsageError: no finished run.
+        EvidenceError: the verdict does not follow from what lies in the folder, or a file was changed.
+        UsageError: no finished run, or a file of it is missing.
     """
     if not license_.strip():
         raise UsageError("--license is empty", hint="an SPDX identifier: Apache-2.0, MIT, LicenseRef-own ...")
-    with lock_workdir(workdir):
-        plan, _, store = run_file.read(workdir)
-        report = parse(workdir / "report.json")
-        check_evidence(report, workdir)
-        found: dict[str, Path | bytes] = {}
-        for name in sorted(_named(report) | {*REPORTS}):
-            found[name] = _own(workdir, name)
-        found.update(_written(report, plan, license_))
-        if inputs:
-            found["inputs/test.npz"] = _inputs(plan, store)
-        digests = {name: _digest(content) for name, content in found.items()}
-        sizes = {name: _size(content) for name, content in found.items()}
-        found[MANIFEST] = manifest_text(report.recipe.name, license_, digests, sizes).encode()
-        if signer is not None:
-            digests[MANIFEST] = _digest(found[MANIFEST])
-            said = signing.statement(report.recipe.name, digests)
-            found[signing.SIGNATURE] = signing.sign(said, signer)
-        archive.write(output, found)
+    plan, _, store = run_file.read(workdir)
+    report = parse(workdir / "report.json")
+    found: dict[str, Path | bytes] = {n: _own(workdir, n) for n in sorted(_named(report) | {*REPORTS})}
+    found.update(_written(report, plan, license_))
+    if inputs:
+        found["inputs/test.npz"] = _inputs(plan, store)
+    digests = {name: _digest(content) for name, content in found.items()}
+    sizes = {name: _size(content) for name, content in found.items()}
+    found[MANIFEST] = manifest_text(report.recipe.name, license_, digests, sizes).encode()
+    if signer is not None:
+        digests[MANIFEST] = _digest(found[MANIFEST])
+        said = signing.statement(report.recipe.name, digests)
+        found[signing.SIGNATURE] = signing.sign(said, signer)
+    new = output.with_name(f".{output.name}.{os.getpid()}.new")
+    try:
+        archive.write(new, found)
+        # A folder that a run is changing, or that was edited, is not vouched for.
+        verify(new, None if signer is None else signer.public_key)
+        new.replace(output)
+    finally:
+        new.unlink(missing_ok=True)
     key_id = None if signer is None else signer.public_key.keyid
     return Packed(output, len(found), output.stat().st_size, key_id, report.verdict.status)
 
