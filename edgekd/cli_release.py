@@ -11,6 +11,12 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Junit = Annotated[
+    Path | None, typer.Option(help="Write the checks as JUnit XML: a case for each check, slice and target.")
+]
+JobSummary = Annotated[
+    Path | None, typer.Option(help="Append a short Markdown summary to this file: $GITHUB_STEP_SUMMARY.")
+]
 
 
 def gate(
@@ -36,10 +42,12 @@ def gate(
     assumed_drop: Annotated[
         float, typer.Option(min=0, help="The true drop, as the margin, that samples are counted for.")
     ] = 0.0,
+    junit: Junit = None,
+    summary: JobSummary = None,
     json_: Json = False,
 ) -> None:
     """Judge a report again from its stored predictions and timings, or anyone's predictions."""
-    from edgekd import terminal
+    from edgekd import ci_files, terminal
     from edgekd.errors import UsageError
 
     if (report is None) == (baseline is None):
@@ -53,6 +61,7 @@ def gate(
             own_predictions.policy_of(policy, metric, max_drop, query),
             assumed_drop,
         )
+        ci_files.write(answer, junit, summary)
         if json_:
             terminal.emit_json(own_predictions.as_dict(answer))
         else:
@@ -67,6 +76,7 @@ def gate(
             hint="a report has its own",
         )
     judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop, policy)
+    ci_files.write(judged, junit, summary)
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:

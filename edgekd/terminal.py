@@ -19,7 +19,7 @@ from rich.table import Table
 from edgekd import config
 from edgekd.errors import UsageError
 from edgekd.gate import WARNED, slice_scale
-from edgekd.report import words
+from edgekd.report import verdicts, words
 
 if TYPE_CHECKING:
     from edgekd.config import GateConfig
@@ -187,6 +187,7 @@ def show_verdict(report: Report) -> None:
             console.print(f"[{COLOURS[status]}]{status}[/] [bold]{name}[/]: {', '.join(named)}")
             console.print(Padding(escape(detail), (0, 0, 0, 4)))
     console.print()
+    _show_matrix(report)
     policy = config.build(config.PolicyGate, words.policy(report), "report gate.policy")
     status = report.verdict.status
     console.print(
@@ -202,6 +203,18 @@ def show_verdict(report: Report) -> None:
         names = ", ".join(f"{c.target} ({c.name})" for c in failed)
         console.print(f"[red]not required, but failed: {names}[/red]")
     _warn_of_judgements(report.judgements)
+
+
+def _show_matrix(report: Report) -> None:
+    """A verdict for each device, below the file that ships there."""
+    found = verdicts.matrix(report)
+    if len(found.devices) > 1:
+        head, rows = found.lines("")
+        table = _table("verdict by device and file", [name.lower() for name in head])
+        for device, *cells in rows:
+            shown = (f"[{COLOURS[c]}]{c}[/]" if c in COLOURS else escape(c) for c in cells)
+            table.add_row(escape(device), *shown)
+        console.print(table)
 
 
 def show_bench(found: Bench) -> None:
