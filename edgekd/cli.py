@@ -140,6 +140,7 @@ def bench(
 
 
 app.command()(cli_release.gate)
+app.command()(cli_release.compare)
 
 
 @app.command()

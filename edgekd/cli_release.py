@@ -82,3 +82,28 @@ def gate(
     else:
         terminal.show_verdict(judged)
     raise typer.Exit(judged.verdict.exit_code)
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(help="A report.json, or the folder that it lies in.")],
+    new: Annotated[Path, typer.Argument(help="Another.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page of it, one file that works offline.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Compare two reports: what got better or worse, beyond noise or not. Informs; `gate` judges."""
+    from edgekd import comparing, terminal, terminal_compare
+    from edgekd.errors import UsageError
+    from edgekd.report import compare as pages
+    from edgekd.store import write_atomic
+
+    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+        raise UsageError(f"--html {html}: no file can be written there", hint="its folder must exist")
+    found = comparing.compare(old, new)
+    if html is not None:
+        write_atomic(html, pages.html(found))
+    if json_:
+        terminal.emit_json(comparing.as_dict(found))
+    else:
+        terminal_compare.show_comparison(found)
