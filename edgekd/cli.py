@@ -142,6 +142,7 @@ def bench(
 app.command()(cli_release.gate)
 app.command()(cli_release.bundle)
 app.command()(cli_release.verify)
+app.command()(cli_release.compare)
 
 
 @app.command()
@@ -189,7 +190,7 @@ def profile(
 
 @app.command()
 def report(workdir: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
-    """Write report.json, report.md and report.html of a finished run again."""
+    """Write report.json, .md, .html and .junit.xml of a finished run again."""
     from edgekd.pipeline import rebuild
 
     _show_report(rebuild(workdir), workdir, json_=False)

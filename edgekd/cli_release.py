@@ -11,6 +11,12 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Junit = Annotated[
+    Path | None, typer.Option(help="Write the checks as JUnit XML: a case for each check, slice and target.")
+]
+JobSummary = Annotated[
+    Path | None, typer.Option(help="Append a short Markdown summary to this file: $GITHUB_STEP_SUMMARY.")
+]
 
 
 def gate(
@@ -40,10 +46,12 @@ def gate(
         Path | None,
         typer.Option(help="Another report, for the policy's max_latency_ratio and max_size_ratio."),
     ] = None,
+    junit: Junit = None,
+    summary: JobSummary = None,
     json_: Json = False,
 ) -> None:
     """Judge a report again from its stored predictions and timings, or anyone's predictions."""
-    from edgekd import terminal
+    from edgekd import ci_files, terminal
     from edgekd.errors import UsageError
 
     if (report is None) == (baseline is None):
@@ -60,6 +68,7 @@ def gate(
             own_predictions.policy_of(policy, metric, max_drop, query),
             assumed_drop,
         )
+        ci_files.write(answer, junit, summary)
         if json_:
             terminal.emit_json(own_predictions.as_dict(answer))
         else:
@@ -74,6 +83,7 @@ def gate(
             hint="a report has its own",
         )
     judged = judge_again(report, max_drop, policy, baseline_report)
+    ci_files.write(judged, junit, summary)
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:
@@ -99,7 +109,7 @@ def bundle(
     """Pack a finished run: what ships, what its verdict rests on, a model card; signed with --key."""
     import os
 
-    from edgekd import terminal
+    from edgekd import terminal, terminal_bundle
     from edgekd.bundle import pack, signing
 
     signer = None if key is None else signing.private_key(key, os.environ.get("EDGEKD_KEY_PASSWORD"))
@@ -107,7 +117,7 @@ def bundle(
     if json_:
         terminal.emit_json(packed)
     else:
-        terminal.show_packed(packed)
+        terminal_bundle.show_packed(packed)
 
 
 def verify(
@@ -119,7 +129,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Check a bundle and judge again from it alone; exit code as of gate, 4 where it is not what it says."""
-    from edgekd import terminal
+    from edgekd import terminal, terminal_bundle
     from edgekd.bundle import signing
     from edgekd.bundle import verify as verification
     from edgekd.errors import UsageError
@@ -138,5 +148,30 @@ def verify(
             }
         )
     else:
-        terminal.show_verified(found, archive)
+        terminal_bundle.show_verified(found, archive)
     raise typer.Exit(found.report.verdict.exit_code)
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(help="A report.json, or the folder that it lies in.")],
+    new: Annotated[Path, typer.Argument(help="Another.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page of it, one file that works offline.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Compare two reports: what got better or worse, beyond noise or not. Informs; `gate` judges."""
+    from edgekd import comparing, terminal, terminal_compare
+    from edgekd.errors import UsageError
+    from edgekd.report import compare as pages
+    from edgekd.store import write_atomic
+
+    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+        raise UsageError(f"--html {html}: no file can be written there", hint="its folder must exist")
+    found = comparing.compare(old, new)
+    if html is not None:
+        write_atomic(html, pages.html(found))
+    if json_:
+        terminal.emit_json(comparing.as_dict(found))
+    else:
+        terminal_compare.show_comparison(found)

@@ -19,11 +19,9 @@ from rich.table import Table
 from edgekd import config
 from edgekd.errors import UsageError
 from edgekd.gate import WARNED, slice_scale
-from edgekd.report import words
+from edgekd.report import verdicts, words
 
 if TYPE_CHECKING:
-    from edgekd.bundle.pack import Packed
-    from edgekd.bundle.verify import Verified
     from edgekd.config import GateConfig
     from edgekd.doctor import Finding
     from edgekd.gate import Slice
@@ -189,6 +187,7 @@ def show_verdict(report: Report) -> None:
             console.print(f"[{COLOURS[status]}]{status}[/] [bold]{name}[/]: {', '.join(named)}")
             console.print(Padding(escape(detail), (0, 0, 0, 4)))
     console.print()
+    _show_matrix(report)
     policy = config.build(config.PolicyGate, words.policy(report), "report gate.policy")
     status = report.verdict.status
     console.print(
@@ -206,26 +205,16 @@ def show_verdict(report: Report) -> None:
     _warn_of_judgements(report.judgements)
 
 
-def show_packed(packed: Packed) -> None:
-    """A bundle that was made."""
-    signed = "unsigned: nobody vouches for it" if packed.key_id is None else f"signed by key {packed.key_id}"
-    colour = COLOURS[packed.status]
-    console.print(
-        f"{escape(str(packed.path))}: {packed.num_files} files, {size_text(packed.size_bytes)}, "
-        f"verdict [{colour}]{packed.status}[/], {signed}",
-        soft_wrap=True,
-    )
-
-
-def show_verified(found: Verified, path: Path) -> None:
-    """A bundle that is what it says, and its verdict made again."""
-    show_verdict(found.report)
-    signed = "signed by nobody" if found.key_id is None else f"signed by key {found.key_id}"
-    console.print(
-        f"{escape(str(path))}: {signed}; all {found.num_files} files are as they were, the verdict follows "
-        f"from them; license {escape(found.license_)}",
-        soft_wrap=True,
-    )
+def _show_matrix(report: Report) -> None:
+    """A verdict for each device, below the file that ships there."""
+    found = verdicts.matrix(report)
+    if len(found.devices) > 1:
+        head, rows = found.lines("")
+        table = _table("verdict by device and file", [name.lower() for name in head])
+        for device, *cells in rows:
+            shown = (f"[{COLOURS[c]}]{c}[/]" if c in COLOURS else escape(c) for c in cells)
+            table.add_row(escape(device), *shown)
+        console.print(table)
 
 
 def show_bench(found: Bench) -> None:

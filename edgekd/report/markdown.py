@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
-from edgekd.report import tables, words
+from edgekd.report import tables, verdicts, words
 from edgekd.report.details import detail_tables
+from edgekd.report.fitting import LIMIT, Block, fitted, shortened, whole
 from edgekd.report.further import further_tables
 from edgekd.report.schema import Report
 from edgekd.report.sensitivity import sensitivity_tables
 from edgekd.report.waterfall import Row, Waterfall, waterfall, worst_sentence
 
 BAR_CELLS = 24
+CELL_CHARACTERS = 300
+# GitHub and GitLab make links of these wherever they stand; behind an invisible space they do not.
+_LINKS = re.compile(r"(?<!\w)@(?=\w)|\bwww(?=\.)|\b(?:https?|ftp):(?=//)", re.IGNORECASE)
 _ESCAPES = {ord(c): f"\\{c}" for c in "\\`*_[]|#"} | {
     ord("&"): "&amp;",
     ord("<"): "&lt;",
@@ -22,50 +27,85 @@ _ESCAPES = {ord(c): f"\\{c}" for c in "\\`*_[]|#"} | {
 
 
 def markdown(report: Report) -> str:
-    """The whole report as GitHub-flavoured Markdown; text from outside is escaped."""
-    parts = [
-        *_header(report),
-        "## What each step cost",
-        *_waterfall(waterfall(report), report),
-        "## Files",
-        *_files(report),
-        "## Checks",
-        _checks(report),
-        "## Details",
-        *_details(report),
+    """The report as GitHub-flavoured Markdown, short enough for a comment; text from outside is escaped.
+
+    Where all of it would be too long, texts are shortened, and rows and details left out with a line that
+    says so; the header and the checks that decided stand first.
+    """
+    text = whole(_blocks(report, None))
+    return text if len(text) <= LIMIT else fitted(_blocks(report, CELL_CHARACTERS), "report.html")
+
+
+def _blocks(report: Report, most: int | None) -> list[Block]:
+    """The parts; where `most` is given, texts of so many characters, and checks that did not pass first."""
+    return [
+        *(Block(part, name="the verdict") for part in _header(report, most)),
+        *_matrix(report),
+        Block("## What each step cost"),
+        *_waterfall(waterfall(report), report, most),
+        Block("## Files"),
+        *_files(report, most),
+        Block("## Checks"),
+        _checks(report, most),
+        Block("## Details"),
+        *_details(report, most),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def escape(text: str) -> str:
-    """Text that Markdown and HTML leave as it is."""
-    return text.translate(_ESCAPES)
+    """Text that Markdown and HTML leave as it is, and that mentions nobody and links to nothing."""
+    return _LINKS.sub(lambda found: f"{found[0]}\u200b", text).translate(_ESCAPES)
 
 
-def _header(report: Report) -> list[str]:
+def _header(report: Report, most: int | None) -> list[str]:
+    def told(text: str) -> str:
+        return escape(text if most is None else shortened(text, most))
+
     status = report.verdict.status
-    parts = [f"# {escape(report.recipe.name)}: {status}", f"**{status}.** {escape(words.headline(report))}"]
+    parts = [f"# {told(report.recipe.name)}: {status}", f"**{status}.** {told(words.headline(report))}"]
     detail = words.decisive_detail(report)
     if detail:
-        parts.append(escape(words.sentence(detail).rstrip(".") + "."))
-    lines = [f"- {escape(name)}: **{escape(value)}**" for name, value in tables.facts(report)]
+        parts.append(told(words.sentence(detail).rstrip(".") + "."))
+    lines = [f"- {told(name)}: **{told(value)}**" for name, value in tables.facts(report)]
     why = words.why_margin(report)
     if why:
-        lines.append(f"- Why this margin: {escape(why)}")
+        lines.append(f"- Why this margin: {told(why)}")
     parts.append("\n".join(lines))
-    parts += [f"> {escape(caution)}" for caution in words.cautions(report)]
+    parts += [f"> {told(caution)}" for caution in words.cautions(report)]
     return parts
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
-    """A Markdown table of escaped text."""
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numeric: Iterable[int] = (),
+    *,
+    most: int | None = None,
+    name: str = "",
+    before: str = "",
+    after: str = "",
+) -> Block:
+    """A Markdown table of escaped text, its cells of at most `most` characters."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(escape(c if most is None else shortened(c, most)) for c in cells)} |"
+
     right = set(numeric)
-    rule = ["---:" if i in right else "---" for i in range(len(head))]
-    lines = [[escape(h) for h in head], rule, *([escape(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rule = " | ".join("---:" if i in right else "---" for i in range(len(head)))
+    return Block(f"{before}{line(head)}\n| {rule} |", tuple(map(line, rows)), after, name)
 
 
-def _waterfall(fall: Waterfall, report: Report) -> list[str]:
+def _matrix(report: Report) -> list[Block]:
+    """Device by file, where there are several devices."""
+    found = verdicts.matrix(report)
+    if len(found.devices) < 2:
+        return []
+    over = words.listed(d for d, required in zip(found.devices, found.required, strict=True) if required)
+    about = f"Overall, over {escape(over)}: **{report.verdict.status}**."
+    return [Block("## Devices"), Block(about), table(*found.lines(words.ABSENT), name="devices")]
+
+
+def _waterfall(fall: Waterfall, report: Report, most: int | None) -> list[Block]:
     metric = fall.metric
     unit, decimals = words.drop_unit(metric.unit), words.value_decimals(metric.unit)
     head = ["Step", f"{words.sentence(metric.name)}, {words.unit_sign(metric.unit)}", f"Drop, {unit}"]
@@ -85,7 +125,10 @@ def _waterfall(fall: Waterfall, report: Report) -> list[str]:
         f"Every drop is against the {words.baseline_name(report)} on the same "
         f"{words.count(report.data.splits.test.n, 'test sample')}; above zero is a loss. "
     )
-    return [about + escape(worst_sentence(fall)), table(head, rows, (1, 2, 3, 4))]
+    return [
+        Block(about + escape(worst_sentence(fall))),
+        table(head, rows, (1, 2, 3, 4), most=most, name="what each step cost"),
+    ]
 
 
 def _label(row: Row) -> str:
@@ -101,7 +144,7 @@ def _bar(drop: float | None, fall: Waterfall) -> str:
     return "█" * max(1, round(drop / fall.high * BAR_CELLS))
 
 
-def _files(report: Report) -> list[str]:
+def _files(report: Report, most: int | None) -> list[Block]:
     metric = words.primary(report)
     unit = words.drop_unit(metric.unit)
     base = words.baseline_name(report)
@@ -130,13 +173,17 @@ def _files(report: Report) -> list[str]:
     kinds = dict.fromkeys(m.kind for m in report.measurements)
     legend = "; ".join(f"{kind}: timed {tables.KIND_WORDS[kind]}" for kind in kinds)
     return [
-        table(head, rows, (2, 3, 4, 5, 6, 8, 9, 10)),
-        *([f"{words.sentence(legend)}."] if legend else []),
+        table(head, rows, (2, 3, 4, 5, 6, 8, 9, 10), most=most, name="files"),
+        *([Block(f"{words.sentence(legend)}.")] if legend else []),
     ]
 
 
-def _checks(report: Report) -> str:
+def _checks(report: Report, most: int | None) -> Block:
     head = ("Status", "Target", "Check", "Observed", "Limit", "Unit", "Detail")
+    found = list(tables.check_rows(report))
+    if most is not None:
+        order = ["FAIL", "INCONCLUSIVE"]
+        found.sort(key=lambda row: (order.index(row.status) if row.status in order else 2, not row.required))
     rows = [
         (
             row.status.replace("_", " "),
@@ -147,21 +194,30 @@ def _checks(report: Report) -> str:
             row.unit,
             row.detail,
         )
-        for row in tables.check_rows(report)
+        for row in found
     ]
-    return table(head, rows, (3, 4))
+    return table(head, rows, (3, 4), most=most, name="checks")
 
 
-def _details(report: Report) -> list[str]:
+def _details(report: Report, most: int | None) -> list[Block]:
     parts = []
-    for each in (*detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
-        body = table(each.head, each.rows, each.numeric)
-        title = escape(each.title)
-        parts.append(f"<details><summary>{title}</summary>\n\n{body}\n\n</details>")
+    for one in (*detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
+        title = f"<details><summary>{escape(one.title)}</summary>\n\n"
+        parts.append(
+            table(
+                one.head,
+                one.rows,
+                one.numeric,
+                most=most,
+                name=one.title,
+                before=title,
+                after="\n\n</details>",
+            )
+        )
     recipe = words.toml(report.recipe.config)
     fence = "`" * max(3, _longest_run(recipe) + 1)
-    parts.append(f"<details><summary>Recipe</summary>\n\n{fence}toml\n{recipe}\n{fence}\n\n</details>")
-    return parts
+    text = f"<details><summary>Recipe</summary>\n\n{fence}toml\n{recipe}\n{fence}\n\n</details>"
+    return [*parts, Block(text, name="Recipe")]
 
 
 def _longest_run(text: str) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from edgekd.report import words
-from edgekd.report.markdown import escape, table
+from edgekd.report.markdown import escape
+from edgekd.report.markdown import table as block
 from edgekd.report.schema import ArtifactRecord, Report
 
 # What the hub calls tasks; a task that is none of these is not named.
@@ -124,7 +126,7 @@ def _files(report: Report) -> str:
         "Median, ms",
         "Timed on",
     )
-    return table(head, rows, (3, 4, 5, 6))
+    return _table(head, rows, (3, 4, 5, 6))
 
 
 def _file(report: Report, a: ArtifactRecord, metric: str, decimals: int) -> tuple[str, ...]:
@@ -156,7 +158,7 @@ def _inputs(report: Report) -> str:
                 (str(a.target), f"{s.name}: {shape}", s.layout, f"{s.raw_dtype} {low} to {high}", feed)
             )
     classes = ", ".join(report.class_names[:100]) + (" ..." if len(report.class_names) > 100 else "")
-    feed = table(("Target", "Input of one sample", "Layout", "Raw values", "Fed as"), rows)
+    feed = _table(("Target", "Input of one sample", "Layout", "Raw values", "Fed as"), rows)
     return f"{feed}\n\nOutputs are logits of {len(report.class_names)} classes: {escape(classes)}."
 
 
@@ -168,4 +170,10 @@ def _data(report: Report) -> str:
         f"This is judgement {report.judgements} of the test split. Predictions of every file and of the "
         f"{words.baseline_name(report)} lie in `predictions/`, raw timings in `measurements/`."
     )
-    return f"{table(('Split', 'Samples', 'SHA-256'), rows, (1,))}\n\n{text}"
+    return f"{_table(('Split', 'Samples', 'SHA-256'), rows, (1,))}\n\n{text}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
+    """A whole table."""
+    found = block(head, rows, numeric)
+    return "\n".join((found.before, *found.rows))

@@ -222,7 +222,12 @@ def _compared(check: CheckRecord) -> str:
 
 def check_name(check: CheckRecord) -> str:
     """The check's name in words."""
-    return CHECKS.get(check.name, sentence(check.name))
+    return check_title(check.name)
+
+
+def check_title(name: str) -> str:
+    """`int8_share` in words."""
+    return CHECKS.get(name, sentence(name))
 
 
 def sentence(text: str) -> str:

@@ -177,11 +177,11 @@ def test_a_report_cannot_be_changed(sample):
     assert isinstance(report, Report) and isinstance(report.stages, tuple)
 
 
-def test_write_leaves_three_whole_files(tmp_path, sample):
+def test_write_leaves_four_whole_files(tmp_path, sample):
     report = parse(sample)
     write(report, tmp_path / "run")
     names = sorted(p.name for p in (tmp_path / "run").iterdir())
-    assert names == ["report.html", "report.json", "report.md"]
+    assert names == ["report.html", "report.json", "report.junit.xml", "report.md"]
     assert parse(tmp_path / "run" / "report.json") == report
     first = {n: (tmp_path / "run" / n).read_bytes() for n in names}
     write(parse(sample), tmp_path / "run")

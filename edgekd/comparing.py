@@ -1,0 +1,236 @@
+"""Two reports side by side: what got better or worse, beyond noise or not.
+
+It informs and judges nothing: a release is judged against the frozen teacher, since one that is compared
+with the last release only may lose a little each time. No figure is compared that was not taken alike; then
+it says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from edgekd import gate
+from edgekd.comparing_timings import Side, content, latency, memory
+from edgekd.errors import DataError
+from edgekd.judgement import read_predictions
+from edgekd.report import words
+from edgekd.report.compared import ALPHA, Change, Comparison, Ends, TargetChange, Word
+from edgekd.report.schema import ArtifactRecord, Report, parse
+from edgekd.report.verdicts import verdict_of
+from edgekd.types import Status
+
+RANK = {Status.FAIL: 0, Status.INCONCLUSIVE: 1, Status.PASS: 2}
+
+
+def open_side(path: Path) -> Side:
+    """A report.json, or the folder that it lies in.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    return Side(parse(file), file.parent)
+
+
+def compare(old_path: Path, new_path: Path) -> Comparison:
+    """Compares two reports, target by target.
+
+    Raises:
+        UsageError: a path that holds no report.
+        DataError: predictions or timings that changed since their report was written.
+    """
+    old, new = open_side(old_path), open_side(new_path)
+    there, here = words.targets(old.report), words.targets(new.report)
+    both = [t for t in here if t in there]
+    metric = words.primary(new.report).name
+    return Comparison(
+        old=old.report.recipe.name,
+        new=new.report.recipe.name,
+        old_status=old.report.verdict.status,
+        new_status=new.report.verdict.status,
+        metric=metric,
+        cautions=_cautions(old.report, new.report),
+        targets=tuple(_target(old, new, t, metric) for t in both),
+        only_old=tuple(t for t in there if t not in here),
+        only_new=tuple(t for t in here if t not in there),
+    )
+
+
+def as_dict(found: Comparison) -> dict[str, Any]:
+    """For programs."""
+    return {**asdict(found), "confidence": 1 - 2 * ALPHA}
+
+
+def _target(old: Side, new: Side, target: str, metric: str) -> TargetChange:
+    before, after = verdict_of(old.report, target), verdict_of(new.report, target)
+    step = RANK[after] - RANK[before]
+    return TargetChange(
+        target=target,
+        required=new.file(target).required,
+        old_verdict=before,
+        new_verdict=after,
+        verdict="better" if step > 0 else "worse" if step < 0 else "same",
+        figures=(
+            _metric(old, new, target, metric),
+            _size(old.file(target), new.file(target)),
+            *(latency(old, new, target, quantile) for quantile in (0.5, 0.9)),
+            memory(old, new, target),
+        ),
+    )
+
+
+def same_samples(old: Report, new: Report) -> bool:
+    """Whether both were judged by the same test split."""
+    return old.data.splits.test.sha256 == new.data.splits.test.sha256
+
+
+def same_teacher(old: Report, new: Report) -> bool:
+    """Whether both were compressed from the same teacher: by its predictions, or by its files."""
+    said = [r.teacher.predictions and r.teacher.predictions.sha256 for r in (old, new)]
+    if said[0] is not None and said[0] == said[1]:
+        return True
+    files = [
+        {f.sha256 for a in r.artifacts if a.id in r.teacher.artifact_ids for f in a.files} for r in (old, new)
+    ]
+    return bool(files[0]) and files[0] == files[1]
+
+
+def _metric(old: Side, new: Side, target: str, name: str) -> Change:
+    """Paired where both hold predictions of the same samples, else by an interval of each."""
+    files = old.file(target), new.file(target)
+    first, second = (words.find_metric(a.metrics, name) for a in files)
+    values = tuple(None if m is None else m.value for m in (first, second))
+    unit = words.primary(new.report).unit
+    absent = Change(
+        name, unit, values[0], values[1], None, None, "not comparable", f"no {name} in one of them"
+    )
+    if first is None or second is None:
+        return absent
+    obstacle = _unpaired(old, new, files, name)
+    if not obstacle:
+        paired = _paired(old, new, files, absent)
+        if isinstance(paired, Change):
+            return paired
+        obstacle = paired
+    sign = 1 if second.direction == "higher" else -1
+    ends: list[Ends | None]
+    if same_samples(old.report, new.report) and same_teacher(old.report, new.report):
+        # A drop is paired with the teacher: narrower than the value's own interval. Less of it is better.
+        ends, sign = [m.drop_interval for m in (first, second)], -1
+        what = "the drop against the same teacher"
+    elif unit == "percent":
+        sizes = (side.report.data.splits.test.n for side in (old, new))
+        ends = [_exact(m.value, n) for m, n in zip((first, second), sizes, strict=True)]
+        what = f"each {name} on its own samples"
+    else:
+        return replace(absent, basis=obstacle)
+    if ends[0] is None or ends[1] is None:
+        return replace(absent, basis=f"{obstacle}, and there are no intervals")
+    return replace(
+        absent,
+        change=second.value - first.value,
+        word=_apart(ends[0], ends[1], sign),
+        basis=f"by two 90% intervals, of {what}, since {obstacle}",
+        old_interval=ends[0],
+        new_interval=ends[1],
+    )
+
+
+def _unpaired(old: Side, new: Side, files: Sequence[ArtifactRecord], name: str) -> str:
+    """Why the two cannot be compared sample by sample, or nothing."""
+    if name != "accuracy":
+        return f"{name} is not compared sample by sample"
+    if not same_samples(old.report, new.report):
+        return "the test splits differ"
+    for side, file, which in zip((old, new), files, ("old", "new"), strict=True):
+        if file.predictions is None or not (side.folder / file.predictions.path).is_file():
+            return f"the {which} folder holds no predictions"
+    return ""
+
+
+def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Change) -> Change | str:
+    """By Tango's interval; a text that says why where the two do not pair up."""
+    records = [a.predictions for a in files]
+    assert records[0] is not None and records[1] is not None  # `_unpaired`
+    said = read_predictions(records[0], old.folder), read_predictions(records[1], new.folder)
+    try:
+        found = gate.compare(*said, None, ALPHA)
+    except DataError as error:  # other ids, labels or classes, though the splits have one hash
+        return f"the predictions do not pair up ({error.message})"
+    low, high = (-end for end in reversed(found.drop.interval))
+    word: Word = "better" if low > 0 else "worse" if high < 0 else "noise"
+    if found.agreement == 1:
+        word = "same"
+    basis = (
+        f"paired on the same {found.n:,} samples: {found.c} that only the new file has right, "
+        f"{found.b} that only the old one has; Tango's interval"
+    )
+    change = 0.0 - found.drop.drop  # and no minus before a zero
+    return replace(absent, change=change, interval=(low, high), word=word, basis=basis)
+
+
+def _exact(percent: float, n: int) -> Ends | None:
+    """Clopper-Pearson, in percent."""
+    if n < 1 or not 0 <= percent <= 100:
+        return None
+    right = round(percent * n / 100)
+    low, high = (f(right, n, ALPHA) for f in (gate.clopper_pearson_lower, gate.clopper_pearson_upper))
+    return 100 * low, 100 * high
+
+
+def _apart(old: Ends, new: Ends, sign: int) -> Word:
+    """By two intervals that do not touch, which is a stricter question than that of an interval of both."""
+    if new[0] > old[1]:
+        return "better" if sign > 0 else "worse"
+    if new[1] < old[0]:
+        return "worse" if sign > 0 else "better"
+    return "noise"
+
+
+def _size(old: ArtifactRecord, new: ArtifactRecord) -> Change:
+    ratio = new.size_bytes / old.size_bytes if old.size_bytes else None
+    word: Word = "same"
+    if new.size_bytes != old.size_bytes:
+        word = "better" if new.size_bytes < old.size_bytes else "worse"
+    basis = "the same file" if content(old) == content(new) else "bytes are counted, there is no noise"
+    return Change("size", "bytes", old.size_bytes, new.size_bytes, ratio, None, word, basis)
+
+
+def _cautions(old: Report, new: Report) -> tuple[str, ...]:
+    """What a reader must know before any figure."""
+    found = []
+    if not same_samples(old, new):
+        counts = [f"{r.data.splits.test.n:,}" for r in (old, new)]
+        found.append(
+            f"The test splits differ ({counts[0]} samples then, {counts[1]} now, other sha256): "
+            "accuracies are of different samples."
+        )
+    if not same_teacher(old, new):
+        found.append("The teachers differ, or are not known to be the same: so do the drops against them.")
+    if old.recipe.name != new.recipe.name:
+        found.append(f"The recipes differ: {old.recipe.name} then, {new.recipe.name} now.")
+    if words.primary(old).name != words.primary(new).name:
+        found.append(f"The metrics differ: {words.primary(old).name} then, {words.primary(new).name} now.")
+    policies = [dict(words.policy(r)) for r in (old, new)]
+    keys = sorted({k for p in policies for k in p} - {"why"})
+    if changed := [k for k in keys if policies[0].get(k) != policies[1].get(k)]:
+        said = "; ".join(f"{k}: {policies[0].get(k)} then, {policies[1].get(k)} now" for k in changed)
+        found.append(f"The gate's policies differ, so verdicts do not say the same ({said}).")
+    both = set(words.targets(old)) & set(words.targets(new))
+    if tighter := [t for t in words.targets(new) if t in both and _budget(old, t) != _budget(new, t)]:
+        found.append(f"The budgets of {words.listed(tighter)} differ, so verdicts do not say the same.")
+    if smoked := [which for r, which in ((old, "old"), (new, "new")) if r.recipe.config.get("smoke")]:
+        found.append(f"A smoke run on a sliver of data: the {words.listed(smoked)} report.")
+    for key in ("os", "kernel", "python"):
+        if old.host.get(key) != new.host.get(key):
+            then, now = (r.host.get(key, "not known") for r in (old, new))
+            found.append(f"The host's {key} differs: {then} then, {now} now.")
+    return tuple(found)
+
+
+def _budget(report: Report, target: str) -> Any:
+    budgets = report.gate.get("budgets")
+    return budgets.get(target) if isinstance(budgets, dict) else None

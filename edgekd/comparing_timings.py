@@ -1,0 +1,177 @@
+"""Latency and memory of two reports: compared where they were taken alike, else it is said why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.errors import DataError
+from edgekd.gate import statistics
+from edgekd.gate.judge import MAX_PROCESS_VARIATION, MIN_PROCESSES
+from edgekd.judgement import read_measurement
+from edgekd.report.compared import ALPHA, Change, Ends, Word
+from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report
+from edgekd.types import Measurement
+
+SEED = 0
+MEMORY_TOLERANCE = 0.02  # of one computer's memory: what a kernel keeps for itself changes with its version
+HOST = ("cpu", "isa", "cores", "usable_cores", "features")  # what makes it another computer to a runtime
+
+
+@dataclass(frozen=True)
+class Side:
+    """A report and the folder that its files lie in."""
+
+    report: Report
+    folder: Path
+
+    def file(self, target: str) -> ArtifactRecord:
+        """What ships to a target."""
+        return next(a for a in self.report.artifacts if a.target == target)
+
+    def timing(self, artifact_id: str, target: str) -> MeasurementRecord | None:
+        """How long a file took under a target's protocol."""
+        found = (m for m in self.report.measurements if (m.artifact_id, m.target) == (artifact_id, target))
+        return next(found, None)
+
+
+def content(file: ArtifactRecord) -> tuple[str, ...]:
+    """What tells two files apart."""
+    return tuple(f.sha256 for f in file.files)
+
+
+def memory(old: Side, new: Side, target: str) -> Change:
+    """Peak memory of a process that only runs the file: one figure a run."""
+    records = tuple(side.timing(side.file(target).id, target) for side in (old, new))
+    before, after = (None if m is None else m.peak_memory_bytes for m in records)
+    obstacle = _otherwise(old, new, records)
+    absent = Change("memory", "bytes", before, after, None, None, "not comparable", obstacle)
+    if obstacle or not before or not after:
+        return replace(absent, basis=obstacle or "not taken in both")
+    word: Word = "same" if before == after else "unjudged"
+    return replace(absent, change=after / before, word=word, basis="one figure a run, no interval")
+
+
+def latency(old: Side, new: Side, target: str, quantile: float) -> Change:
+    """Median or 90th percentile, against how the computer itself changed where that is known."""
+    files = old.file(target), new.file(target)
+    found = _timed(old, new, target, (files[0].id, files[1].id), quantile)
+    if not isinstance(found, _Ratio):
+        return found
+    if content(files[0]) == content(files[1]):
+        return replace(found.change, word="same", basis="the same file: a difference is the computer's")
+    word, basis = _beyond(found, _control(old, new, target, quantile))
+    return replace(found.change, word=word, basis=basis)
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """Two measurements that can be compared, and a ratio of them with an interval."""
+
+    timed: tuple[Measurement, Measurement]
+    interval: Ends
+    change: Change
+
+
+def _control(old: Side, new: Side, target: str, quantile: float) -> _Ratio | None:
+    """What a float file took that is the same in both, timed anew: how the computer itself changed."""
+    for role in ("teacher_float", "student_float"):
+        for first in (a for a in old.report.artifacts if a.role == role):
+            for second in (a for a in new.report.artifacts if content(a) == content(first)):
+                found = _timed(old, new, target, (first.id, second.id), quantile)
+                if isinstance(found, _Ratio):
+                    return found
+    return None
+
+
+def _timed(old: Side, new: Side, target: str, ids: tuple[str, str], quantile: float) -> _Ratio | Change:
+    """The ratio of a quantile, new over old; a change that says why where there is none."""
+    name = "median" if quantile == 0.5 else "p90"
+    records = tuple(side.timing(i, target) for side, i in zip((old, new), ids, strict=True))
+    first, second = records
+    before, after = (None if m is None else m.median_ms if quantile == 0.5 else m.p90_ms for m in records)
+    absent = Change(name, "ms", before, after, None, None, "not comparable", _otherwise(old, new, records))
+    if absent.basis or first is None or second is None:
+        return absent
+    for record, side, which in ((first, old, "old"), (second, new, "new")):
+        if not (side.folder / record.raw_path).is_file():
+            return replace(absent, basis=f"the {which} folder holds no raw timings")
+    if first.raw_sha256 == second.raw_sha256:
+        return replace(absent, change=1.0, word="same", basis="the same timings: nothing was timed anew")
+    timed = read_measurement(first, old.folder), read_measurement(second, new.folder)
+    ratio, interval = ratio_of(*timed, quantile)
+    return _Ratio(timed, interval, replace(absent, change=ratio, interval=interval))
+
+
+def _otherwise(old: Side, new: Side, records: Sequence[MeasurementRecord | None]) -> str:
+    """In what two measurements were not taken alike, or nothing."""
+    first, second = records
+    if first is None or second is None:
+        missing = [which for which, m in (("old", first), ("new", second)) if m is None]
+        return f"not timed in the {' and '.join(missing)} report"
+    pairs = {
+        "kind": (first.kind, second.kind),
+        "device": (first.device, second.device),
+        "runtime": (_runtime(first), _runtime(second)),
+        "threads": (first.num_threads, second.num_threads),
+        "warm-up runs": (first.warmup_runs, second.warmup_runs),
+    }
+    hosts = old.report.host, new.report.host
+    pairs |= {f"host's {key}": (hosts[0].get(key), hosts[1].get(key)) for key in HOST}
+    memory = [h.get("memory_bytes") for h in hosts]
+    if not _alike(*memory):
+        pairs["host's memory_bytes"] = (memory[0], memory[1])
+    return "; ".join(f"{what}: {a} then, {b} now" for what, (a, b) in pairs.items() if a != b)
+
+
+def _runtime(record: MeasurementRecord) -> str:
+    return f"{record.runtime} {record.runtime_version}, {record.delegate}"
+
+
+def _alike(old: object, new: object) -> bool:
+    if isinstance(old, int | float) and isinstance(new, int | float):
+        return abs(new - old) <= MEMORY_TOLERANCE * max(abs(old), abs(new))
+    return old == new
+
+
+def ratio_of(old: Measurement, new: Measurement, quantile: float) -> tuple[float, Ends]:
+    """A quantile of latency, new over old, with its 90% interval.
+
+    Each side is bootstrapped by itself, processes and then runs: unlike two files of one run, the two were
+    not timed in turns in the same processes, so that no process of the one belongs to one of the other.
+
+    Raises:
+        DataError: latencies are missing or not finite.
+    """
+    rng = np.random.default_rng(SEED)
+    drawn = [statistics.bootstrap_quantile(m.latency_ms, m.process, quantile, rng) for m in (old, new)]
+    before, after = (float(np.quantile(m.latency_ms, quantile)) for m in (old, new))
+    if before <= 0 or drawn[0].min() <= 0:
+        raise DataError(f"latencies of {old.artifact_id!r} are not positive")
+    return after / before, statistics.percentile_interval(drawn[1] / drawn[0], ALPHA)
+
+
+def _beyond(found: _Ratio, control: _Ratio | None) -> tuple[Word, str]:
+    """What an interval of a ratio shows, and by what."""
+    for measurement, which in zip(found.timed, ("old", "new"), strict=True):
+        medians = measurement.process_medians_ms
+        if len(medians) < MIN_PROCESSES:
+            count = f"{len(medians)} of the {MIN_PROCESSES} processes that show how processes differ"
+            return "unjudged", f"{which}: only {count}"
+        variation = (max(medians) - min(medians)) / float(np.median(medians))
+        if variation > MAX_PROCESS_VARIATION:
+            return "noise", f"{which}: unstable, its processes differ by {variation:.0%}"
+    low, high, basis = 1.0, 1.0, "bootstrap over processes and runs"
+    if control is None:
+        basis += "; no file that is the same in both tells how the computer itself changed"
+    else:
+        # The computer itself may have become faster or slower: only what goes beyond that counts.
+        low, high = min(1.0, control.interval[0]), max(1.0, control.interval[1])
+        ends = f"[{control.interval[0]:.3f}, {control.interval[1]:.3f}]"
+        basis += (
+            f"; a float file that is the same in both took {control.change.change:.3f} times {ends} as long"
+        )
+    return ("better" if found.interval[1] < low else "worse" if found.interval[0] > high else "noise"), basis
