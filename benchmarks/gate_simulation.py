@@ -161,9 +161,7 @@ def advised(rng: np.random.Generator, repeats: int) -> list[dict[str, Any]]:
 
 def asked_again(rng: np.random.Generator, repeats: int) -> list[dict[str, Any]]:
     """How often one of several candidates passes that are all exactly at the margin, the worst case."""
-    print(
-        "\nCandidates at the margin, one after the other, n = 10,000, discordance 6%: per cent with a PASS"
-    )
+    print("\nCandidates at the margin, one after the other, n = 10,000, discordance 6%: per cent with a PASS")
     print(f"{'candidates':>10} {'each at 5%':>12} {'alpha spent':>12}")
     results = []
     for count in ASKED:
