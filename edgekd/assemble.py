@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import gate, stage_facts
+from edgekd import gate, judgement_log, stage_facts
 from edgekd import timings as timings_of
-from edgekd.config import GateConfig, Target
-from edgekd.judgement import judge
+from edgekd.config import Target
+from edgekd.judgement import logged
 from edgekd.nodes import BOTH, Emission, Node, Plan, library_version
 from edgekd.plan import evaluation_of
 from edgekd.report import schema
+from edgekd.report.files import REPORTS
 from edgekd.stages.context import Context
-from edgekd.store import Entry, deflated_size, hash_of, no_space_is_clear, sha256_file
+from edgekd.store import Entry, deflated_size, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions
 
 NETWORK_STAGES = ("network", "file", "ensemble", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
-REPORTS = ("report.json", "report.md", "report.html")
 LIBRARIES = (
     *("edgekd", "torch", "nncf", "torch-pruning", "lightning-fabric", "litert-torch", "onnx", "onnxruntime"),
     *("ai-edge-litert", "ai-edge-quantizer", "numpy", "scipy", "scikit-learn"),
@@ -43,7 +43,6 @@ class Assembly:
     host: Mapping[str, Any]
     baseline: Predictions
     baseline_label: str
-    policy: GateConfig
 
     @property
     def plan(self) -> Plan:
@@ -51,14 +50,13 @@ class Assembly:
         return self.context.plan
 
 
-def assemble(context: Context, folder: Path, host: Mapping[str, Any], policy: GateConfig) -> schema.Report:
+def assemble(context: Context, folder: Path, host: Mapping[str, Any]) -> schema.Report:
     """Builds, judges and returns the report of a finished run; its files are in `folder` afterwards.
 
     Args:
         context: with the results of every node of the plan.
         folder: the workdir.
         host: this computer, for the record.
-        policy: the gate's.
     """
     label = "teacher" if context.plan.recipe.teacher is not None else "student"
     baseline = _predictions(context, context.entries[label])
@@ -67,34 +65,24 @@ def assemble(context: Context, folder: Path, host: Mapping[str, Any], policy: Ga
     with no_space_is_clear(folder):
         for name in (*FOLDERS, "predictions/stages", "predictions/files"):
             (new / name).mkdir(parents=True)
-        report = _assemble(Assembly(context, new, host, baseline, label, policy))
+        report = _assemble(Assembly(context, new, host, baseline, label))
     # An old report goes before its files do: a kill in between leaves no verdict beside other files.
     for name in REPORTS:
         (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
         (new / name).rename(folder / name)
+    (new / judgement_log.FILE).replace(folder / judgement_log.FILE)
     new.rmdir()
     return report
 
 
 def _assemble(made: Assembly) -> schema.Report:
-    context, folder, policy = made.context, made.folder, made.policy
+    context, folder, policy = made.context, made.folder, made.plan.recipe.gate
     stages = [_stage(made, node) for node in _in_the_chain(context.plan)]
     artifacts, measurements = _artifacts(made)
     report = _report(made, stages, artifacts, measurements)
-    return judged(report, folder, policy)
-
-
-def judged(report: schema.Report, folder: Path, policy: GateConfig) -> schema.Report:
-    """The report with the verdict of a policy, from what lies in its folder."""
-    verdict, slices = judge(report, folder, policy)
-    checks = tuple(schema.CheckRecord(**vars(check)) for check in verdict.checks)
-    record = schema.VerdictRecord.model_validate(
-        {"status": verdict.status.value, "exit_code": verdict.exit_code, "checks": checks}
-    )
-    artifacts = tuple(a.model_copy(update={"slices": tuple(slices.get(a.id, ()))}) for a in report.artifacts)
-    return report.model_copy(update={"verdict": record, "artifacts": artifacts})
+    return logged(report, folder, policy, context.store.root)
 
 
 def _report(
@@ -128,10 +116,11 @@ def _report(
         artifacts=tuple(artifacts),
         measurements=tuple(measurements),
         gate={
-            "policy": made.policy.model_dump(mode="json"),
+            "policy": plan.recipe.gate.model_dump(mode="json"),
             "budgets": {t.name: t.budgets.model_dump(mode="json") for t in plan.targets},
+            "targets": {t.name: t.gate.model_dump(mode="json", exclude_defaults=True) for t in plan.targets},
         },
-        judgements=_count_judgement(made, artifacts),
+        judgements=0,  # counted when it is judged
         # Judged next, from what is written here; until then nothing may read as a pass.
         verdict=schema.VerdictRecord(status="INCONCLUSIVE", exit_code=3, checks=()),
     )
@@ -207,7 +196,7 @@ def _metric(made: Assembly, found: Predictions, margin_pp: float | None) -> sche
     value = float(found.correct.mean() * 100)
     drop, interval = None, None
     if found is not made.baseline:
-        compared = gate.compare(made.baseline, found, margin_pp, made.policy.alpha).drop
+        compared = gate.compare(made.baseline, found, margin_pp, made.plan.recipe.gate.alpha).drop
         drop, interval = compared.drop, compared.interval
     return schema.MetricValue(
         name=ACCURACY.name,
@@ -311,8 +300,9 @@ def _artifact(
 ) -> schema.ArtifactRecord:
     entries = made.context.entries
     found = _predictions(made.context, entries[emission.evaluate])
-    margin_pp = made.policy.max_drop_pp if made.policy.metric == ACCURACY.name else None
-    comparison = gate.compare(made.baseline, found, margin_pp, made.policy.alpha)
+    policy = made.plan.recipe.gate.on(target.gate)
+    margin_pp = policy.max_drop_pp if policy.metric == ACCURACY.name else None
+    comparison = gate.compare(made.baseline, found, margin_pp, policy.alpha)
     own = timings[emission.export]
     teacher = timings.get(emission.teacher_float) if emission.teacher_float else None
     student = (
@@ -335,8 +325,8 @@ def _artifact(
         head_accuracy=entries[emission.evaluate].result.get("head_accuracy", {}),
         agreement=comparison.agreement,
         negative_flip_rate=comparison.negative_flip_rate,
-        speedup_over_teacher=timings_of.ratio(teacher, own, made.policy.alpha, made.context.seed),
-        speedup_over_float=timings_of.ratio(student, own, made.policy.alpha, made.context.seed),
+        speedup_over_teacher=timings_of.ratio(teacher, own, policy.alpha, made.context.seed),
+        speedup_over_float=timings_of.ratio(student, own, policy.alpha, made.context.seed),
         size_ratio_to_teacher=teacher_size / size if teacher_size else None,
         predictions=_store_predictions(made, f"files/{target.name}", found),
     )
@@ -391,9 +381,3 @@ def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.Art
 
 def _size(entry: Entry) -> int:
     return sum(int(f["size_bytes"]) for f in entry.result["files"])
-
-
-def _count_judgement(made: Assembly, artifacts: list[schema.ArtifactRecord]) -> int:
-    test = made.context.entries["data"].result["splits"]["test"]["sha256"]
-    evidence = hash_of(sorted(f.sha256 for a in artifacts if a.role == "target" for f in a.files))
-    return made.context.store.judged(test, evidence)

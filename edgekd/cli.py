@@ -140,6 +140,8 @@ def bench(
 
 
 app.command()(cli_release.gate)
+app.command()(cli_release.bundle)
+app.command()(cli_release.verify)
 app.command()(cli_release.compare)
 
 

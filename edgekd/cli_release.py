@@ -42,6 +42,10 @@ def gate(
     assumed_drop: Annotated[
         float, typer.Option(min=0, help="The true drop, as the margin, that samples are counted for.")
     ] = 0.0,
+    baseline_report: Annotated[
+        Path | None,
+        typer.Option(help="Another report, for the policy's max_latency_ratio and max_size_ratio."),
+    ] = None,
     junit: Junit = None,
     summary: JobSummary = None,
     json_: Json = False,
@@ -55,6 +59,9 @@ def gate(
     if baseline is not None:
         from edgekd import own_predictions
 
+        if baseline_report is not None:
+            raise UsageError("--baseline-report goes with a report, not with --baseline")
+
         answer = own_predictions.judge(
             baseline,
             own_predictions.named(candidate or ()),
@@ -67,7 +74,7 @@ def gate(
         else:
             terminal.show_answer(answer)
         raise typer.Exit(answer.verdict.exit_code)
-    from edgekd.pipeline import judge_again
+    from edgekd.rejudge import judge_again
 
     assert report is not None
     if candidate or metric is not None or query is not None or assumed_drop:
@@ -75,13 +82,74 @@ def gate(
             "--candidate, --metric, --query and --assumed-drop go with --baseline",
             hint="a report has its own",
         )
-    judged = judge_again(report / "report.json" if report.is_dir() else report, max_drop, policy)
+    judged = judge_again(report, max_drop, policy, baseline_report)
     ci_files.write(judged, junit, summary)
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:
         terminal.show_verdict(judged)
     raise typer.Exit(judged.verdict.exit_code)
+
+
+def bundle(
+    workdir: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
+    license_: Annotated[
+        str, typer.Option("--license", help="Of the files that ship, an SPDX identifier: Apache-2.0, MIT ...")
+    ],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="A private Ed25519 key (PEM); its password, if any, in EDGEKD_KEY_PASSWORD."),
+    ] = None,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Pack the test split's inputs too: mind whose data they are.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Pack a finished run: what ships, what its verdict rests on, a model card; signed with --key."""
+    import os
+
+    from edgekd import terminal, terminal_bundle
+    from edgekd.bundle import pack, signing
+
+    signer = None if key is None else signing.private_key(key, os.environ.get("EDGEKD_KEY_PASSWORD"))
+    packed = pack.bundle(workdir, output, license_=license_, signer=signer, inputs=inputs)
+    if json_:
+        terminal.emit_json(packed)
+    else:
+        terminal_bundle.show_packed(packed)
+
+
+def verify(
+    archive: Annotated[Path, typer.Argument(help="What `edgekd bundle` wrote.")],
+    key: Annotated[Path | None, typer.Option(help="The signer's public Ed25519 key (PEM).")] = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Take a bundle that nobody vouches for, instead of --key.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Check a bundle and judge again from it alone; exit code as of gate, 4 where it is not what it says."""
+    from edgekd import terminal, terminal_bundle
+    from edgekd.bundle import signing
+    from edgekd.bundle import verify as verification
+    from edgekd.errors import UsageError
+
+    if (key is None) is not unsigned:
+        raise UsageError("give --key pub.pem, or --unsigned where nobody is to vouch for the bundle")
+    found = verification.verify(archive, None if key is None else signing.public_key(key))
+    if json_:
+        verdict = found.report.verdict.model_dump(mode="json")
+        terminal.emit_json(
+            {
+                "key_id": found.key_id,
+                "license": found.license_,
+                "num_files": found.num_files,
+                "verdict": verdict,
+            }
+        )
+    else:
+        terminal_bundle.show_verified(found, archive)
+    raise typer.Exit(found.report.verdict.exit_code)
 
 
 def compare(

@@ -19,7 +19,14 @@ from pydantic.fields import FieldInfo
 from edgekd.compression_settings import PruneConfig, QuantizeConfig
 from edgekd.errors import UsageError, nearest
 from edgekd.fields import UNION_TAGS, Fraction, Plugin, Positive, Strict
-from edgekd.gate_settings import BudgetConfig, GateConfig, PolicyFile, PolicyGate, SliceConfig
+from edgekd.gate_settings import (
+    BudgetConfig,
+    GateConfig,
+    PolicyFile,
+    PolicyGate,
+    SliceConfig,
+    TargetGateConfig,
+)
 from edgekd.settings import (
     FunctionConfig,
     ModelConfig,
@@ -76,6 +83,7 @@ __all__ = [
     "Strict",
     "StudentConfig",
     "Target",
+    "TargetGateConfig",
     "TaskConfig",
     "TeacherConfig",
     "TrainConfig",

@@ -63,6 +63,12 @@ class ExportError(EdgeKDError):
     exit_code = 4
 
 
+class EvidenceError(EdgeKDError):
+    """A bundle that is not what was signed, or does not show what it says."""
+
+    exit_code = 4
+
+
 class MeasurementError(EdgeKDError):
     """A model could not be run or measured in its runtime."""
 

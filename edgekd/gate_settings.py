@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +11,8 @@ from edgekd.errors import UsageError
 from edgekd.fields import Positive, Strict
 from edgekd.metric_names import metric_named
 from edgekd.types import Metric
+
+MARGINS = ("max_drop_pp", "max_drop", "max_relative_drop")
 
 
 class BudgetConfig(Strict):
@@ -42,6 +45,36 @@ class SliceConfig(Strict):
     )
 
 
+class TargetGateConfig(Strict):
+    """What a target asks of its own file, in place of what the recipe's gate says."""
+
+    max_drop_pp: float | None = Field(
+        default=None, gt=0, lt=100, description="margin, percentage points: of accuracy, top_K and hit@K"
+    )
+    max_drop: float | None = Field(
+        default=None, gt=0, description="margin of other metrics, in their own unit"
+    )
+    max_relative_drop: float | None = Field(
+        default=None, gt=0, lt=1, description="margin as a share of the teacher's value"
+    )
+    max_negative_flip_rate: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="bound on the share of samples that the teacher has right and the file wrong",
+    )
+    min_int8_share: float | None = Field(
+        default=None, ge=0, le=1, description="share of computing operators that must run in int8"
+    )
+    slices: Mapping[str, SliceConfig] = Field(
+        default_factory=dict, description="column -> what its slices are held to"
+    )
+
+    def without_margin(self) -> Self:
+        """Where another margin is asked for all targets."""
+        return self.model_copy(update=dict.fromkeys(MARGINS))
+
+
 class GateConfig(Strict):
     """When an artifact may ship."""
 
@@ -62,6 +95,11 @@ class GateConfig(Strict):
     )
     alpha: float = Field(
         default=0.05, gt=0, lt=0.5, description="one-sided error of a wrong PASS at the margin"
+    )
+    spend_alpha: bool = Field(
+        default=False,
+        description="whether the k-th judgement of a test split is made at alpha / (k (k + 1)): then all of "
+        "them together pass a bad candidate with probability alpha at most",
     )
     query: str | None = Field(default=None, description="the column of queries, for ndcg@K and hit@K")
     cluster: str | None = Field(
@@ -99,7 +137,7 @@ class GateConfig(Strict):
         except UsageError as error:
             raise ValueError(str(error)) from None
         own = "max_drop_pp" if percent else "max_drop"
-        given = [n for n in ("max_drop_pp", "max_drop", "max_relative_drop") if getattr(self, n) is not None]
+        given = [n for n in MARGINS if getattr(self, n) is not None]
         if given not in ([own], ["max_relative_drop"]):
             raise ValueError(
                 f"the margin of {self.metric} is {own}, or max_relative_drop; "
@@ -119,6 +157,26 @@ class GateConfig(Strict):
                 "mandatory slices need expected_discordance: it tells beforehand whether they can pass"
             )
         return self
+
+    def on(self, target: TargetGateConfig) -> Self:
+        """The policy with what a target's profile says in its place.
+
+        Raises:
+            ValidationError: the target's margin is not one of this policy's metric.
+        """
+        given = {k: v for k, v in target.model_dump().items() if v is not None and v != {}}
+        data = self.model_dump()
+        if given.keys() & set(MARGINS):
+            data.update(dict.fromkeys(MARGINS))
+        given["slices"] = {**data["slices"], **given.get("slices", {})}
+        return type(self).model_validate({**data, **given})
+
+    def spent(self, judgement: int) -> Self:
+        """The policy at the level that is left for the k-th judgement of a test split, counted from 1."""
+        if not self.spend_alpha:
+            return self
+        # 1/2 + 1/6 + 1/12 + ... = 1: however many judgements there will be.
+        return self.model_copy(update={"alpha": self.alpha / (judgement * (judgement + 1))})
 
     @property
     def judged(self) -> Metric:
@@ -155,6 +213,12 @@ class PolicyGate(GateConfig):
     )
     budgets: Mapping[str, BudgetConfig] = Field(
         default_factory=dict, description="target -> what an artifact may cost there; left out: the target's"
+    )
+    max_latency_ratio: float | None = Field(
+        default=None, gt=0, description="median and p90 over those of the report given by --baseline-report"
+    )
+    max_size_ratio: float | None = Field(
+        default=None, gt=0, description="bytes over those of the report given by --baseline-report"
     )
 
 

@@ -7,21 +7,49 @@ from the report's folder alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from edgekd import gate
-from edgekd.config import BudgetConfig, GateConfig, build
+from edgekd import gate, judgement_log
+from edgekd.config import BudgetConfig, GateConfig, PolicyGate, TargetGateConfig, build
 from edgekd.errors import DataError, UsageError
 from edgekd.gate.slices import LABEL
-from edgekd.report.schema import ArtifactRecord, MeasurementRecord, PredictionsFile, Report, SliceRecord
-from edgekd.store import sha256_file
-from edgekd.types import Check, Column, Inventory, Measurement, Operator, Predictions, Protocol, Verdict
+from edgekd.report.schema import (
+    ArtifactRecord,
+    CheckRecord,
+    MeasurementRecord,
+    PredictionsFile,
+    Report,
+    SliceRecord,
+    StoredFile,
+    VerdictRecord,
+)
+from edgekd.store import sha256_file, write_atomic
+from edgekd.types import (
+    Check,
+    Column,
+    Inventory,
+    Measurement,
+    Operator,
+    Predictions,
+    Protocol,
+    Status,
+    Verdict,
+)
+
+
+@dataclass(frozen=True)
+class Against:
+    """A baseline report, whose files the new ones may not be much larger or slower than."""
+
+    report: Report
+    folder: Path
 
 
 def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
@@ -81,8 +109,85 @@ def _unchanged(folder: Path, name: str, sha256: str) -> Path:
     return path
 
 
-def judge(report: Report, folder: Path, policy: GateConfig) -> tuple[Verdict, dict[str, list[SliceRecord]]]:
+def logged(report: Report, folder: Path, policy: GateConfig, store: Path) -> Report:
+    """The report judged for the first time: entered in the store's log, a copy of it left in the folder.
+
+    Args:
+        report: not judged yet.
+        folder: its predictions and timings lie here.
+        policy: of the recipe.
+        store: the store's root.
+    """
+    test, entered = report.data.splits.test.sha256, judgement_log.judgement_of(report, policy)
+    log = judgement_log.enter(store, test, entered)
+    path = folder / judgement_log.FILE
+    write_atomic(path, judgement_log.dumps(test, judgement_log.begun(log)))
+    beside = StoredFile(path=judgement_log.FILE, sha256=sha256_file(path))
+    report = judged(counted(report, log).model_copy(update={"judgement_log": beside}), folder, policy)
+    judgement_log.settle(store, test, replace(entered, status=report.verdict.status))
+    return report
+
+
+def counted(report: Report, log: Sequence[judgement_log.Judgement]) -> Report:
+    """The report as the last judgement of a log."""
+    return report.model_copy(
+        update={"judgements": len(log), "judgements_not_passed": judgement_log.not_passed(log)}
+    )
+
+
+def past_judgements(report: Report, folder: Path) -> tuple[judgement_log.Judgement, ...]:
+    """The log that lies beside a report; of one without, nothing.
+
+    Raises:
+        DataError: it is missing, changed or damaged.
+    """
+    if report.judgement_log is None:
+        return ()
+    path = _unchanged(folder, report.judgement_log.path, report.judgement_log.sha256)
+    *before, last = judgement_log.parse(path.read_text(), report.data.splits.test.sha256, str(path))
+    return (*before, replace(last, status=report.verdict.status))
+
+
+def judged(report: Report, folder: Path, policy: GateConfig, against: Against | None = None) -> Report:
+    """The report with the verdict of a policy, from what lies in its folder."""
+    verdict, slices = judge(report, folder, policy, against)
+    checks = tuple(CheckRecord(**vars(check)) for check in verdict.checks)
+    record = VerdictRecord.model_validate(
+        {"status": verdict.status.value, "exit_code": verdict.exit_code, "checks": checks}
+    )
+    artifacts = tuple(a.model_copy(update={"slices": tuple(slices.get(a.id, ()))}) for a in report.artifacts)
+    return report.model_copy(update={"verdict": record, "artifacts": artifacts})
+
+
+def policy_on(report: Report, policy: GateConfig, target: str) -> GateConfig:
+    """What judges a target's file: the policy, what the target's profile says in its place, the level left.
+
+    Raises:
+        UsageError: the two do not go together.
+    """
+    stored = report.gate.get("targets", {})
+    if not isinstance(stored, Mapping):
+        raise UsageError("report: gate.targets is no table of targets")
+    asked = stored.get(target, {})
+    if not isinstance(asked, Mapping):
+        raise UsageError(f"report: gate.targets.{target} is no table")
+    own = build(TargetGateConfig, asked, f"report gate.targets.{target}")
+    try:
+        return policy.on(own).spent(max(report.judgements, 1))
+    except ValidationError as error:
+        raise UsageError(f"target {target}: gate: {error.errors()[0]['msg']}") from None
+
+
+def judge(
+    report: Report, folder: Path, policy: GateConfig, against: Against | None = None
+) -> tuple[Verdict, dict[str, list[SliceRecord]]]:
     """The verdict on every target of a report under a policy, and the slices of each artifact by its id.
+
+    Args:
+        report: whose files are judged.
+        folder: what its paths are relative to.
+        policy: of the gate; targets may have keys of their own.
+        against: a baseline report, for the policy's ratios.
 
     Raises:
         DataError: predictions or timings that are missing, changed or do not pair up.
@@ -99,10 +204,13 @@ def judge(report: Report, folder: Path, policy: GateConfig) -> tuple[Verdict, di
         if artifact.role == "target":
             if artifact.predictions is None:
                 raise DataError(f"report: the file for {artifact.target} has no stored predictions")
+            own, target = policy_on(report, policy, str(artifact.target)), str(artifact.target)
             pair = gate.pair(baseline, read_predictions(artifact.predictions, folder))
-            judged = gate.judge_predictions(pair, policy, str(artifact.target))
-            slices[artifact.id] = [slice_record(one, policy) for one in judged.slices]
-            checks += [*judged.checks, *_judge_file(artifact, report, folder, policy)]
+            judged = gate.judge_predictions(pair, own, target)
+            slices[artifact.id] = [slice_record(one, own) for one in judged.slices]
+            checks += [*judged.checks, *_judge_file(artifact, report, folder, own)]
+            if against is not None and isinstance(policy, PolicyGate):
+                checks += _judge_against(artifact, baseline, report, folder, policy, against)
     required = [str(a.target) for a in report.artifacts if a.required]
     return gate.conclude(checks, required, policy.metric), slices
 
@@ -169,6 +277,38 @@ def _judge_file(artifact: ArtifactRecord, report: Report, folder: Path, policy: 
     ]
     if "wi8" in artifact.scheme and not artifact.scheme.startswith("weight_only"):  # they save no time
         checks.append(gate.judge_int8_beats_float(own, reference, target))
+    return checks
+
+
+def _judge_against(
+    artifact: ArtifactRecord,
+    teacher: Predictions,
+    report: Report,
+    folder: Path,
+    policy: PolicyGate,
+    against: Against,
+) -> list[Check]:
+    """What a file is held to beside the baseline report's file for the same target."""
+    target, old = str(artifact.target), against.report
+    if old.teacher.predictions is None:
+        raise DataError("baseline report: the teacher has no stored predictions")
+    checks = []
+    if old.data.splits.test.sha256 == report.data.splits.test.sha256:
+        pair = gate.pair(teacher, read_predictions(old.teacher.predictions, against.folder))
+        checks.append(gate.judge_same_teacher(pair, target))
+    else:
+        detail = (
+            "the baseline report was judged on another test split: its teacher cannot be told to be the same"
+        )
+        checks.append(Check("same_teacher", target, None, 0, "samples", Status.INCONCLUSIVE, detail))
+    before = next((a for a in old.artifacts if a.role == "target" and a.target == target), None)
+    if policy.max_size_ratio is not None:
+        size = None if before is None else before.size_bytes
+        checks.append(gate.judge_size_ratio(artifact.size_bytes, size, policy.max_size_ratio, target))
+    if policy.max_latency_ratio is not None:
+        own = _measurements(report, target, folder).get(artifact.id)
+        then = None if before is None else _measurements(old, target, against.folder).get(before.id)
+        checks += gate.judge_latency_ratio(own, then, policy.max_latency_ratio, target)
     return checks
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd import gate, prediction_files
+from edgekd import gate, judgement_log, prediction_files
 from edgekd.config import GateConfig, build, load_policy
 from edgekd.errors import UsageError
 from edgekd.judgement import slice_record
+from edgekd.judgement_log import Judgement
 from edgekd.metric_names import metric_named
 from edgekd.prediction_files import Rows
 from edgekd.store import Store, hash_of
@@ -29,7 +30,7 @@ class Answer:
         judged: candidate -> its own checks and slices.
         policy: what judged.
         joint_power: chance that all mandatory slices of a lossless candidate pass; None where none is asked.
-        judgements: how many candidates these samples have judged, these included.
+        judgements: how many judgements these samples have seen, this one included.
     """
 
     verdict: Verdict
@@ -101,18 +102,18 @@ def judge(baseline: Path, candidates: Mapping[str, Path], policy: GateConfig, as
     pairs = {name: gate.pair(teacher, other) for name, other in zip(candidates, others, strict=True)}
     first = next(iter(pairs.values()))
     counts = {name: _counted(first, name, policy) for name in policy.slices}
-    joint = gate.joint_power(counts, policy)
-    judged = {
-        name: gate.judge_predictions(pair, policy, name, assumed_drop / gate.drop_scale(policy)[0])
-        for name, pair in pairs.items()
-    }
+    store, test = Store(Store.default_root()).root, _hash(files[0], files[0].labels)
+    joint = gate.joint_power(counts, policy.spent(1 + judgement_log.count(store, test)))
+    judged, count = {}, 0
+    for (name, pair), other in zip(pairs.items(), files[1:], strict=True):
+        said = _hash(other, other.scores if other.predictions is None else other.predictions)
+        new = Judgement(said, judgement_log.policy_sha256(policy))
+        log = judgement_log.enter(store, test, new)
+        own, count = policy.spent(len(log)), max(count, len(log))
+        judged[name] = gate.judge_predictions(pair, own, name, assumed_drop / gate.drop_scale(own)[0])
+        status = gate.conclude(judged[name].checks, [name], policy.metric).status
+        judgement_log.settle(store, test, replace(new, status=status.value))
     checks = [check for each in judged.values() for check in each.checks]
-    store = Store(Store.default_root())
-    for other in files[1:]:
-        count = store.judged(
-            _hash(files[0], files[0].labels),
-            _hash(other, other.scores if other.predictions is None else other.predictions),
-        )
     return Answer(gate.conclude(checks, candidates, policy.metric), judged, policy, joint, count)
 
 

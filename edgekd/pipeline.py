@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from edgekd import config as configs
-from edgekd import processes
-from edgekd.assemble import assemble, judged
-from edgekd.config import CalibrationPolicy, PolicyGate, Recipe, Target
+from edgekd import processes, run_file
+from edgekd.assemble import assemble
+from edgekd.config import CalibrationPolicy, Recipe, Target
 from edgekd.devices.local import host_info
 from edgekd.errors import UsageError
-from edgekd.nodes import STAGES, Emission, Node, Plan
+from edgekd.nodes import STAGES, Node, Plan
 from edgekd.plan import make_plan
 from edgekd.progress import QUIET, Display, chatter_to
 from edgekd.report.files import write
-from edgekd.report.schema import Report, parse
+from edgekd.report.schema import Report
 from edgekd.running import run_stages
 from edgekd.stages.context import Context
-from edgekd.store import Store, lock_workdir, write_atomic
+from edgekd.store import Store, lock_workdir
 from edgekd.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from edgekd.types import Task
 
-RUN_FILE = "run.json"
 SECONDS_PER_SAMPLE = 0.002  # a small residual network on two cores
 
 
@@ -98,8 +97,8 @@ def compress(
                 run_stages(context, until)
         if until is not None:
             return None
-        write_atomic(folder / RUN_FILE, json.dumps(_run_record(plan, host, kept), indent=1, sort_keys=True))
-        report = assemble(context, folder, host, chosen.gate)
+        run_file.write(folder, plan, host, kept)
+        report = assemble(context, folder, host)
         write(report, folder)
         tracker.verdict(report)
     return report
@@ -146,6 +145,8 @@ def resolve(
     chosen = configs.build(Recipe, data, where, text)
     _refuse_absent_objects(chosen, objects, where)
     chosen, profiles = _load_targets(chosen, targets or chosen.targets, _folder_of(recipe))
+    if max_drop_pp is not None:
+        profiles = tuple(p.model_copy(update={"gate": p.gate.without_margin()}) for p in profiles)
     return (chosen.smoked() if chosen.smoke else chosen), profiles
 
 
@@ -175,6 +176,11 @@ def _load_targets(
     names = [p.name for p in profiles]
     if twice := next((n for n in names if names.count(n) > 1), None):
         raise UsageError(f"two targets are called {twice!r}", hint="name each target once")
+    for profile in profiles:
+        try:
+            recipe.gate.on(profile.gate)
+        except ValidationError as error:
+            raise UsageError(f"target {profile.name}: gate: {error.errors()[0]['msg']}") from None
     called = dict(zip(recipe.targets, names, strict=True))
     required = tuple(called[t] for t in recipe.required_targets)
     return recipe.model_copy(update={"targets": tuple(names), "required_targets": required}), profiles
@@ -211,33 +217,13 @@ def _source_of(kind: type) -> str:
         return ""  # a class made at a prompt has no source; its tensors still tell it apart
 
 
-def _run_record(plan: Plan, host: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """What `edgekd report` needs to find the same results again, on whatever became of data and libraries."""
-    return {
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "targets": [t.model_dump(mode="json") for t in plan.targets],
-        "calibration": plan.policy.model_dump(mode="json"),
-        "nodes": [asdict(node) for node in plan.nodes],
-        "emissions": {name: asdict(emission) for name, emission in plan.emissions.items()},
-        "host": dict(host),
-        "store": str(store.root.resolve()),
-    }
-
-
 def rebuild(workdir: Path) -> Report:
     """Writes report.{json,md,html} of a finished run again, from the store.
 
     Raises:
         UsageError: `workdir` holds no finished run, or the store no longer has its results.
     """
-    path = workdir / RUN_FILE
-    if not path.is_file():
-        raise UsageError(f"{workdir}: holds no finished run", hint=f"edgekd run RECIPE --workdir {workdir}")
-    try:
-        record = json.loads(path.read_text())
-        plan, host, store = _recorded_plan(record, path), record["host"], Store(Path(record["store"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: damaged: {error!r}", hint="run the recipe again") from None
+    plan, host, store = run_file.read(workdir)
     context = Context(plan, store, QUIET)
     with lock_workdir(workdir), store.in_use():
         for node in plan.nodes:
@@ -248,75 +234,9 @@ def rebuild(workdir: Path) -> Report:
                     hint=f"run it again: edgekd run {plan.recipe.name} --workdir {workdir}",
                 )
             context.entries[node.label] = entry
-        report = assemble(context, workdir, host, plan.recipe.gate)
+        report = assemble(context, workdir, host)
         write(report, workdir)
     return report
-
-
-def _recorded_plan(record: Mapping[str, Any], path: Path) -> Plan:
-    nodes = tuple(Node(**{**node, "targets": tuple(node["targets"])}) for node in record["nodes"])
-    return Plan(
-        configs.build(Recipe, record["recipe"], str(path)),
-        tuple(configs.build(Target, target, str(path)) for target in record["targets"]),
-        configs.build(CalibrationPolicy, record["calibration"], str(path)),
-        nodes,
-        {name: Emission(**emission) for name, emission in record["emissions"].items()},
-    )
-
-
-def judge_again(path: Path, max_drop: float | None, policy_file: Path | None = None) -> Report:
-    """A report with its verdict made anew from the stored predictions and timings.
-
-    Args:
-        path: the report.json.
-        max_drop: another margin, in percentage points or in the metric's own unit.
-        policy_file: another policy.
-    """
-    report = parse(path)
-    policy = configs.build(PolicyGate, _policy(report, path), str(path))
-    if policy_file is not None:
-        policy = configs.load_policy(policy_file)
-        report = _held_to(report, policy, policy_file)
-    if max_drop is not None:
-        margins: dict[str, float | None] = dict.fromkeys(("max_drop_pp", "max_drop", "max_relative_drop"))
-        margins["max_drop_pp" if policy.judged.unit == "percent" else "max_drop"] = float(max_drop)
-        # The reason was given for the recipe's own margin.
-        policy = configs.build(PolicyGate, {**policy.model_dump(), **margins, "why": ""}, "--max-drop")
-    stored = {
-        **report.gate,
-        "policy": policy.model_dump(mode="json", exclude={"required_targets", "budgets"}),
-    }
-    report = report.model_copy(update={"gate": stored})
-    return judged(report, path.parent, policy)
-
-
-def _held_to(report: Report, policy: PolicyGate, path: Path) -> Report:
-    """The report with the targets that a policy requires, and the budgets that it sets."""
-    targets = {str(a.target) for a in report.artifacts if a.role == "target"}
-    for name in (*policy.required_targets, *policy.budgets):
-        if name not in targets:
-            raise UsageError(
-                f"{path}: the report has no target {name!r}", hint=f"targets: {', '.join(targets)}"
-            )
-    artifacts = tuple(
-        a.model_copy(update={"required": a.target in policy.required_targets})
-        if policy.required_targets and a.role == "target"
-        else a
-        for a in report.artifacts
-    )
-    budgets = {name: each.model_dump(mode="json") for name, each in policy.budgets.items()}
-    stored = report.gate["budgets"]
-    assert isinstance(stored, dict)  # as assembled
-    return report.model_copy(
-        update={"artifacts": artifacts, "gate": {**report.gate, "budgets": {**stored, **budgets}}}
-    )
-
-
-def _policy(report: Report, path: Path) -> Mapping[str, Any]:
-    policy = report.gate.get("policy")
-    if not isinstance(policy, dict):
-        raise UsageError(f"{path}: gate.policy is missing", hint="was this report written by edgekd?")
-    return policy
 
 
 def plan_of(

@@ -272,13 +272,6 @@ class Store:
         write_atomic(memo, digest)
         return digest
 
-    def judged(self, test_sha256: str, evidence: str) -> int:
-        """Logs one judgement of a test split; returns on how many different candidates it was used."""
-        folder = self.root / ".judgements" / test_sha256
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / evidence[:32]).touch()
-        return sum(1 for _ in folder.iterdir())
-
     def entries(self) -> list[tuple[Path, int, float]]:
         """(folder, bytes, last use as seconds since the epoch) of each entry, oldest use first."""
         found = []

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgekd.fields import Positive, Strict
-from edgekd.gate_settings import BudgetConfig
+from edgekd.gate_settings import BudgetConfig, TargetGateConfig
 
 SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "fp16", "fp32"]
 
@@ -83,6 +83,9 @@ class Target(Strict):
     artifact: EmissionConfig = Field(description="how the file is written")
     protocol: ProtocolConfig = Field(default=ProtocolConfig(), description="how latency is measured")
     budgets: BudgetConfig = Field(default=BudgetConfig(), description="what it may cost")
+    gate: TargetGateConfig = Field(
+        default=TargetGateConfig(), description="what its file is held to, in place of the recipe's gate"
+    )
     peak: PeakConfig | None = Field(default=None, description="peak rates")
 
     @model_validator(mode="after")

@@ -330,9 +330,7 @@ def _show_slices(found: Sequence[Slice], policy: GateConfig) -> None:
 
 def _warn_of_judgements(count: int) -> None:
     if count >= 10:
-        console.print(
-            f"[yellow]this test split has judged {count} candidates: a PASS means less each time[/yellow]"
-        )
+        console.print(f"[yellow]judgement {count} of this test split: a PASS means less each time[/yellow]")
 
 
 def schema_of(kind: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import hashlib
 
 import numpy as np
 
-from edgekd.assemble import judged
 from edgekd.config import PolicyGate, build
 from edgekd.gate import tango_interval
+from edgekd.judgement import judged
 from edgekd.report.files import write as write_report
 from edgekd.report.schema import parse
 from edgekd.types import Status
@@ -62,6 +62,7 @@ def fill(data, folder, *, n=2000, teacher_wrong=(), wrong=None, slower=None, see
             said[artifact["id"]] = answers_of(labels, list(places))
     owners = {"teacher": data["teacher"], **{a["id"]: a for a in data["artifacts"]}}
     data["data"]["splits"]["test"]["n"] = n
+    data["judgement_log"] = None  # never judged before
     for name, answers in said.items():
         path = folder / "predictions" / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)

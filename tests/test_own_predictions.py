@@ -172,6 +172,27 @@ def test_each_judgement_is_counted_once(files):
     assert json.loads(gate(*command, "--max-drop", 1.0, "--json").stdout)["judgements"] == 2
 
 
+def test_alpha_is_spent_over_the_judgements_of_the_same_samples(files, tmp_path):
+    # 20 of 10,000 lost, none won: Tango's bound is Wilson's: 0.289, 0.309, 0.339 pp at z = 1.645 (0.05),
+    # 1.96 (0.05/2, the first) and 2.394 (0.05/6, the second).
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[gate]\nmax_drop_pp = 0.325\nspend_alpha = true\n")
+
+    def verdict(start):
+        command = files(lambda i, label: (start <= i) & (i < start + 20), 10_000)
+        return gate(*command, "--policy", policy, "--json")
+
+    first, again, second = verdict(0), verdict(0), verdict(100)
+    assert [json.loads(f.stdout)["status"] for f in (first, again, second)] == [
+        "PASS",
+        "PASS",
+        "INCONCLUSIVE",
+    ]
+    assert [json.loads(f.stdout)["judgements"] for f in (first, again, second)] == [1, 1, 2]
+    policy.write_text("[gate]\nmax_drop_pp = 0.325\n")
+    assert json.loads(verdict(200).stdout)["status"] == "PASS"
+
+
 def test_a_store_that_cannot_be_made_is_told_in_one_line(files, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "file"))

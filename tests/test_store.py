@@ -439,15 +439,6 @@ def test_sha256_file_is_that_of_the_tool(tmp_path):
     assert sha256_file(path) == told.split()[0]
 
 
-def test_judgements_are_counted_once_a_candidate(tmp_path):
-    store = Store(tmp_path)
-    counts = [store.judged("test-1", evidence) for evidence in (KEY, KEY, OTHER, KEY, OTHER)]
-    assert counts == [1, 1, 2, 2, 2]
-    assert store.judged("test-2", KEY) == 1
-    assert [store.judged("test-3", "c" * 20 + end * 44) for end in "ab"] == [1, 2]
-    assert Store(tmp_path).judged("test-1", "c" * 64) == 3
-
-
 def test_canonical_by_hand():
     assert canonical({"b": (1, 2.5), "a": None, "é": True}) == '{"a":null,"b":[1,2.5],"\\u00e9":true}'
     assert hash_of([1]) == hashlib.sha256(b"[1]").hexdigest()

@@ -8,6 +8,7 @@ INCONCLUSIVE or an error, never a PASS.
 
 from __future__ import annotations
 
+from edgekd.gate.against import judge_latency_ratio, judge_same_teacher, judge_size_ratio
 from edgekd.gate.comparison import Comparison, compare
 from edgekd.gate.judge import (
     conclude,
@@ -51,10 +52,13 @@ __all__ = [
     "judge_int8_beats_float",
     "judge_int8_share",
     "judge_latency",
+    "judge_latency_ratio",
     "judge_memory",
     "judge_negative_flips",
     "judge_predictions",
+    "judge_same_teacher",
     "judge_size",
+    "judge_size_ratio",
     "mcnemar_exact_p",
     "non_inferior",
     "pair",

@@ -66,7 +66,7 @@ def judge_slice(found: Slice, policy: GateConfig, target: str, num_mandatory: in
     if found.evidence is None:
         detail = f"{name}: {found.reason}: nothing is shown"
         return replace(
-            _inconclusive("slice", target, None, scale * found.asked.margin, unit, detail),
+            inconclusive("slice", target, None, scale * found.asked.margin, unit, detail),
             slice=(found.column, found.value),
         )
     shown = found.evidence
@@ -162,7 +162,7 @@ def judge_memory(measurement: Measurement | None, limit_bytes: int | None, targe
     if limit_bytes is not None:
         obstacle = _wrong_hardware(measurement)
         if obstacle:
-            return _inconclusive("memory", target, observed, limit_bytes, "bytes", obstacle)
+            return inconclusive("memory", target, observed, limit_bytes, "bytes", obstacle)
     return _judge_bytes("memory", observed, limit_bytes, target)
 
 
@@ -181,14 +181,14 @@ def judge_latency(measurement: Measurement | None, limit_ms_p90: float | None, t
         return Check("latency", target, observed, None, "ms", Status.NOT_APPLICABLE, detail)
     if not 0 < limit_ms_p90 < math.inf:
         raise UsageError(f"latency budget {limit_ms_p90!r} of target {target} is not a positive number")
-    obstacle = _wrong_hardware(measurement) or _unsound(measurement)
+    obstacle = obstacle_of(measurement)
     if measurement is None or obstacle:
-        return _inconclusive("latency", target, observed, limit_ms_p90, "ms", obstacle)
+        return inconclusive("latency", target, observed, limit_ms_p90, "ms", obstacle)
     replicates = statistics.bootstrap_quantile(
         measurement.latency_ms, measurement.process, 0.9, np.random.default_rng(SEED)
     )
     low, high = statistics.percentile_interval(replicates, LATENCY_ALPHA)
-    status = _place(low, high, limit_ms_p90)
+    status = place(low, high, limit_ms_p90)
     detail = (
         f"p90 {measurement.p90_ms:.4g} ms, 90% interval {low:.4g} to {high:.4g} ms, budget "
         f"{limit_ms_p90:g} ms; {len(measurement.latency_ms)} runs on {measurement.device}"
@@ -218,23 +218,23 @@ def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None,
         if _wrong_hardware(m) or _too_little(m)
     ]
     if int8 is None or float_ is None or obstacles:
-        return _inconclusive(name, target, None, 1.0, unit, "; ".join(obstacles))
-    if _setting(int8) != _setting(float_):
-        detail = f"not comparable: int8 ran on {_setting(int8)}, float on {_setting(float_)}"
-        return _inconclusive(name, target, None, 1.0, unit, detail)
+        return inconclusive(name, target, None, 1.0, unit, "; ".join(obstacles))
+    if setting(int8) != setting(float_):
+        detail = f"not comparable: int8 ran on {setting(int8)}, float on {setting(float_)}"
+        return inconclusive(name, target, None, 1.0, unit, detail)
     if not np.array_equal(np.unique(int8.process), np.unique(float_.process)):
         detail = "not comparable: the files were not timed in the same processes"
-        return _inconclusive(name, target, None, 1.0, unit, detail)
+        return inconclusive(name, target, None, 1.0, unit, detail)
     pairs = zip(int8.process_medians_ms, float_.process_medians_ms, strict=True)
     ratios = [one / other for one, other in pairs]
     room = 1 + _variation(ratios)
     if (detail := _unstable("ratios", ratios)) and min(ratios) / room < 1 < max(ratios) * room:
-        return _inconclusive(name, target, None, 1.0, unit, detail)
+        return inconclusive(name, target, None, 1.0, unit, detail)
     over, under = ((m.latency_ms, m.process) for m in (int8, float_))
     replicates = statistics.bootstrap_ratio_of_medians(over, under, np.random.default_rng(SEED))
     low, high = statistics.percentile_interval(replicates, LATENCY_ALPHA)
     ratio = statistics.ratio_of_medians(over, under)
-    status = _place(low, high, 1.0)
+    status = place(low, high, 1.0)
     advice = {
         Status.PASS: "int8 is faster",
         Status.FAIL: "int8 is slower than float on this target: ship the float file there",
@@ -251,7 +251,7 @@ def judge_int8_share(inventory: Inventory | None, minimum: float, scheme: str, t
         detail = f"scheme {scheme} does not ask for int8 operators"
         return Check(name, target, observed, None, unit, Status.NOT_APPLICABLE, detail)
     if inventory is None or inventory.int8_ops + inventory.float_ops <= 0:
-        return _inconclusive(name, target, None, minimum, unit, "no computing operator was found in the file")
+        return inconclusive(name, target, None, minimum, unit, "no computing operator was found in the file")
     share = inventory.int8_share
     status = Status.PASS if share >= minimum else Status.FAIL
     detail = (
@@ -281,7 +281,7 @@ def conclude(checks: Iterable[Check], required_targets: Iterable[str], metric: s
         ]
         if not answers:
             detail = f"{metric} was not judged for this required target"
-            seen.append(_inconclusive(metric, target, None, None, "pp", detail))
+            seen.append(inconclusive(metric, target, None, None, "pp", detail))
     statuses = {check.status for check in seen if check.target in required}
     worst = next((s for s in (Status.FAIL, Status.INCONCLUSIVE) if s in statuses), Status.PASS)
     return Verdict(worst, tuple(seen))
@@ -309,9 +309,14 @@ def _judge_bytes(name: str, observed: int | None, limit: int | None, target: str
         raise UsageError(f"{name} budget {limit!r} of target {target} is not a positive number")
     if observed is None or not 0 < observed < math.inf:
         detail = f"{observed!r} bytes is no measured {name}"
-        return _inconclusive(name, target, observed, limit, "bytes", detail)
+        return inconclusive(name, target, observed, limit, "bytes", detail)
     status = Status.PASS if observed <= limit else Status.FAIL
     return Check(name, target, observed, limit, "bytes", status, f"{observed:,} of {limit:,} bytes allowed")
+
+
+def obstacle_of(measurement: Measurement | None) -> str:
+    """Why a latency cannot be judged by these figures, or nothing."""
+    return _wrong_hardware(measurement) or _unsound(measurement)
 
 
 def _wrong_hardware(measurement: Measurement | None) -> str:
@@ -320,9 +325,8 @@ def _wrong_hardware(measurement: Measurement | None) -> str:
         return "not measured"
     if measurement.kind == "measured":
         return ""
-    stand_in = {"host": "this computer standing in", "emulated": "an emulator"}.get(
-        measurement.kind, "unknown"
-    )
+    known = {"host": "this computer standing in", "emulated": "an emulator"}
+    stand_in = known.get(measurement.kind, "unknown")
     return (
         f"kind {measurement.kind} ({stand_in}: {measurement.device}) is not a measurement on the target "
         "and never satisfies its budget"
@@ -367,7 +371,7 @@ def _has_latencies(measurement: Measurement) -> bool:
     return sound and bool(np.all(np.isfinite(values) & (values > 0)))
 
 
-def _setting(measurement: Measurement) -> str:
+def setting(measurement: Measurement) -> str:
     """Where and how it ran: what must be equal before two measurements are compared."""
     return (
         f"{measurement.device}, {measurement.runtime} {measurement.runtime_version}, "
@@ -375,15 +379,17 @@ def _setting(measurement: Measurement) -> str:
     )
 
 
-def _place(low: float, high: float, limit: float) -> Status:
+def place(low: float, high: float, limit: float) -> Status:
+    """PASS where a whole interval lies below a limit, FAIL where it lies above."""
     if high < limit:
         return Status.PASS
     return Status.FAIL if low > limit else Status.INCONCLUSIVE
 
 
-def _inconclusive(
+def inconclusive(
     name: str, target: str, observed: float | None, limit: float | None, unit: str, detail: str
 ) -> Check:
+    """A check that blocks a release because nothing is shown."""
     return Check(name, target, observed, limit, unit, Status.INCONCLUSIVE, detail)
 
 

@@ -10,6 +10,8 @@ from edgekd.report.markdown import markdown
 from edgekd.report.schema import Report, dumps
 from edgekd.store import write_atomic
 
+REPORTS = ("report.json", "report.md", "report.html", "report.junit.xml")
+
 
 def write(report: Report, folder: Path) -> None:
     """Writes report.json, .md, .html and .junit.xml to the folder, each whole or not at all.

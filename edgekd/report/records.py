@@ -98,11 +98,15 @@ class Data(Record):
     notes: dict[str, JsonValue] = Field(description="samples dropped, sources, and so on")
 
 
-class PredictionsFile(Record):
-    """Stored per-sample outputs, so that a report can be judged again."""
+class StoredFile(Record):
+    """A file in the report's folder."""
 
     path: str
     sha256: Sha256
+
+
+class PredictionsFile(StoredFile):
+    """Stored per-sample outputs, so that a report can be judged again."""
 
 
 class PredictedLatency(Record):
@@ -369,9 +373,9 @@ class Report(Record):
     artifacts: tuple[ArtifactRecord, ...]
     measurements: tuple[MeasurementRecord, ...]
     gate: dict[str, JsonValue] = Field(description="the policy that judged")
-    judgements: int = Field(
-        ge=0, description="how many candidates this test split has judged, this one included"
-    )
+    judgements: int = Field(ge=0, description="which judgement of this test split this is, counted from 1")
+    judgements_not_passed: Count = Field(default=0, description="of those before, how many did not pass")
+    judgement_log: StoredFile | None = Field(default=None, description="the judgements up to this one")
     verdict: VerdictRecord
 
     @model_validator(mode="after")

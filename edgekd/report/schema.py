@@ -36,6 +36,7 @@ from edgekd.report.records import (
     SplitRecord,
     Splits,
     StageRecord,
+    StoredFile,
     TeacherRecord,
     VerdictRecord,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "SplitRecord",
     "Splits",
     "StageRecord",
+    "StoredFile",
     "TeacherRecord",
     "VerdictRecord",
     "dumps",

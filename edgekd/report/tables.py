@@ -242,7 +242,7 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
         found.append((f"Smaller than the {base}", f"{min(smaller):.1f}×"))
     if faster:
         found.append((f"Faster than the {base}", f"{min(faster):.1f}×"))
-    return (*found, ("Candidates judged", f"{report.judgements:,}"))
+    return (*found, ("Judgement of this test split", f"{report.judgements:,}"))
 
 
 def settings(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

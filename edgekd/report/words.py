@@ -131,6 +131,12 @@ def _alpha(report: Report) -> float:
     return float(alpha) if isinstance(alpha, int | float) else 0.05
 
 
+def _level_left(report: Report) -> float:
+    """The level that this judgement was made at, where alpha is spent over several."""
+    k = max(report.judgements, 1)
+    return _alpha(report) / (k * (k + 1)) if policy(report).get("spend_alpha") else _alpha(report)
+
+
 def why_margin(report: Report) -> str:
     """Why this margin, as the recipe says; empty where it does not."""
     why = policy(report).get("why")
@@ -144,11 +150,15 @@ def margin_text(margin: float, unit: str) -> str:
 
 
 def margin_of(report: Report) -> float | None:
-    """The margin of the primary metric, as the files that count were judged by."""
+    """The margin of the primary metric, as the files that count were judged by; the widest of several."""
+    return max(_margins(report), default=None)
+
+
+def _margins(report: Report) -> set[float]:
     name = primary(report).name
-    ordered = sorted(report.artifacts, key=lambda a: not a.required)
-    found = (find_metric(a.metrics, name) for a in ordered)
-    return next((m.margin for m in found if m is not None and m.margin is not None), None)
+    counted = [a for a in report.artifacts if a.required] or report.artifacts
+    found = (find_metric(a.metrics, name) for a in counted)
+    return {m.margin for m in found if m is not None and m.margin is not None}
 
 
 def required(report: Report) -> tuple[str, ...]:
@@ -172,10 +182,11 @@ def headline(report: Report) -> str:
         where = f"the required {_plural('target', required(report))}, {listed(required(report))}"
         if margin is None:
             return f"{count(passed, 'check')} passed on {where}."
-        sure = f"{(1 - _alpha(report)) * 100:.4g}%"
+        sure = f"{(1 - _level_left(report)) * 100:.4g}%"
+        own = "its own margin, at most " if len(_margins(report)) > 1 else ""
         return (
-            f"On {where}, every file loses less than {margin_text(margin, metric.unit)} of {metric.name} "
-            f"against the {baseline_name(report)}, with {sure} confidence, and {_all(passed)}."
+            f"On {where}, every file loses less than {own}{margin_text(margin, metric.unit)} of "
+            f"{metric.name} against the {baseline_name(report)}, with {sure} confidence, and {_all(passed)}."
         )
     decisive = [c for c in checks if c.status == status]
     if not decisive:
@@ -237,8 +248,15 @@ def cautions(report: Report) -> tuple[str, ...]:
         found.append("A smoke run on a sliver of data: it shows that the chain runs, nothing else.")
     if report.judgements >= JUDGED_TOO_OFTEN:
         found.append(
-            f"This test split has judged {report.judgements} candidates; "
+            f"This is judgement {report.judgements} of this test split; "
             "a split that is asked that often no longer gives an honest answer. Take fresh samples."
+        )
+    elif report.judgements_not_passed and not policy(report).get("spend_alpha"):
+        k, left = report.judgements, _alpha(report) / (report.judgements * (report.judgements + 1))
+        found.append(
+            f"This is judgement {k} of this test split, and {report.judgements_not_passed} before it did not "
+            "pass; each makes a wrong PASS likelier. Take fresh samples, or set gate.spend_alpha, which "
+            f"judges this one at {left:.2g}."
         )
     kinds = {m.target: m.kind for m in report.measurements}
     stand_in = [t for t in targets(report) if kinds.get(t) in ("host", "emulated")]
@@ -305,5 +323,6 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(v) for v in value)}]"
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_key(k)} = {_toml_value(v)}' for k, v in value.items())} }}"
+        given = ((k, v) for k, v in value.items() if v is not None)
+        return f"{{ {', '.join(f'{_key(k)} = {_toml_value(v)}' for k, v in given)} }}"
     return str(value)

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from runs import TINY, Commands
 
 from edgekd.errors import DataError, UsageError
-from edgekd.pipeline import judge_again
+from edgekd.rejudge import judge_again
 
 
 @pytest.fixture
@@ -142,6 +143,82 @@ def test_another_policy_judges_in_place_of_the_recipes(folder, tmp_path):
             None,
             write_policy(tmp_path, 'max_drop_pp = 1.0\nrequired_targets = ["phone"]'),
         )
+
+
+def test_what_a_target_asks_stands_in_place_of_the_recipes_gate(folder):
+    def ask(report):
+        report["gate"]["targets"]["x86-onnx"] = {"max_drop_pp": 77.0, "min_int8_share": 0.001}
+
+    before = {(c.name, c.target): c.limit for c in judge_again(folder).verdict.checks}
+    edit(folder, ask)
+    found = {(c.name, c.target): c.limit for c in judge_again(folder).verdict.checks}
+    changed = {("accuracy", "x86-onnx"): 77.0, ("int8_share", "x86-onnx"): 0.001}
+    assert found == {**before, **changed} and before != found
+    # Asked for by hand, a margin is that of all.
+    by_hand = judge_again(folder, 66.0).verdict.checks
+    assert {c.limit for c in by_hand if c.name == "accuracy"} == {66.0}
+    assert {c.limit for c in by_hand if c.name == "int8_share" and c.target == "x86-onnx"} == {0.001}
+
+
+def test_a_targets_margin_must_be_one_of_the_recipes_metric(tmp_path):
+    command = Commands(tmp_path, tmp_path / "store")
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    host = Path("targets/host.toml").read_text()
+    (targets / "host.toml").write_text(f"{host}\n[gate]\nmax_drop = 0.01\n")
+    (tmp_path / "r.toml").write_text(TINY)
+    found = command("run", "r.toml", "--targets", "host")
+    assert found.returncode == 2 and "target host: gate: " in found.stderr
+    assert "the margin of accuracy is max_drop_pp" in found.stderr
+    (targets / "host.toml").write_text(f"{host}\n[gate]\nmax_drop_pp = 3.5\n")
+    found = command("run", "r.toml", "--targets", "host", "--dry-run")
+    assert found.returncode == 0, found.stderr
+
+
+def test_each_policy_is_a_judgement_of_its_own(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "elsewhere"))
+    own = judge_again(folder)
+    known = json.loads((folder / "judgements.json").read_text())["judgements"]
+    assert own.judgements == len(known) and not (tmp_path / "elsewhere").exists()
+    assert known[-1]["status"] is None  # the report itself says it
+    first = judge_again(folder, 55.0)
+    again = judge_again(folder, 55.0)
+    other = judge_again(folder, 0.001)
+    assert [r.judgements - own.judgements for r in (first, again, other)] == [1, 1, 2]
+    assert other.verdict.status != "PASS"
+    lost = [one for one in known[:-1] if one["status"] != "PASS"] + [own] * (own.verdict.status != "PASS")
+    assert first.judgements_not_passed == len(lost)
+    assert judge_again(folder, 44.0).judgements_not_passed == len(lost) + 1 + (first.verdict.status != "PASS")
+
+
+def test_a_log_that_was_cut_is_told(folder):
+    log = json.loads((folder / "judgements.json").read_text())
+    (folder / "judgements.json").write_text(json.dumps({**log, "judgements": log["judgements"][1:]}))
+    with pytest.raises(DataError, match=r"judgements.json: changed since"):
+        judge_again(folder)
+
+
+def test_a_file_beside_the_one_of_a_baseline_report(folder, tmp_path):
+    base = shutil.copytree(folder, tmp_path / "base")
+    policy = write_policy(tmp_path, "max_drop_pp = 90.0\nmax_size_ratio = 1.0\nmax_latency_ratio = 4.0\n")
+    found = judge_again(folder, None, policy, base).verdict.checks
+    of = {c.name: c for c in found if c.target == "host"}
+    assert {of[n].status for n in ("same_teacher", "size_ratio")} == {"PASS"}
+    # A smoke run times too little, or this machine is noisy: never a PASS without evidence.
+    assert {of[f"latency_ratio_{q}"].status for q in ("median", "p90")} <= {"PASS", "INCONCLUSIVE"}
+    edit(
+        base, lambda r: [f.update(size_bytes=f["size_bytes"] - 9) for a in r["artifacts"] for f in a["files"]]
+    )
+    edit(base, lambda r: [a.update(size_bytes=a["size_bytes"] - 9) for a in r["artifacts"]])
+    found = judge_again(folder, None, policy, base / "report.json").verdict
+    assert {c.status for c in found.checks if c.name == "size_ratio"} == {"FAIL"} and found.status == "FAIL"
+    edit(base, lambda r: r["data"]["splits"]["test"].update(sha256="0" * 64))
+    found = judge_again(folder, None, policy, base).verdict.checks
+    assert {c.status for c in found if c.name == "same_teacher"} == {"INCONCLUSIVE"}
+    with pytest.raises(UsageError, match=r"gate.max_latency_ratio is a limit beside another report"):
+        judge_again(folder, None, policy)
+    with pytest.raises(UsageError, match=r"the policy has no limit beside it"):
+        judge_again(folder, None, None, base)
 
 
 def test_other_metrics_are_judged_from_the_stored_scores(folder, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from runs import TINY
 
-from edgekd.pipeline import judge_again
+from edgekd.rejudge import judge_again
 from edgekd.report.schema import json_schema
 
 

@@ -329,6 +329,8 @@ def build(verdict="PASS", targets=ALL_TARGETS[:4], branches=1):
             "budgets": {t: {"size_bytes": 400_000, "latency_ms_p90": 2.0} for t in targets},
         },
         "judgements": 3,
+        "judgements_not_passed": 1,
+        "judgement_log": {"path": "judgements.json", "sha256": "9" * 64},
         "verdict": {
             "status": verdict,
             "exit_code": {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[verdict],

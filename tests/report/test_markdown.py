@@ -159,7 +159,7 @@ def test_cautions(sample):
     sample["measurements"] = [m for m in sample["measurements"] if not m["artifact_id"].startswith("teacher")]
     sample["teacher"]["artifact_ids"] = []
     found = " ".join(words.cautions(parse(sample)))
-    assert "A smoke run" in found and "judged 12 candidates" in found
+    assert "A smoke run" in found and "judgement 12 of this test split" in found
     assert "android-cpu and raspberry-pi-4 was not measured on the device" in found
     assert "no float file" in found
     sample["recipe"]["teacher"] = None

@@ -1,0 +1,1 @@
+"""The evidence of a release as one signed archive, and its verification from the archive alone."""

@@ -1,0 +1,158 @@
+"""A finished run as one archive: what ships, and all that its verdict rests on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from securesystemslib.signer import CryptoSigner
+
+from edgekd import judgement_log, run_file, tasks
+from edgekd.bundle import archive, signing
+from edgekd.bundle.verify import MANIFEST, manifest_text, verify
+from edgekd.errors import UsageError
+from edgekd.nodes import Plan
+from edgekd.report import words
+from edgekd.report.files import REPORTS
+from edgekd.report.model_card import model_card
+from edgekd.report.schema import Report, parse
+from edgekd.store import Store, sha256_file
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A bundle that was made.
+
+    Attributes:
+        path: where it lies.
+        num_files: in it, manifest and signature included.
+        size_bytes: of the archive.
+        key_id: of who signed it; None where nobody did.
+        status: the verdict that it holds.
+    """
+
+    path: Path
+    num_files: int
+    size_bytes: int
+    key_id: str | None
+    status: str
+
+
+def bundle(
+    workdir: Path,
+    output: Path,
+    *,
+    license_: str,
+    signer: CryptoSigner | None = None,
+    inputs: bool = False,
+) -> Packed:
+    """Packs a finished run; the same run gives the same bytes.
+
+    Args:
+        workdir: its folder.
+        output: the archive to write.
+        license_: of the files that ship, an SPDX identifier.
+        signer: who vouches for it; None leaves it unsigned.
+        inputs: whether the test split's inputs go along: they may be customers' data.
+
+    Raises:
+        EvidenceError: the verdict does not follow from what lies in the folder, or a file was changed.
+        UsageError: no finished run, or a file of it is missing.
+    """
+    if not license_.strip():
+        raise UsageError("--license is empty", hint="an SPDX identifier: Apache-2.0, MIT, LicenseRef-own ...")
+    plan, _, store = run_file.read(workdir)
+    report = parse(workdir / "report.json")
+    found: dict[str, Path | bytes] = {n: _own(workdir, n) for n in sorted(_named(report) | {*REPORTS})}
+    found.update(_written(report, plan, license_))
+    if inputs:
+        found["inputs/test.npz"] = _inputs(plan, store)
+    digests = {name: _digest(content) for name, content in found.items()}
+    sizes = {name: _size(content) for name, content in found.items()}
+    found[MANIFEST] = manifest_text(report.recipe.name, license_, digests, sizes).encode()
+    if signer is not None:
+        digests[MANIFEST] = _digest(found[MANIFEST])
+        said = signing.statement(report.recipe.name, digests)
+        found[signing.SIGNATURE] = signing.sign(said, signer)
+    new = output.with_name(f".{output.name}.{os.getpid()}.new")
+    try:
+        archive.write(new, found)
+        # A folder that a run is changing, or that was edited, is not vouched for.
+        verify(new, None if signer is None else signer.public_key)
+        new.replace(output)
+    finally:
+        new.unlink(missing_ok=True)
+    key_id = None if signer is None else signer.public_key.keyid
+    return Packed(output, len(found), output.stat().st_size, key_id, report.verdict.status)
+
+
+def _named(report: Report) -> set[str]:
+    """Every file that a report names."""
+    names = {f.path for a in report.artifacts for f in a.files}
+    names |= {m.raw_path for m in report.measurements}
+    outputs = [report.teacher.predictions, *(s.predictions for s in report.stages)]
+    outputs += [a.predictions for a in report.artifacts]
+    names |= {each.path for each in outputs if each is not None}
+    return names | ({judgement_log.FILE} if report.judgement_log is not None else set())
+
+
+def _written(report: Report, plan: Plan, license_: str) -> dict[str, bytes]:
+    """What is made from the report and the run's record."""
+    devices = sorted(
+        {(m.device, m.runtime, m.runtime_version, m.delegate, m.kind) for m in report.measurements}
+    )
+    names = ("device", "runtime", "runtime_version", "delegate", "kind")
+    environment = {
+        "versions": report.versions,
+        "host": report.host,
+        "devices": [dict(zip(names, each, strict=True)) for each in devices],
+    }
+    texts = {
+        "README.md": model_card(report, license_),
+        "environment.json": _json(environment),
+        "recipe.toml": words.toml(report.recipe.config) + "\n",
+        f"calibration/{plan.policy.name}.toml": words.toml(plan.policy.model_dump(mode="json")) + "\n",
+    }
+    for target in plan.targets:
+        texts[f"targets/{target.name}.toml"] = words.toml(target.model_dump(mode="json")) + "\n"
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def _inputs(plan: Plan, store: Store) -> bytes:
+    """The raw inputs of the test split, (N, ...), with the ids of the predictions."""
+    node = plan.node("data")
+    entry = store.get(node.stage, node.key)
+    if entry is None:
+        raise UsageError("the store no longer has the run's data", hint="run the recipe again")
+    for name in entry.files:
+        entry.file(name)  # its checksum is verified
+    test = tasks.load(entry.folder).splits["test"]
+    packed = io.BytesIO()
+    np.savez_compressed(packed, sample_ids=np.asarray(test.ids), inputs=np.asarray(test.inputs))
+    return packed.getvalue()
+
+
+def _own(workdir: Path, name: str) -> Path:
+    path = workdir / name
+    if not path.resolve().is_relative_to(workdir.resolve()) or not path.is_file():
+        raise UsageError(f"{path}: missing", hint=f"edgekd report {workdir} writes it again")
+    return path
+
+
+def _digest(content: Path | bytes) -> str:
+    return sha256(content).hexdigest() if isinstance(content, bytes) else sha256_file(content)
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

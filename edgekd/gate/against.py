@@ -1,0 +1,88 @@
+"""What a file costs beside the file of a baseline report: bytes, median and p90 of latency.
+
+Accuracy is never judged so: its baseline is the frozen teacher, or losses too small to be seen would add up
+from release to release. That the teacher is still the same is judged here too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgekd.errors import UsageError
+from edgekd.gate import statistics
+from edgekd.gate.judge import LATENCY_ALPHA, SEED, inconclusive, obstacle_of, place, setting
+from edgekd.gate.pairing import Pair
+from edgekd.types import Check, Measurement, Status
+
+
+def judge_same_teacher(pair: Pair, target: str) -> Check:
+    """Does the baseline report's teacher say the same of every sample as this one's?
+
+    Args:
+        pair: this report's teacher and, as the candidate, the baseline report's.
+        target: what the check is of.
+    """
+    others = int(np.sum(pair.teacher.answers != pair.candidate.answers))
+    if not others:
+        detail = f"the same answers on all {len(pair):,} samples"
+        return Check("same_teacher", target, 0, 0, "samples", Status.PASS, detail)
+    detail = (
+        f"the baseline report's teacher gives other answers on {others:,} of {len(pair):,} samples: drops of "
+        "the two reports are from different teachers"
+    )
+    return inconclusive("same_teacher", target, others, 0, "samples", detail)
+
+
+def judge_size_ratio(size_bytes: int, baseline_bytes: int | None, limit: float, target: str) -> Check:
+    """Do all files together take at most so many times the baseline report's bytes?"""
+    if not baseline_bytes:
+        detail = "the baseline report has no file for this target"
+        return inconclusive("size_ratio", target, None, limit, "ratio", detail)
+    ratio = size_bytes / baseline_bytes
+    status = Status.PASS if ratio <= limit else Status.FAIL
+    detail = (
+        f"{size_bytes:,} bytes, {baseline_bytes:,} in the baseline report: {ratio:.3f}, at most {limit:g}"
+    )
+    return Check("size_ratio", target, ratio, limit, "ratio", status, detail)
+
+
+def judge_latency_ratio(
+    new: Measurement | None, baseline: Measurement | None, limit: float, target: str
+) -> tuple[Check, Check]:
+    """Are median and p90 below so many times the baseline report's? Measured on the target only.
+
+    By the bootstrap interval (90%) of the ratio, processes resampled and then runs, of each report by itself:
+    PASS if all of it is below the limit, FAIL if all of it is above, else INCONCLUSIVE. The two were not
+    timed in turns, so that a machine that became slower between them reads as a slower file.
+    """
+    name = "latency_ratio"
+    if not limit > 0:
+        raise UsageError(f"{name} {limit!r} of target {target} is not a positive number")
+    obstacles = [
+        f"{which}: {obstacle}"
+        for which, found in (("this report", new), ("the baseline report", baseline))
+        if (obstacle := obstacle_of(found))
+    ]
+    if new is not None and baseline is not None and not obstacles and setting(new) != setting(baseline):
+        obstacles = [f"not comparable: here on {setting(new)}, in the baseline report on {setting(baseline)}"]
+    checks = []
+    for what, quantile in (("median", 0.5), ("p90", 0.9)):
+        if new is None or baseline is None or obstacles:
+            text = "; ".join(obstacles)
+            checks.append(inconclusive(f"{name}_{what}", target, None, limit, "ratio", text))
+            continue
+        over, under = (
+            statistics.bootstrap_quantile(m.latency_ms, m.process, quantile, np.random.default_rng(SEED + i))
+            for i, m in enumerate((new, baseline))
+        )
+        low, high = statistics.percentile_interval(over / under, LATENCY_ALPHA)
+        now, then = (float(np.quantile(m.latency_ms, quantile)) for m in (new, baseline))
+        status = place(low, high, limit)
+        detail = (
+            f"{what} {now:.4g} ms, {then:.4g} ms in the baseline report: {now / then:.3f}, 90% interval "
+            f"{low:.3f} to {high:.3f}, limit {limit:g}"
+        )
+        if status is Status.INCONCLUSIVE:
+            detail += "; the limit lies inside the interval: more runs, or a quieter device, would decide"
+        checks.append(Check(f"{name}_{what}", target, now / then, limit, "ratio", status, detail))
+    return checks[0], checks[1]
