@@ -220,8 +220,9 @@ def _cautions(old: Report, new: Report) -> tuple[str, ...]:
         said = "; ".join(f"{k}: {policies[0].get(k)} then, {policies[1].get(k)} now" for k in changed)
         found.append(f"The gate's policies differ, so verdicts do not say the same ({said}).")
     both = set(words.targets(old)) & set(words.targets(new))
-    if tighter := [t for t in words.targets(new) if t in both and _budget(old, t) != _budget(new, t)]:
-        found.append(f"The budgets of {words.listed(tighter)} differ, so verdicts do not say the same.")
+    for key, what in (("budgets", "budgets"), ("targets", "targets' own policies")):
+        if other := [t for t in words.targets(new) if t in both and _of(old, key, t) != _of(new, key, t)]:
+            found.append(f"The {what} of {words.listed(other)} differ, so verdicts do not say the same.")
     if smoked := [which for r, which in ((old, "old"), (new, "new")) if r.recipe.config.get("smoke")]:
         found.append(f"A smoke run on a sliver of data: the {words.listed(smoked)} report.")
     for key in ("os", "kernel", "python"):
@@ -231,6 +232,7 @@ def _cautions(old: Report, new: Report) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _budget(report: Report, target: str) -> Any:
-    budgets = report.gate.get("budgets")
-    return budgets.get(target) if isinstance(budgets, dict) else None
+def _of(report: Report, key: str, target: str) -> Any:
+    """What the gate's record says under a key of one target; nothing where it says nothing."""
+    stored = report.gate.get(key)
+    return (stored.get(target) if isinstance(stored, dict) else None) or {}

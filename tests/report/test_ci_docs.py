@@ -104,15 +104,20 @@ def test_github_grants_as_little_as_it_can():
     granted = {name: job.get("permissions") for name, job in workflow["jobs"].items()}
     assert granted == {
         "compress": None,
-        "gate": {"actions": "read"},
+        "gate": {"contents": "read", "actions": "read"},
         "comment": {"pull-requests": "write"},
     }
     text = GITHUB.read_text()
     assert "secrets." not in text
     # The jobs with a right beyond reading run nothing of the pull request's.
-    for name in ("gate", "comment"):
-        uses = [step.get("uses", "") for step in workflow["jobs"][name]["steps"]]
-        assert not any(u.startswith("actions/checkout") for u in uses)
+    checkouts = {
+        name: [s["with"] for s in job["steps"] if s.get("uses", "").startswith("actions/checkout")]
+        for name, job in workflow["jobs"].items()
+    }
+    assert [len(found) for found in checkouts.values()] == [1, 1, 0]
+    (policy,) = checkouts["gate"]
+    assert policy["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
+    assert policy["sparse-checkout"] == "${{ env.POLICY }}"
     for job in workflow["jobs"].values():
         for step in job["steps"]:
             assert "${{" not in step.get("run", "")
@@ -140,18 +145,56 @@ def test_github_gate_and_comparison_run(folder):
     assert len(JUnitXml.fromfile(str(folder / "junit.xml"))) == 2
     assert (folder / "compare.html").read_text().startswith("<!doctype html>")
     summary = (folder / "summary.md").read_text()
-    assert summary.startswith("## edgekd: fashion-mnist: ✅ PASS")
+    said = "Judged by the recipe's own policy, beside no other report.\n"
+    assert summary.startswith(f"{said}## edgekd: fashion-mnist: ✅ PASS")
     assert "### Against the main branch\n```text\n" in summary and summary.rstrip().endswith("```")
     assert "accuracy" in summary.split("```text")[1] and summary.count("```") == 2
 
 
 def test_github_gate_is_red_where_the_gate_blocks(folder, make):
     step = github_steps()["gate", "Gate"]["run"]
+    shutil.rmtree(folder / "build" / "baseline")
     for wrong, code in ((range(60), 1), (range(17), 3)):
         data = make("PASS", targets=("host", "x86-onnx"))
         folders.fill(data, folder / "build" / "report", wrong={"host": wrong})
         assert bash(step, folder, environment(folder)).returncode == code
         assert (folder / "junit.xml").exists()
+
+
+def gated(service, folder):
+    """The gate of a service, with the policy of docs/ci where that service puts it."""
+    if service == "github":
+        shutil.copy(DOCS / "gate.toml", folder / "gate.toml")
+        return bash(github_steps()["gate", "Gate"]["run"], folder, environment(folder))
+    job = load(GITLAB)["gate"]
+    git = f'echo "$@" >> calls\n[ "$1" != show ] || cat {DOCS / "gate.toml"}\n'
+    stand_ins = {"curl": "exit 22\n", "pip": "true\n", "git": git}
+    env = environment(folder, stand_ins, CI_DEFAULT_BRANCH="main")
+    done = bash("\n".join([*job["before_script"], *job["script"]]), folder, env)
+    assert (folder / "calls").read_text().splitlines() == [
+        "fetch --quiet --depth 1 origin main",
+        "show FETCH_HEAD:gate.toml",
+    ]
+    return done
+
+
+@pytest.mark.parametrize("service", ["github", "gitlab"])
+@pytest.mark.parametrize("slower", [1.0, 1.3])
+def test_the_policy_holds_files_to_the_main_branchs(folder, make, service, slower):
+    data = make("PASS", targets=("host", "x86-onnx"))
+    shutil.rmtree(folder / "build" / "report")
+    folders.fill(data, folder / "build" / "report", slower={"host": slower}, seed=9)
+    done = gated(service, folder)
+    assert done.returncode == (0 if slower == 1.0 else 1), done.stderr
+    cases = {
+        case.name: type(case.result[0]).__name__ if case.result else "passed"
+        for suite in JUnitXml.fromfile(str(folder / "junit.xml"))
+        for case in suite
+    }
+    expected = "passed" if slower == 1.0 else "Failure"
+    assert cases["latency_ratio_median on host"] == cases["latency_ratio_p90 on host"] == expected
+    assert cases["size_ratio on host"] == cases["same_teacher on host"] == "passed"
+    assert cases["latency_ratio_median on x86-onnx"] == "passed"
 
 
 def test_github_compares_with_nothing_where_main_has_no_report(folder):
@@ -214,7 +257,7 @@ def test_gitlab_gate_runs(folder):
             archive.write(path, Path("build/report") / path.relative_to(folder / "mains"))
     curl = 'echo "$@" > calls\nwhile [ "$1" != --output ]; do shift; done\ncp stored.zip "$2"\n'
     more = {"CI_API_V4_URL": "API", "CI_PROJECT_ID": "5", "CI_DEFAULT_BRANCH": "main", "CI_JOB_TOKEN": "T"}
-    env = environment(folder, {"curl": curl, "pip": "true\n"}, **more)
+    env = environment(folder, {"curl": curl, "pip": "true\n", "git": '[ "$1" = fetch ]\n'}, **more)
     done = bash("\n".join([*job["before_script"], *job["script"]]), folder, env)
     assert done.returncode == 0, done.stderr
     called = (folder / "calls").read_text()
@@ -228,7 +271,8 @@ def test_gitlab_gate_runs(folder):
 def test_gitlab_goes_on_without_a_report_of_the_default_branch(folder):
     job = load(GITLAB)["gate"]
     shutil.rmtree(folder / "build" / "baseline")
-    env = environment(folder, {"curl": "exit 22\n", "pip": "true\n"})
+    git = '[ "$1" = fetch ]\n'  # the default branch has no policy
+    env = environment(folder, {"curl": "exit 22\n", "pip": "true\n", "git": git})
     done = bash("\n".join([*job["before_script"], *job["script"]]), folder, env)
     assert done.returncode == 0, done.stderr
     assert "nothing to compare with" in done.stdout and (folder / "junit.xml").exists()
@@ -260,6 +304,6 @@ def test_gitlab_comments_only_where_there_is_a_token(folder):
 
 def test_the_readme_names_what_there_is():
     text = (DOCS / "README.md").read_text()
-    for path in DOCS.glob("*.yml"):
+    for path in (*DOCS.glob("*.yml"), *DOCS.glob("*.toml")):
         assert f"({path.name})" in text
     assert "tests/report/test_ci_docs.py" in text and (ROOT / "tests/report/test_ci_docs.py").exists()

@@ -362,6 +362,7 @@ def test_what_else_differs_is_said_first(pair):
         data["recipe"].update(name="another", smoke=True)
         data["gate"]["policy"].update(max_drop_pp=2.0, why="other words")
         data["gate"]["budgets"]["host"]["size_bytes"] = 1
+        data["gate"]["targets"] = {"x86-onnx": {"min_int8_share": 0.5}, "host": {}}
         data["host"]["kernel"] = "6.2"
 
     old, new = pair({}, {"teacher_wrong": [3]}, other)
@@ -371,6 +372,7 @@ def test_what_else_differs_is_said_first(pair):
         "The recipes differ: fashion-mnist then, another now.",
         "The gate's policies differ, so verdicts do not say the same (max_drop_pp: 1.0 then, 2.0 now).",
         "The budgets of host differ, so verdicts do not say the same.",
+        "The targets' own policies of x86-onnx differ, so verdicts do not say the same.",
         "A smoke run on a sliver of data: the new report.",
         "The host's kernel differs: not known then, 6.2 now.",
     )
