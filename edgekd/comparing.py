@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import gate
-from edgekd.comparing_timings import Side, content, latency, memory
+from edgekd.comparing_timings import Side, content, host_differences, latency, memory, then_and_now
 from edgekd.errors import DataError
 from edgekd.judgement import read_predictions
 from edgekd.report import words
@@ -225,10 +225,11 @@ def _cautions(old: Report, new: Report) -> tuple[str, ...]:
             found.append(f"The {what} of {words.listed(other)} differ, so verdicts do not say the same.")
     if smoked := [which for r, which in ((old, "old"), (new, "new")) if r.recipe.config.get("smoke")]:
         found.append(f"A smoke run on a sliver of data: the {words.listed(smoked)} report.")
-    for key in ("os", "kernel", "python"):
-        if old.host.get(key) != new.host.get(key):
-            then, now = (r.host.get(key, "not known") for r in (old, new))
-            found.append(f"The host's {key} differs: {then} then, {now} now.")
+    if hosts := host_differences(old, new):
+        found.append(f"The hosts differ ({then_and_now(hosts)}): latency and memory are not compared.")
+    systems = {key: (old.host.get(key), new.host.get(key)) for key in ("os", "kernel", "python")}
+    if systems := {key: both for key, both in systems.items() if both[0] != both[1]}:
+        found.append(f"The hosts have other systems ({then_and_now(systems)}).")
     return tuple(found)
 
 

@@ -242,10 +242,10 @@ def host(key, value):
         (on("delegate", "gpu"), "runtime: litert 2.3.0, xnnpack then, litert 2.3.0, gpu now"),
         (on("num_threads", 4), "threads: 1 then, 4 now"),
         (on("warmup_runs", 3), "warm-up runs: 10 then, 3 now"),
-        (host("cpu", "a board"), "host's cpu: an x86-64 processor then, a board now"),
-        (host("cores", 8), "host's cores: 2 then, 8 now"),
-        (host("features", []), "host's features: ['avx2'] then, [] now"),
-        (host("memory_bytes", 4_294_967_296), "host's memory_bytes: 8589934592 then, 4294967296 now"),
+        (host("cpu", "a board"), "cpu: an x86-64 processor then, a board now"),
+        (host("cores", 8), "cores: 2 then, 8 now"),
+        (host("features", []), "features: avx2 then, none now"),
+        (host("memory_bytes", 4_294_967_296), "memory in bytes: 8589934592 then, 4294967296 now"),
     ],
 )
 def test_what_was_timed_otherwise_is_never_compared(pair, change, reason):
@@ -255,7 +255,10 @@ def test_what_was_timed_otherwise_is_never_compared(pair, change, reason):
         one = found[name]
         assert (one.word, one.change, one.interval) == ("not comparable", None, None), name
         assert one.basis == reason
-        assert cell(one).change == "–" and cell(one).note == reason
+        assert cell(one).change == "–" and cell(one).note == f"other {reason.partition(':')[0]}"
+    (said,) = comparing.compare(old, new).cautions or ("",)
+    of_host = reason.partition(":")[0] in ("cpu", "cores", "features", "memory in bytes")
+    assert said == (f"The hosts differ ({reason}): latency and memory are not compared." if of_host else "")
     assert found["accuracy"].word == "same"  # what samples say does not depend on where
 
 
@@ -374,7 +377,7 @@ def test_what_else_differs_is_said_first(pair):
         "The budgets of host differ, so verdicts do not say the same.",
         "The targets' own policies of x86-onnx differ, so verdicts do not say the same.",
         "A smoke run on a sliver of data: the new report.",
-        "The host's kernel differs: not known then, 6.2 now.",
+        "The hosts have other systems (kernel: not known then, 6.2 now).",
     )
     old, new = pair()
     assert comparing.compare(old, new).cautions == ()
