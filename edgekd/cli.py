@@ -21,6 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+EXTRAS = {
+    "compress": (
+        *("torch", "nncf", "torch_pruning", "litert_torch", "onnx", "lightning_fabric", "safetensors", "PIL"),
+        *("sklearn", "onnxscript"),
+    ),
+    "signing": ("cryptography", "securesystemslib"),
+}
 store_app = typer.Typer(help="Finished stages on disk.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
@@ -284,12 +291,11 @@ def main() -> None:
         typer.secho("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
     except ModuleNotFoundError as error:
-        extra = {"torch", "nncf", "torch_pruning", "litert_torch", "onnx", "lightning_fabric", "safetensors"}
-        if (error.name or "").split(".")[0] not in extra:
+        name = (error.name or "").split(".")[0]
+        extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
+        if extra is None:
             _fault()
-        typer.secho(
-            f"error: {error.name} is not installed (pip install 'edgekd[compress]')", fg="red", err=True
-        )
+        typer.secho(f"error: {name} is not installed (pip install 'edgekd[{extra}]')", fg="red", err=True)
         sys.exit(2)
     except OSError as error:
         import errno

@@ -110,9 +110,13 @@ def bundle(
     import os
 
     from edgekd import terminal, terminal_bundle
-    from edgekd.bundle import pack, signing
+    from edgekd.bundle import pack
 
-    signer = None if key is None else signing.private_key(key, os.environ.get("EDGEKD_KEY_PASSWORD"))
+    signer = None
+    if key is not None:
+        from edgekd.bundle import signing
+
+        signer = signing.private_key(key, os.environ.get("EDGEKD_KEY_PASSWORD"))
     packed = pack.bundle(workdir, output, license_=license_, signer=signer, inputs=inputs)
     if json_:
         terminal.emit_json(packed)
@@ -130,13 +134,17 @@ def verify(
 ) -> None:
     """Check a bundle and judge again from it alone; exit code as of gate, 4 where it is not what it says."""
     from edgekd import terminal, terminal_bundle
-    from edgekd.bundle import signing
     from edgekd.bundle import verify as verification
     from edgekd.errors import UsageError
 
     if (key is None) is not unsigned:
         raise UsageError("give --key pub.pem, or --unsigned where nobody is to vouch for the bundle")
-    found = verification.verify(archive, None if key is None else signing.public_key(key))
+    public = None
+    if key is not None:
+        from edgekd.bundle import signing
+
+        public = signing.public_key(key)
+    found = verification.verify(archive, public)
     if json_:
         verdict = found.report.verdict.model_dump(mode="json")
         terminal.emit_json(

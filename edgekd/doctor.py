@@ -15,6 +15,8 @@ from edgekd.runtimes import RUNTIMES, probe
 
 EXTRAS = {
     "compress": ("torch", "lightning-fabric", "nncf", "torch-pruning", "onnx", "onnxscript", "litert-torch"),
+    "signing": ("cryptography", "securesystemslib"),
+    "parquet": ("pyarrow",),
 }
 
 

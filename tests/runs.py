@@ -46,7 +46,7 @@ max_drop_pp = 20.0
 
 WITHOUT_TORCH = """
 import sys
-for name in ("torch", "nncf", "onnx", "litert_torch", "torch_pruning", "lightning_fabric"):
+for name in ("torch", "nncf", "onnx", "litert_torch", "torch_pruning", "lightning_fabric", "sklearn", "PIL"):
     sys.modules[name] = None  # an import of it raises
 from edgekd.cli import main
 main()

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from securesystemslib.signer import CryptoSigner
 
 from edgekd import judgement_log, run_file, tasks
-from edgekd.bundle import archive, signing
-from edgekd.bundle.verify import MANIFEST, manifest_text, verify
+from edgekd.bundle import MANIFEST, SIGNATURE, archive
+from edgekd.bundle.verify import manifest_text, verify
 from edgekd.errors import UsageError
 from edgekd.nodes import Plan
 from edgekd.report import words
@@ -24,6 +23,9 @@ from edgekd.report.files import REPORTS
 from edgekd.report.model_card import model_card
 from edgekd.report.schema import Report, parse
 from edgekd.store import Store, sha256_file
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,11 @@ def bundle(
     sizes = {name: _size(content) for name, content in found.items()}
     found[MANIFEST] = manifest_text(report.recipe.name, license_, digests, sizes).encode()
     if signer is not None:
+        from edgekd.bundle import signing  # an extra: who signs nothing does without it
+
         digests[MANIFEST] = _digest(found[MANIFEST])
         said = signing.statement(report.recipe.name, digests)
-        found[signing.SIGNATURE] = signing.sign(said, signer)
+        found[SIGNATURE] = signing.sign(said, signer)
     new = output.with_name(f".{output.name}.{os.getpid()}.new")
     try:
         archive.write(new, found)

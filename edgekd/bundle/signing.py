@@ -20,10 +20,10 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SecureSystemsError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
+from edgekd.bundle import SIGNATURE
 from edgekd.errors import EvidenceError, UsageError
 from edgekd.store import canonical
 
-SIGNATURE = "model.sig"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
-from securesystemslib.signer import SSlibKey
 
 from edgekd import judgement_log
-from edgekd.bundle import archive, signing
+from edgekd.bundle import MANIFEST, SIGNATURE, archive
 from edgekd.config import GateConfig, build
 from edgekd.errors import EdgeKDError, EvidenceError, UsageError
 from edgekd.judgement import judged, past_judgements, read_measurement, read_predictions
@@ -21,7 +21,9 @@ from edgekd.report.schema import CheckRecord, Report, VerdictRecord, parse
 from edgekd.store import sha256_file
 from edgekd.types import ACCURACY
 
-MANIFEST = "manifest.json"
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey
+
 # Other processors and library versions round the last digits otherwise.
 _CLOSE = 1e-6
 
@@ -59,12 +61,14 @@ def verify(path: Path, key: SSlibKey | None) -> Verified:
         names = archive.read(path, folder)
         if MANIFEST not in names:
             raise EvidenceError(f"{path}: has no {MANIFEST}", hint="edgekd bundle makes bundles")
-        digests = {name: sha256_file(folder / name) for name in names if name != signing.SIGNATURE}
+        digests = {name: sha256_file(folder / name) for name in names if name != SIGNATURE}
         if key is not None:
-            if signing.SIGNATURE not in names:
+            if SIGNATURE not in names:
                 raise EvidenceError(f"{path}: nobody signed it", hint="edgekd bundle --key key.pem signs")
+            from edgekd.bundle import signing  # an extra: what nobody signed is read without it
+
             name, _ = _manifest_head(folder)
-            signed = signing.signed_digests((folder / signing.SIGNATURE).read_bytes(), key, name)
+            signed = signing.signed_digests((folder / SIGNATURE).read_bytes(), key, name)
             _same(signed, digests, "signed")
         license_ = _check_manifest(folder, digests)
         try:

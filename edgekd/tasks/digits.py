@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.config import Strict
+from edgekd.errors import UsageError
 from edgekd.tasks.common import classification, input_spec, numbered, split_by_count, take
 from edgekd.types import Task
 
@@ -23,7 +24,8 @@ class Options(Strict):
 def sources(options: Options) -> tuple[Path, ...]:
     """The data file inside the installed scikit-learn."""
     spec = importlib.util.find_spec("sklearn")
-    assert spec is not None and spec.origin is not None  # a dependency of edgekd itself
+    if spec is None or spec.origin is None:
+        raise UsageError("task digits comes with scikit-learn", hint="pip install 'edgekd[compress]'")
     return (Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz",)
 
 
