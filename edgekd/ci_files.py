@@ -90,7 +90,7 @@ def answer_summary(answer: Answer) -> str:
     head = ["Candidate", f"Baseline{sign}", f"{words.sentence(policy.metric)}{sign}"]
     head += [f"Drop{f', {unit}' if unit else ''} ({level} interval)", "Verdict"]
     notes = [f"Margin: {policy.margin_text}{f' ({policy.why})' if policy.why else ''}"]
-    notes += [f"These samples have judged {words.count(answer.judgements, 'candidate')}."]
+    notes += [f"Judgement of these samples: {answer.judgements:,}"]
     notes += [f"{name}: {note}" for name, judged in answer.judged.items() for note in judged.notes]
     if answer.joint_power is not None and answer.joint_power < gate.WARNED:
         notes.append(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import gate
-from edgekd.comparing_timings import Side, content, latency, memory
+from edgekd.comparing_timings import Side, content, host_differences, latency, memory, then_and_now
 from edgekd.errors import DataError
 from edgekd.judgement import read_predictions
 from edgekd.report import words
@@ -220,17 +220,20 @@ def _cautions(old: Report, new: Report) -> tuple[str, ...]:
         said = "; ".join(f"{k}: {policies[0].get(k)} then, {policies[1].get(k)} now" for k in changed)
         found.append(f"The gate's policies differ, so verdicts do not say the same ({said}).")
     both = set(words.targets(old)) & set(words.targets(new))
-    if tighter := [t for t in words.targets(new) if t in both and _budget(old, t) != _budget(new, t)]:
-        found.append(f"The budgets of {words.listed(tighter)} differ, so verdicts do not say the same.")
+    for key, what in (("budgets", "budgets"), ("targets", "targets' own policies")):
+        if other := [t for t in words.targets(new) if t in both and _of(old, key, t) != _of(new, key, t)]:
+            found.append(f"The {what} of {words.listed(other)} differ, so verdicts do not say the same.")
     if smoked := [which for r, which in ((old, "old"), (new, "new")) if r.recipe.config.get("smoke")]:
         found.append(f"A smoke run on a sliver of data: the {words.listed(smoked)} report.")
-    for key in ("os", "kernel", "python"):
-        if old.host.get(key) != new.host.get(key):
-            then, now = (r.host.get(key, "not known") for r in (old, new))
-            found.append(f"The host's {key} differs: {then} then, {now} now.")
+    if hosts := host_differences(old, new):
+        found.append(f"The hosts differ ({then_and_now(hosts)}): latency and memory are not compared.")
+    systems = {key: (old.host.get(key), new.host.get(key)) for key in ("os", "kernel", "python")}
+    if systems := {key: both for key, both in systems.items() if both[0] != both[1]}:
+        found.append(f"The hosts have other systems ({then_and_now(systems)}).")
     return tuple(found)
 
 
-def _budget(report: Report, target: str) -> Any:
-    budgets = report.gate.get("budgets")
-    return budgets.get(target) if isinstance(budgets, dict) else None
+def _of(report: Report, key: str, target: str) -> Any:
+    """What the gate's record says under a key of one target; nothing where it says nothing."""
+    stored = report.gate.get(key)
+    return (stored.get(target) if isinstance(stored, dict) else None) or {}

@@ -86,7 +86,7 @@ def cell(change: Change) -> Cell:
 
 def _note(change: Change) -> str:
     if change.word == "not comparable":
-        return change.basis
+        return change.brief or change.basis
     if _is_ratio(change):
         return ""
     return "not paired: two intervals" if change.interval is None else "paired"

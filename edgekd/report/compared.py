@@ -23,6 +23,7 @@ class Change:
         change: new less old for a metric, else new over old; None where they cannot be compared.
         interval: of `change`, 90%; None where there is none.
         old_interval, new_interval: of each alone, where they were compared by these.
+        brief: why not, in a few words; `basis` where there are none.
         word: better or worse beyond noise; same; noise; unjudged: a figure without an interval.
         basis: by what they were compared, or why not.
     """
@@ -37,6 +38,7 @@ class Change:
     basis: str
     old_interval: Ends | None = None
     new_interval: Ends | None = None
+    brief: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # GitHub refuses longer comments, and GitLab and others allow more.
 LIMIT = 65_536
+BODY = LIMIT - 536  # so that a workflow can put a line of its own before it
 _NOTE = 400  # characters kept for the line that says what was left out
 
 
@@ -39,7 +40,7 @@ def whole(blocks: Sequence[Block]) -> str:
     return "\n\n".join(block.text(len(block.rows), "") for block in blocks) + "\n"
 
 
-def fitted(blocks: Sequence[Block], elsewhere: str, limit: int = LIMIT) -> str:
+def fitted(blocks: Sequence[Block], elsewhere: str, limit: int = BODY) -> str:
     """As much as fits into `limit` characters, in order.
 
     A table that is too long takes at most half of what is left, so that it cannot push out all that

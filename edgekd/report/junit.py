@@ -23,6 +23,7 @@ from edgekd.types import Status
 # What no XML 1.0 document may hold, not even escaped: most control characters, halves of a pair, two ends.
 _FORBIDDEN = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 WHOLE_RUN = "the run"
+MARGINS = ("max_drop_pp", "max_drop", "max_relative_drop")
 
 Outcome = Literal["failure", "error", "skipped"]
 # A gate that could not tell has not found a failure, so it is an error: both turn a pipeline red, and a
@@ -49,22 +50,33 @@ class Case:
 def junit(report: Report) -> str:
     """All checks of a report as JUnit XML."""
     policy = words.policy(report)
-    margins = {key: policy.get(key) for key in ("max_drop_pp", "max_drop", "max_relative_drop")}
+    margins = {key: policy.get(key) for key in MARGINS}
     properties = {
         "verdict": report.verdict.status,
         "exit_code": report.verdict.exit_code,
         "metric": policy.get("metric", "accuracy"),
         **margins,
         "alpha": policy.get("alpha"),
+        "spend_alpha": policy.get("spend_alpha"),
         "judgements": report.judgements,
+        "judgements_not_passed": report.judgements_not_passed,
         "test_samples": report.data.splits.test.n,
         "test_sha256": report.data.splits.test.sha256,
         "edgekd": report.versions.get("edgekd"),
     }
+    stored = report.gate.get("targets")
+    asked = stored if isinstance(stored, dict) else {}
+    # A margin of a target's own stands in place of the policy's, whichever way that was told.
+    own = {
+        target: {**dict.fromkeys(MARGINS), **{k: of[k] for k in MARGINS if k in of}}
+        for target, of in asked.items()
+        if isinstance(of, dict) and any(of.get(k) is not None for k in MARGINS)
+    }
     required = {c.target for c in report.verdict.checks if is_required(report, c.target)}
     alarms = [(str(a.target), one) for a in report.artifacts for one in a.slices if one.alarm]
     name = report.recipe.name
-    return junit_of(name, report.verdict.checks, required, alarms, properties, Status(report.verdict.status))
+    status = Status(report.verdict.status)
+    return junit_of(name, report.verdict.checks, required, alarms, properties, status, own)
 
 
 def junit_of(
@@ -74,6 +86,7 @@ def junit_of(
     alarms: Iterable[tuple[str, SliceRecord]],
     properties: Mapping[str, object],
     verdict: Status,
+    own: Mapping[str, Mapping[str, object]] | None = None,
 ) -> str:
     """Checks as JUnit XML, a suite for each target.
 
@@ -84,6 +97,7 @@ def junit_of(
         alarms: target and slice, of slices that need not pass and are shown to have lost too much.
         properties: of every suite; those that are None are left out.
         verdict: the overall one, which some case must tell of.
+        own: target -> properties of its suite in place of these.
     """
     suites: dict[str, list[Case]] = {}
     for check in checks:
@@ -97,7 +111,7 @@ def junit_of(
     root = ElementTree.Element("testsuites", {"name": _clean(f"edgekd {name}")})
     _count(root, [case for cases in suites.values() for case in cases], ("failures", "errors"))
     for target, cases in suites.items():
-        _add_suite(root, name, target, cases, properties)
+        _add_suite(root, name, target, cases, {**properties, **(own or {}).get(target, {})})
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from edgekd.report import tables, verdicts, words
 from edgekd.report.details import detail_tables
-from edgekd.report.fitting import LIMIT, Block, fitted, shortened, whole
+from edgekd.report.fitting import BODY, Block, fitted, shortened, whole
 from edgekd.report.further import further_tables
 from edgekd.report.schema import Report
 from edgekd.report.sensitivity import sensitivity_tables
@@ -33,7 +33,7 @@ def markdown(report: Report) -> str:
     says so; the header and the checks that decided stand first.
     """
     text = whole(_blocks(report, None))
-    return text if len(text) <= LIMIT else fitted(_blocks(report, CELL_CHARACTERS), "report.html")
+    return text if len(text) <= BODY else fitted(_blocks(report, CELL_CHARACTERS), "report.html")
 
 
 def _blocks(report: Report, most: int | None) -> list[Block]:

@@ -96,7 +96,7 @@ def test_a_summary_goes_behind_what_is_there(ours):
         gate(*baseline, "--candidate", folder / "good.csv", "--max-drop", 1.0, "--summary", page)
     text = page.read_text()
     assert text.startswith("another step\n## edgekd: predictions: ✅ PASS\n")
-    assert text.count("## edgekd") == 2 and "samples have judged 1 candidate." in text
+    assert text.count("## edgekd") == 2 and "> Judgement of these samples: 1\n" in text
 
 
 def test_a_report_is_judged_anew_for_both_files(make, tmp_path):

@@ -12,11 +12,13 @@ from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
 
 from edgekd import cli, comparing
-from edgekd.comparing_timings import ratio_of
+from edgekd.comparing_timings import _beyond, _Ratio, ratio_of
 from edgekd.errors import DataError, EdgeKDError, UsageError
 from edgekd.judgement import read_measurement
 from edgekd.report.compare import cell, headline, html
+from edgekd.report.compared import Change
 from edgekd.report.schema import parse
+from edgekd.types import Measurement, Protocol
 
 TARGETS = ("host", "x86-onnx")
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,6 +165,41 @@ def test_latency_is_worse_only_beyond_what_the_computer_itself_did(pair):
     assert figures(comparing.compare(old, new), "x86-onnx")["median"].word == "noise"
 
 
+def simulated(rng, level=1.0):
+    """Three processes that differ by half a percent, as `folders.timings`, but by chance."""
+    medians = level * (1 + 0.005 * rng.standard_normal(3))
+    noise = 1 + 0.02 * np.abs(rng.standard_normal((3, folders.RUNS)))
+    values = (medians[:, None] * noise).reshape(-1)
+    process = np.repeat(np.arange(3), folders.RUNS)
+    protocol = Protocol(1, 1, 0.0, 3, 1)
+    return Measurement("a", "d", "r", "1", "cpu", "host", protocol, values, process, (1.0,), (1.0,), 1)
+
+
+def told(rng, change, drift):
+    """The word for a file that truly takes `change` times as long, on a computer that takes `drift` times."""
+
+    def ratio(factor):
+        timed = simulated(rng), simulated(rng, factor)
+        value, interval = ratio_of(*timed, 0.5)
+        return _Ratio(timed, interval, Change("median", "ms", 1.0, 1.0, value, interval, "noise", ""))
+
+    return _beyond(ratio(change * drift), ratio(drift))[0]
+
+
+@pytest.mark.parametrize("drift", [1.0, 1.07])
+def test_the_same_file_is_seldom_told_apart_and_a_slower_one_is(drift):
+    rng = np.random.default_rng(3)
+    same = [told(rng, 1.0, drift) for _ in range(100)]
+    # At most 10% are wanted; 17 of 100 would be as unlikely as 1 in 50 then.
+    assert same.count("noise") >= 84
+    slower = [told(rng, 1.05, drift) for _ in range(40)]
+    faster = [told(rng, 0.95, drift) for _ in range(40)]
+    expected = ("worse", "better") if drift == 1.0 else ("worse", "noise")
+    assert slower.count(expected[0]) >= 36
+    # On a computer that became slower a file that is 5% faster took 1.7% longer: not shown to be better.
+    assert faster.count(expected[1]) >= 36
+
+
 def test_what_is_the_same_is_said_to_be(pair):
     old, new = pair(other=False)
     found = figures(comparing.compare(old, new))
@@ -205,10 +242,10 @@ def host(key, value):
         (on("delegate", "gpu"), "runtime: litert 2.3.0, xnnpack then, litert 2.3.0, gpu now"),
         (on("num_threads", 4), "threads: 1 then, 4 now"),
         (on("warmup_runs", 3), "warm-up runs: 10 then, 3 now"),
-        (host("cpu", "a board"), "host's cpu: an x86-64 processor then, a board now"),
-        (host("cores", 8), "host's cores: 2 then, 8 now"),
-        (host("features", []), "host's features: ['avx2'] then, [] now"),
-        (host("memory_bytes", 4_294_967_296), "host's memory_bytes: 8589934592 then, 4294967296 now"),
+        (host("cpu", "a board"), "cpu: an x86-64 processor then, a board now"),
+        (host("cores", 8), "cores: 2 then, 8 now"),
+        (host("features", []), "features: avx2 then, none now"),
+        (host("memory_bytes", 4_294_967_296), "memory in bytes: 8589934592 then, 4294967296 now"),
     ],
 )
 def test_what_was_timed_otherwise_is_never_compared(pair, change, reason):
@@ -218,7 +255,10 @@ def test_what_was_timed_otherwise_is_never_compared(pair, change, reason):
         one = found[name]
         assert (one.word, one.change, one.interval) == ("not comparable", None, None), name
         assert one.basis == reason
-        assert cell(one).change == "–" and cell(one).note == reason
+        assert cell(one).change == "–" and cell(one).note == f"other {reason.partition(':')[0]}"
+    (said,) = comparing.compare(old, new).cautions or ("",)
+    of_host = reason.partition(":")[0] in ("cpu", "cores", "features", "memory in bytes")
+    assert said == (f"The hosts differ ({reason}): latency and memory are not compared." if of_host else "")
     assert found["accuracy"].word == "same"  # what samples say does not depend on where
 
 
@@ -240,6 +280,21 @@ def test_figures_that_are_not_there(pair, which):
 
     old, new = pair({}, {}, untimed)
     assert figures(comparing.compare(old, new))["median"].basis == "not timed in the new report"
+
+
+def test_a_metric_that_is_not_there(pair):
+    old, new = pair()
+    data = json.loads((new / "report.json").read_text())
+    for artifact in data["artifacts"]:
+        artifact["metrics"] = []
+    (new / "report.json").write_text(json.dumps(data))
+    found = figures(comparing.compare(old, new))["accuracy"]
+    assert (found.word, found.change, found.basis) == (
+        "not comparable",
+        None,
+        "no accuracy in one of them",
+    )
+    assert found.old == 100 and found.new is None
 
 
 def edited_timings(folder, edit):
@@ -310,6 +365,7 @@ def test_what_else_differs_is_said_first(pair):
         data["recipe"].update(name="another", smoke=True)
         data["gate"]["policy"].update(max_drop_pp=2.0, why="other words")
         data["gate"]["budgets"]["host"]["size_bytes"] = 1
+        data["gate"]["targets"] = {"x86-onnx": {"min_int8_share": 0.5}, "host": {}}
         data["host"]["kernel"] = "6.2"
 
     old, new = pair({}, {"teacher_wrong": [3]}, other)
@@ -319,8 +375,9 @@ def test_what_else_differs_is_said_first(pair):
         "The recipes differ: fashion-mnist then, another now.",
         "The gate's policies differ, so verdicts do not say the same (max_drop_pp: 1.0 then, 2.0 now).",
         "The budgets of host differ, so verdicts do not say the same.",
+        "The targets' own policies of x86-onnx differ, so verdicts do not say the same.",
         "A smoke run on a sliver of data: the new report.",
-        "The host's kernel differs: not known then, 6.2 now.",
+        "The hosts have other systems (kernel: not known then, 6.2 now).",
     )
     old, new = pair()
     assert comparing.compare(old, new).cautions == ()

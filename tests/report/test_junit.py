@@ -125,8 +125,21 @@ def test_properties_tell_what_judged(sample):
         "judgements": "3",
         "test_samples": "10000",
         "edgekd": "0.1.0",
+        "judgements_not_passed": "1",
         "test_sha256": sample["data"]["splits"]["test"]["sha256"],
     }
+
+
+def test_a_margin_of_a_targets_own_stands_at_its_suite(sample):
+    sample["gate"]["targets"] = {"x86-onnx": {"max_relative_drop": 0.02}, "host": {"min_int8_share": 0.5}}
+    found = {}
+    for suite in minidom.parseString(junit(parse(sample))).documentElement.getElementsByTagName("testsuite"):
+        given = {
+            p.getAttribute("name"): p.getAttribute("value") for p in suite.getElementsByTagName("property")
+        }
+        found[suite.getAttribute("name")] = given.get("max_drop_pp"), given.get("max_relative_drop")
+    assert found["host"] == found["android-cpu"] == ("1.0", None)
+    assert found["x86-onnx"] == (None, "0.02")
 
 
 def test_the_same_report_gives_the_same_bytes(make):

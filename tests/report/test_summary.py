@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from edgekd.report.fitting import LIMIT, Block, fitted, shortened, whole
+from edgekd.report.fitting import BODY, LIMIT, Block, fitted, shortened, whole
 from edgekd.report.markdown import escape, markdown
 from edgekd.report.schema import parse
 from edgekd.report.summary import summary
@@ -75,6 +75,19 @@ def test_a_report_that_fits_is_whole(make):
     assert text.rstrip().endswith("</details>") and "<summary>Recipe</summary>" in text
 
 
+def test_a_report_a_little_too_long_is_made_to_fit(make):
+    data = make("PASS")
+    checks = data["verdict"]["checks"]
+    lengths = set()
+    for count in range(100, 260, 20):
+        data["verdict"]["checks"] = checks + [dict(checks[0], detail="d" * 250)] * count
+        text = markdown(parse(data))
+        assert len(text) <= BODY < LIMIT - 500  # room for a line that a workflow puts before it
+        lengths.add("more rows stand in report.html" in text)
+        sound(text)
+    assert lengths == {False, True}
+
+
 def test_texts_of_any_length_fit(make):
     data = make("FAIL")
     long = "&<|" * 40_000
@@ -130,6 +143,7 @@ def test_the_summary_of_a_small_report(make):
     failed, undecided = (text.index(f"### Not passed{more}\n") for more in ("", ", not required"))
     assert failed < text.index("- **FAIL** Accuracy drop on x86-onnx: 95% upper bound 1.90 pp") < undecided
     assert "- **INCONCLUSIVE** Latency, p90 on android-cpu and raspberry-pi-4: measured on this" in text
+    assert (text.count("- **FAIL**"), text.count("- **INCONCLUSIVE**")) == (1, 1)
     assert "> Margin: 1.0 pp · Test samples: 10,000" in text
     assert "](" not in text and "http" not in text
 

@@ -2,12 +2,17 @@
 
 import itertools
 
+import folders
 import pytest
+from typer.testing import CliRunner
 
+from edgekd import cli
 from edgekd.gate import conclude
 from edgekd.report import words
+from edgekd.report.junit import junit
 from edgekd.report.markdown import markdown
 from edgekd.report.schema import parse
+from edgekd.report.summary import summary
 from edgekd.report.verdicts import matrix, verdict_of, worst
 from edgekd.types import Check, Status
 
@@ -79,3 +84,40 @@ def test_many_files_are_named_in_lines(many):
 
 def test_one_device_needs_no_matrix(make):
     assert "## Devices" not in markdown(parse(make(targets=("host",))))
+
+
+def test_the_terminal_shows_the_matrix(make, tmp_path):
+    data = make("PASS", targets=("host", "x86-onnx", "android-cpu"))
+    for artifact in data["artifacts"]:
+        if artifact["target"] in ("host", "android-cpu"):
+            artifact["files"][0]["sha256"] = "a" * 64
+    folders.fill(data, tmp_path, wrong={"x86-onnx": range(60)})
+    shown = CliRunner().invoke(cli.app, ["gate", str(tmp_path)])
+    assert shown.exit_code == 1
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    at = lines.index("verdict by device and file")
+    assert lines[at + 2] == "device tflite int8 onnx int8"
+    assert lines[at + 4 : at + 7] == [
+        "host (required) PASS",
+        "x86-onnx (required) FAIL",
+        "android-cpu INCONCLUSIVE",
+    ]
+    # FAIL stands in the second column, the others in the first.
+    rows = shown.stdout.splitlines()[at + 4 : at + 7]
+    places = [row.index(word) for row, word in zip(rows, ("PASS", "FAIL", "INCONCLUSIVE"), strict=True)]
+    assert places[0] == places[2] < places[1]
+
+
+def test_a_bare_report_has_all_of_it(sample):
+    bare = [a for a in sample["artifacts"] if a["role"] == "target"]
+    for artifact in bare:
+        artifact.update(parity=None, inventory=None, speedup_over_teacher=None, speedup_over_float=None)
+        artifact.update(agreement=None, negative_flip_rate=None, size_ratio_to_teacher=None, metrics=[])
+    sample.update(artifacts=bare, measurements=[], class_names=[])
+    sample["teacher"].update(artifact_ids=[], params=None, macs=None)
+    assert "| host (required) | – | – | 196.6 | – | ✅ PASS |" in summary(parse(sample))
+    sample["verdict"]["checks"] = []
+    report = parse({**sample, "artifacts": []})
+    assert matrix(report).devices == ()
+    assert summary(report).startswith("## edgekd: fashion-mnist: ✅ PASS\n")
+    assert 'tests="0"' in junit(report)
