@@ -144,9 +144,10 @@ class GateConfig(Strict):
                 + (f"here stand {' and '.join(given)}" if given else "here is neither")
             )
         # Every candidate is within a margin as wide as the metric's whole range.
-        for name, each in (("", self), *((f"slices.{c}: ", s) for c, s in self.slices.items())):
-            if self.metric != "rmse" and each.max_drop is not None and each.max_drop >= 1:
-                raise ValueError(f"{name}max_drop = {each.max_drop:g}: {self.metric} lies between 0 and 1")
+        margins = {"": self.max_drop, **{f"slices.{name}: ": s.max_drop for name, s in self.slices.items()}}
+        for name, margin in margins.items():
+            if self.metric != "rmse" and margin is not None and margin >= 1:
+                raise ValueError(f"{name}max_drop = {margin:g}: {self.metric} lies between 0 and 1")
         for column, asked in self.slices.items():
             if getattr(asked, own) is None or (asked.max_drop_pp is not None and asked.max_drop is not None):
                 raise ValueError(f"slices.{column}: the margin of {self.metric} is {own}")
