@@ -15,24 +15,28 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from edgekd.errors import UsageError
-from edgekd.report.records import (
+from edgekd.report.artifact_records import (
     ArtifactRecord,
-    Calibration,
-    CheckRecord,
-    Data,
     FileRecord,
     InputSpecRecord,
     InventoryRecord,
-    LayerSensitivity,
     MeasurementRecord,
-    MemberRecord,
-    MetricValue,
     ParityRecord,
-    PredictionsFile,
     Ratio,
+    SliceRecord,
+)
+from edgekd.report.base_records import (
+    MetricValue,
+    PredictionsFile,
+)
+from edgekd.report.records import (
+    Calibration,
+    CheckRecord,
+    Data,
+    LayerSensitivity,
+    MemberRecord,
     RecipeRecord,
     Report,
-    SliceRecord,
     SplitRecord,
     Splits,
     StageRecord,
