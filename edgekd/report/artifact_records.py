@@ -18,6 +18,7 @@ from edgekd.report.base_records import (
     Sha256,
     Share,
 )
+from edgekd.report.figure_records import ClassDrops, Contents, Flips, LatencyDistribution
 from edgekd.types import Format, Kind, Status
 
 
@@ -119,6 +120,9 @@ class ArtifactRecord(Record):
     size_ratio_to_teacher: float | None = Field(gt=0, description="teacher's bytes over this file's")
     predictions: PredictionsFile | None
     slices: tuple[SliceRecord, ...] = Field(default=(), description="empty for the float references")
+    class_drops: ClassDrops | None = Field(default=None, description="null for the float references")
+    flips: Flips | None = Field(default=None, description="null for the float references")
+    contents: Contents | None = Field(default=None, description="null where the files were not looked into")
 
     @model_validator(mode="after")
     def _consistent(self) -> ArtifactRecord:
@@ -156,3 +160,4 @@ class MeasurementRecord(Record):
     min_seconds: float = Field(ge=0, description="timed seconds that the protocol asks for")
     raw_path: str
     raw_sha256: Sha256
+    distribution: LatencyDistribution | None = Field(default=None, description="null in older reports")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from edgekd.report.artifact_records import ArtifactRecord, MeasurementRecord
 from edgekd.report.base_records import Count, MetricValue, PredictionsFile, Record, Sha256
+from edgekd.report.figure_records import Gallery
 from edgekd.types import Kind, Status
 
 
@@ -200,6 +201,7 @@ class Report(Record):
         ge=0, description="how many candidates this test split has judged, this one included"
     )
     verdict: VerdictRecord
+    gallery: Gallery | None = Field(default=None, description="null where the recipe does not ask for it")
 
     @model_validator(mode="after")
     def _references(self) -> Report:

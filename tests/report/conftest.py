@@ -114,6 +114,9 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "size_ratio_to_teacher": TEACHER_SIZE / size,
         "predictions": predictions(id_),
         "slices": [],
+        "class_drops": None,
+        "flips": None,
+        "contents": None,
         **more,
     }
 
@@ -142,6 +145,7 @@ def measurement(artifact_id, target, fmt, median, kind="measured"):
         "min_seconds": 1.0,
         "raw_path": f"measurements/{target}--{artifact_id}.npz",
         "raw_sha256": "f" * 64,
+        "distribution": None,
     }
 
 
@@ -334,6 +338,7 @@ def build(verdict="PASS", targets=ALL_TARGETS[:4], branches=1):
             "exit_code": {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[verdict],
             "checks": checks,
         },
+        "gallery": None,
     }
 
 
