@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from edgekd.report import tables, words
+from edgekd.report.classes import change_tables
 from edgekd.report.details import detail_tables
 from edgekd.report.further import further_tables
 from edgekd.report.schema import Report
 from edgekd.report.sensitivity import sensitivity_tables
+from edgekd.report.slices import SliceRow, slices
 from edgekd.report.waterfall import Row, Waterfall, waterfall, worst_sentence
 
 BAR_CELLS = 24
+SLICE_ROWS = 30  # of each kind; a comment on a pull request holds 65,536 characters
 _ESCAPES = {ord(c): f"\\{c}" for c in "\\`*_[]|#"} | {
     ord("&"): "&amp;",
     ord("<"): "&lt;",
@@ -31,6 +34,7 @@ def markdown(report: Report) -> str:
         *_files(report),
         "## Checks",
         _checks(report),
+        *_slices(report),
         "## Details",
         *_details(report),
     ]
@@ -152,9 +156,29 @@ def _checks(report: Report) -> str:
     return _table(head, rows, (3, 4))
 
 
+def _slices(report: Report) -> list[str]:
+    """Slices that must pass, and of the others those that raise an alarm."""
+    found = slices(report, SLICE_ROWS)
+    if found is None:
+        return []
+    parts = ["## Slices"]
+    for said, rows in ((found.mandatory_said, found.mandatory), (found.others_said, found.alarms)):
+        parts += [escape(said)] if said else []
+        parts += [_slice_table(rows, found.unit, words.confidence(report))] if rows else []
+    return parts
+
+
+def _slice_table(rows: Sequence[SliceRow], unit: str, confidence: str) -> str:
+    head = ["Status", "Slice", "File", "Samples", f"Drop, {unit}" if unit else "Drop"]
+    head += [f"{confidence} interval", "Margin", "Reason"]
+    cells = [(r.status, r.name, r.target, r.n, r.drop, r.interval, r.margin, r.reason) for r in rows]
+    return _table(head, cells, (3, 4, 5, 6))
+
+
 def _details(report: Report) -> list[str]:
     parts = []
-    for table in (*detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
+    found = (*change_tables(report), *detail_tables(report), *further_tables(report))
+    for table in (*found, *sensitivity_tables(report)):
         body = _table(table.head, table.rows, table.numeric)
         title = escape(table.title)
         parts.append(f"<details><summary>{title}</summary>\n\n{body}\n\n</details>")

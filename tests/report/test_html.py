@@ -3,53 +3,10 @@ import hashlib
 import re
 
 import pytest
+from pages import box, boxes, open_details, overflows
 
 from edgekd.report.html import html
 from edgekd.report.schema import parse
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Opens a report (keys and values, or parsed) at a width; page.requests are the URLs it asked for."""
-    opened = []
-
-    def show(report, width=1200, **options):
-        path = tmp_path / f"report-{len(opened)}.html"
-        text = html(parse(report) if isinstance(report, dict) else report)
-        path.write_text(text, encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        opened.append(page)
-        page.asked, page.dialogs, page.errors = [], [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
-        page.on("console", lambda message: page.errors.append(message.text))
-        page.goto(path.as_uri())
-        return page
-
-    yield show
-    for page in opened:
-        page.close()
-
-
-def boxes(page, selector):
-    return page.eval_on_selector_all(
-        selector,
-        """found => found.map(e => { const b = e.getBoundingClientRect();
-           return {x: b.x, y: b.y, w: b.width, h: b.height, text: e.textContent.trim()}; })""",
-    )
-
-
-def box(page, selector):
-    (found,) = boxes(page, selector)
-    return found
-
-
-def overflows(page):
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-
-
-def open_details(page):
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
 
 
 @pytest.mark.parametrize("width", [1200, 400])
