@@ -21,7 +21,7 @@ def minimal(data):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["full", "minimal"])
 def test_axe_finds_nothing_serious(show, full, sample, kind, scheme, width):
-    page = show(full if kind == "full" else minimal(sample), width, color_scheme=scheme, bypass_csp=True)
+    page = show(full if kind == "full" else minimal(sample), width, color_scheme=scheme)
     for opened in (False, True):
         if opened:
             open_details(page)
