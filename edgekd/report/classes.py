@@ -13,6 +13,7 @@ from edgekd.report.sharing import Shared, class_name, shared
 
 MOST_LANES = 12
 MOST_SIDE = 10  # classes of the matrix
+_LABEL = 12  # characters beside the matrix
 _MOST_ROWS = 10  # of a table in Markdown
 
 
@@ -35,7 +36,7 @@ class Cell:
 
     row: int
     column: int
-    n: int
+    text: str
     strength: float
     told: str
 
@@ -201,7 +202,7 @@ def _matrix(flips: Flips, names: tuple[str, ...], name: str) -> Matrix | None:
         Cell(
             place[p.teacher_class],
             place[p.file_class],
-            p.n,
+            str(p.n) if p.n < 1000 else f"{round(p.n / 1000):,}k",
             math.sqrt(p.n / most),
             f"{class_name(names, p.teacher_class)} → {class_name(names, p.file_class)}: {p.n:,}",
         )
@@ -222,7 +223,8 @@ def _row_label(k: int, names: tuple[str, ...]) -> str:
     name = class_name(names, k)
     if name in (str(k), f"class {k}"):
         return str(k)
-    return f"{k} {name if len(name) <= 11 else f'{name[:10]}…'}"
+    label = f"{k} {name}"
+    return label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
 
 
 def change_tables(report: Report) -> tuple[Table, ...]:

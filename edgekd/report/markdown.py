@@ -162,7 +162,8 @@ def _slices(report: Report) -> list[str]:
     if found is None:
         return []
     parts = ["## Slices"]
-    for said, rows in ((found.mandatory_said, found.mandatory), (found.others_said, found.alarms)):
+    must = (*found.mandatory, *found.passing)[:SLICE_ROWS]
+    for said, rows in ((found.mandatory_said, must), (found.others_said, found.alarms)):
         parts += [escape(said)] if said else []
         parts += [_slice_table(rows, found.unit, words.confidence(report))] if rows else []
     return parts

@@ -7,6 +7,7 @@ their size, and are set for the narrowest screen, where they need most room.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,15 +19,15 @@ from edgekd.report.sharing import shown_name
 
 NARROW, HEIGHT = 272.0, 250.0  # pixels of the plot's area on a phone
 _CHARACTER, _LINE = 8.2, 13.0  # pixels of a label's letters
-_RADIUS = 7.0
-# Where a label may stand: right (1), left (-1) or in the middle (0), and how far down its foot is.
-_SPOTS = (
-    (1, -4.0),
-    (-1, -4.0),
-    (1, 12.0),
-    (-1, 12.0),
-    *((0, dy) for dy in (-10.0, 20.0, -24.0, 34.0, -38.0)),
+# Where a label may stand: right (1), left (-1) or in the middle (0), how far off, how far down its foot.
+_NEAR = ((1, 7.0, -4.0), (-1, 7.0, -4.0), (1, 7.0, 12.0), (-1, 7.0, 12.0), (0, 0.0, -10.0), (0, 0.0, 20.0))
+_FAR = tuple(
+    (side, away, 4.0 + down)
+    for away in (22.0, 44.0, 66.0)
+    for down in (0.0, -15.0, 15.0, -30.0, 30.0, -45.0, 45.0)
+    for side in (1, -1)
 )
+_APART = 10.0
 _ANCHORS = {1: "start", 0: "middle", -1: "end"}
 _SHAPES = {"target": "circle", "student_float": "square", "teacher_float": "diamond"}
 
@@ -45,6 +46,11 @@ class Point:
     dx: float
     dy: float
     anchor: str
+
+    @property
+    def leader(self) -> tuple[float, float] | None:
+        """Where a line from the point to a label that stands apart ends."""
+        return (self.dx - math.copysign(3, self.dx), self.dy - 4) if abs(self.dx) > _APART else None
 
 
 @dataclass(frozen=True)
@@ -239,8 +245,8 @@ def _placed(
 def _free(cx: float, cy: float, label: str, taken: Sequence[Box]) -> tuple[float, float, str, Box]:
     """Where a label fits: beside its point, else straight above or below it."""
     width, choices = len(label) * _CHARACTER + 5, []
-    for sx, dy in _SPOTS:
-        dx = sx * _RADIUS
+    for sx, away, dy in (*_NEAR, *_FAR):
+        dx = sx * away
         left = cx + dx - width * (1 - sx) / 2
         box = (left, cy + dy - _LINE + 3, left + width, cy + dy + 3)
         outside = max(-box[0], box[2] - NARROW, -box[1], box[3] - HEIGHT, 0.0)

@@ -9,7 +9,8 @@ from edgekd.report import words
 from edgekd.report.schema import Report, SliceRecord
 from edgekd.report.sharing import shared
 
-MOST_ROWS = 60
+MOST_ROWS = 30
+_FEW = 20  # so many are shown together, whatever their verdicts
 _ORDER = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2, "NOT_APPLICABLE": 3}
 
 
@@ -34,6 +35,7 @@ class Slices:
     Attributes:
         unit: of drops and margins.
         mandatory: those that the release depends on, the worst verdict first.
+        passing: of many of those, the ones that pass.
         mandatory_said: how many there are with each verdict.
         alarms: of the others, those shown to have lost more than their margin.
         others_said: how many others raised none.
@@ -41,6 +43,7 @@ class Slices:
 
     unit: str
     mandatory: tuple[SliceRow, ...]
+    passing: tuple[SliceRow, ...]
     mandatory_said: str
     alarms: tuple[SliceRow, ...]
     others_said: str
@@ -60,12 +63,16 @@ def slices(report: Report, most: int = MOST_ROWS) -> Slices | None:
     must = sorted((f for f in found if f[1].mandatory), key=lambda f: (_ORDER[f[1].status], -_drop(f[1])))
     alarms = sorted((f for f in found if f[1].alarm), key=lambda f: -_drop(f[1]))
     quiet = [one for _, one in found if not one.mandatory and not one.alarm]
+    few = len(must) <= min(_FEW, most)
+    open_ones = [f for f in must if few or f[1].status != "PASS"]
+    passing = [f for f in must if not few and f[1].status == "PASS"]
     metric = words.policy(report).get("metric")
     percent = metric_named(metric).unit == "percent" if isinstance(metric, str) else True
     return Slices(
         unit="pp" if percent else "",
-        mandatory=tuple(_row(name, one, percent) for name, one in must[:most]),
-        mandatory_said=_verdicts([one for _, one in must], most),
+        mandatory=tuple(_row(name, one, percent) for name, one in open_ones[:most]),
+        passing=tuple(_row(name, one, percent) for name, one in passing[:most]),
+        mandatory_said=_verdicts([one for _, one in must], len(must) > most),
         alarms=tuple(_row(name, one, percent) for name, one in alarms[:most]),
         others_said=_quiet(quiet, len(alarms), most),
     )
@@ -89,14 +96,14 @@ def _row(target: str, one: SliceRecord, percent: bool) -> SliceRow:
     )
 
 
-def _verdicts(found: list[SliceRecord], most: int) -> str:
+def _verdicts(found: list[SliceRecord], cut: bool) -> str:
     if not found:
         return ""
     counts = {
         status: sum(one.status == status for one in found) for status in ("PASS", "FAIL", "INCONCLUSIVE")
     }
     said = words.listed(f"{n:,} {status}" for status, n in counts.items() if n)
-    listed = f"; the first {most} are listed" if len(found) > most else ""
+    listed = "; the worst of each are listed" if cut else ""
     return f"{_slices(len(found))} must pass, each with its own margin: {said}{listed}."
 
 

@@ -364,6 +364,6 @@ def test_a_comment_on_a_pull_request_holds_it_whatever_the_number_of_classes(mak
         worst = [class_drop(k, 50, 45, 5, i, [-1.0, 20.0]) for k in range(100)]
         artifact["class_drops"] = {"worst": worst, "left_out": 900, "without_samples": 0}
     text = markdown(parse(data))
-    assert "4,000 slices must pass" in text and "; the first 30 are listed." in text
+    assert "4,000 slices must pass" in text and "; the worst of each are listed." in text
     assert "(the first 10 of 100)" in text
     assert len(text) < 65_536

@@ -315,7 +315,7 @@ def test_few_and_many_targets_and_classes_stay_readable(show, make, width, targe
     open_details(page)
     assert overflows(page) <= 0 and page.errors == []
     assert page.locator("#classes .lanes").first.locator("li").count() <= 1 + 12
-    assert page.locator("#slices tbody tr").count() <= 60
+    assert page.locator("#slices tbody tr").count() <= 30
     assert len(page.content()) < 3_000_000
     if not named:
         assert "988 further classes lost no more." in page.locator("#classes").inner_text()
