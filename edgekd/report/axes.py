@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from edgekd.report import words
 
-_LOG_FROM = 8.0  # the largest over the smallest value from which on an axis goes by factors
+# The largest over the smallest value from which on an axis goes by factors, and beyond which none does.
+_LOG_FROM, _LOG_TO = 8.0, 1e12
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ def axis(values: Sequence[float], *, most: int, may_log: bool = False, air: floa
         values: at least one.
         most: ticks at most.
         may_log: whether it goes by factors where the values spread widely and all are above zero.
-        air: share of the axis left free at each end.
+        air: free room at each end, as a share of what the values span.
     """
     low, high = min(values), max(values)
-    if may_log and low > 0 and high / low >= _LOG_FROM:
+    if may_log and low > 0 and _LOG_FROM <= high / low <= _LOG_TO:
         room = (high / low) ** (air / (1 - 2 * air))
         low, high = low / room, high * room
         at = _factors(low, high, most)
-        return Axis(low, high, True, tuple(Mark(_place(v, low, high, True), words.plain(v)) for v in at))
+        return Axis(low, high, True, tuple(Mark(_place(v, low, high, True), _round(v)) for v in at))
     span = (high - low) or abs(high) or 1.0
     low, high = low - air * span, high + air * span
     step = _step(high - low, most)
@@ -58,6 +59,11 @@ def axis(values: Sequence[float], *, most: int, may_log: bool = False, air: floa
         for i in range(first, last + 1)
     )
     return Axis(low, high, False, marks)
+
+
+def _round(value: float) -> str:
+    """A round number: `0.005`, `20`, `1,000`."""
+    return f"{value:,.0f}" if value >= 1 else f"{value:.12f}".rstrip("0")
 
 
 def _place(value: float, low: float, high: float, log: bool) -> float:
