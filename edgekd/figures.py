@@ -131,7 +131,7 @@ def distribution(latency_ms: NDArray[np.float64]) -> LatencyDistribution:
     by_percent = dict(zip(QUANTILES, quantiles.tolist(), strict=True))
     spread = by_percent[75] - by_percent[25]
     # Where half of all runs took the same on the clock, a thousandth of it stands in.
-    reach = _FENCE * spread if spread > 0 else max(1e-3 * by_percent[50], 1e-9)
+    reach = _FENCE * spread if spread > 0 else 1e-3 * (by_percent[50] or 1.0)
     low = max(by_percent[0], by_percent[25] - reach)
     high = min(by_percent[100], by_percent[75] + reach)
     if low >= high:

@@ -85,7 +85,7 @@ def _changes(report: Report, group: Shared) -> Changes:
     ends = [0.0, *(end for d in shown for end in (*d.drop_interval, d.drop_pp))]
     x = axis(ends, most=6, air=0.03)
     left = len(drops.worst) - len(shown) + drops.left_out
-    more = f"{words.count(left, 'further class').replace('classs', 'classes')} lost no more" if left else ""
+    more = f"{left:,} further {'class' if left == 1 else 'classes'} lost no more" if left else ""
     return Changes(
         name=group.name,
         summary=_summary(drops, names),

@@ -348,3 +348,53 @@ def test_a_gallery_takes_nothing_but_an_image(full):
     full["gallery"]["samples"][0]["png_base64"] = 'x"><script>alert(1)</script>'
     with pytest.raises(UsageError, match="png_base64"):
         parse(full)
+
+
+def test_empty_figures_still_make_a_page(show, full):
+    for artifact in full["artifacts"]:
+        artifact["inventory"] = {"ops": {}, "int8_ops": 0, "float_ops": 0}
+        artifact["contents"] = {
+            "layers": [],
+            "other_layers": 0,
+            "other_layers_bytes": 0,
+            "by_dtype": {},
+            "graph_bytes": 0,
+        }
+        if artifact["role"] == "target":
+            artifact["class_drops"] = {"worst": [], "left_out": 0, "without_samples": 5}
+            artifact["flips"] = {"n": 0, "lost": 0, "won": 0, "pairs": [], "other_pairs": 0, "other_n": 0}
+    for measurement in full["measurements"]:
+        measurement["distribution"] = {
+            "quantiles_ms": [0.0] * 11,
+            "low_ms": 0.0,
+            "high_ms": 0.001,
+            "counts": [0] * 40,
+            "below": 0,
+            "above": 0,
+        }
+        measurement["median_ms"] = 0.0
+    full["gallery"] = {"samples": [], "flipped": 0}
+    page = show(full, 360)
+    open_details(page)
+    assert page.errors == [] and overflows(page) <= 0
+    assert page.locator("#by-size").count() == 1 and page.locator("#by-latency-0").count() == 0
+    text = page.locator("main").inner_text()
+    assert "Every sample has the teacher’s answer." in text
+    assert "Every file gave the teacher’s answer on every sample." in text
+    assert "None" not in text and "nan" not in text.lower().replace("finance", "")
+
+
+def test_each_device_has_a_plot_of_its_own(show, full):
+    for measurement in full["measurements"]:
+        measurement["device"] = "a desk" if measurement["target"] in ("host", "x86-onnx") else "a board"
+    page = show(full)
+    titles = page.locator("#pareto .x-title").all_inner_texts()
+    assert [re.sub(", log scale", "", t) for t in titles] == [
+        "Median latency, ms, on a desk",
+        "Median latency, ms, on a board",
+        "Size of the file, kB",
+    ]
+    heads = page.locator("#pareto .key th").all_inner_texts()
+    assert heads[6:8] == ["Median on a desk, ms", "Median on a board, ms"]
+    names = page.locator("#by-latency-1 svg.point title").all_text_contents()
+    assert any("raspberry-pi-4" in n for n in names) and not any("x86-onnx" in n for n in names)
