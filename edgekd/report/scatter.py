@@ -17,7 +17,8 @@ from edgekd.report.details import Table
 from edgekd.report.schema import ArtifactRecord, MetricValue, Report
 from edgekd.report.sharing import shown_name
 
-NARROW, HEIGHT = 272.0, 250.0  # pixels of the plot's area on a phone
+# Pixels of the plot's area: on a phone, on a larger one, beside the other plot, alone on a tablet.
+_SIZES = ((272.0, 260.0), (360.0, 260.0), (484.0, 300.0), (770.0, 260.0))
 _CHARACTER, _LINE = 8.2, 13.0  # pixels of a label's letters
 # Where a label may stand: right (1), left (-1) or in the middle (0), how far off, how far down its foot.
 _NEAR = ((1, 7.0, -4.0), (-1, 7.0, -4.0), (1, 7.0, 12.0), (-1, 7.0, 12.0), (0, 0.0, -10.0), (0, 0.0, 20.0))
@@ -204,7 +205,21 @@ def _steps(corners: Sequence[tuple[float, float]]) -> Iterable[Line]:
         yield Line(x2, y1, x2, y2)
 
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Pixels around a place in percent: what keeps its size on every screen."""
+
+    x: float
+    y: float
+    box: Box
+
+    def at(self, width: float, height: float) -> Box:
+        """Where it lies on a plot of that size."""
+        x, y = self.x * width / 100, self.y * height / 100
+        return (x + self.box[0], y + self.box[1], x + self.box[2], y + self.box[3])
 
 
 def _placed(
@@ -215,15 +230,14 @@ def _placed(
     for v in values:
         place = (round(x.at(v.cost), 1), round(100 - y.at(v.metric.value), 1), v.artifact.role)
         merged.setdefault(place, []).append(v)
-    centres = [(px * NARROW / 100, py * HEIGHT / 100) for px, py, _ in merged]
-    taken: list[Box] = [(cx - 6, cy - 6, cx + 6, cy + 6) for cx, cy in centres]
+    taken = [Placed(px, py, (-6.0, -6.0, 6.0, 6.0)) for px, py, _ in merged]
     points = []
     for (_, _, role), same in merged.items():
         first = same[0]
         px, py = x.at(first.cost), 100 - y.at(first.metric.value)
         label = _numbers([v.number for v in same])
-        dx, dy, anchor, box = _free(px * NARROW / 100, py * HEIGHT / 100, label, taken)
-        taken.append(box)
+        dx, dy, anchor, box = _free(px, py, label, taken)
+        taken.append(Placed(px, py, box))
         ends = [100 - y.at(end) for end in _ends(first, metric)]
         points.append(
             Point(
@@ -242,20 +256,26 @@ def _placed(
     return tuple(points)
 
 
-def _free(cx: float, cy: float, label: str, taken: Sequence[Box]) -> tuple[float, float, str, Box]:
-    """Where a label fits: beside its point, else straight above or below it."""
+def _free(px: float, py: float, label: str, taken: Sequence[Placed]) -> tuple[float, float, str, Box]:
+    """Where a label covers nothing on any screen: beside its point, above or below it, or further off."""
     width, choices = len(label) * _CHARACTER + 5, []
-    for sx, away, dy in (*_NEAR, *_FAR):
-        dx = sx * away
-        left = cx + dx - width * (1 - sx) / 2
-        box = (left, cy + dy - _LINE + 3, left + width, cy + dy + 3)
-        outside = max(-box[0], box[2] - NARROW, -box[1], box[3] - HEIGHT, 0.0)
-        cost = sum(_overlap(box, other) for other in taken) + 10 * outside
-        choices.append((cost, dx, dy, _ANCHORS[sx], box))
+    for side, away, dy in (*_NEAR, *_FAR):
+        dx = side * away
+        left = dx - width * (1 - side) / 2
+        box = (left, dy - _LINE + 3, left + width, dy + 3)
+        cost = sum(_cost(Placed(px, py, box), taken, size) for size in _SIZES)
+        choices.append((cost, dx, dy, _ANCHORS[side], box))
         if not cost:
             break
     _, dx, dy, anchor, box = min(choices, key=lambda choice: choice[0])
     return dx, dy, anchor, box
+
+
+def _cost(label: Placed, taken: Sequence[Placed], size: tuple[float, float]) -> float:
+    """Pixels of other things that a label covers, and how far it reaches beyond the plot."""
+    box = label.at(*size)
+    outside = max(-box[0], box[2] - size[0], -box[1], box[3] - size[1], 0.0)
+    return sum(_overlap(box, other.at(*size)) for other in taken) + 10 * outside
 
 
 def _overlap(a: Box, b: Box) -> float:

@@ -398,3 +398,18 @@ def test_each_device_has_a_plot_of_its_own(show, full):
     assert heads[6:8] == ["Median on a desk, ms", "Median on a board, ms"]
     names = page.locator("#by-latency-1 svg.point title").all_text_contents()
     assert any("raspberry-pi-4" in n for n in names) and not any("x86-onnx" in n for n in names)
+
+
+@pytest.mark.parametrize("width", [1400, 800, 500, 360])
+def test_labels_of_crowded_points_cover_neither_each_other_nor_points(show, make, width):
+    page = show(filled(make("PASS", EIGHT, 2)), width)
+    for plot in ("#by-latency-0", "#by-size"):
+        labels, dots = boxes(page, f"{plot} .label text"), boxes(page, f"{plot} .dot")
+        assert len(labels) == len(dots) >= 8
+        area = box(page, f"{plot} .area")
+        for i, a in enumerate(labels):
+            assert a["x"] >= area["x"] - 2 and a["x"] + a["w"] <= area["x"] + area["w"] + 2, a
+            for b in [*labels[i + 1 :], *dots]:
+                wide = min(a["x"] + a["w"], b["x"] + b["w"]) - max(a["x"], b["x"])
+                high = min(a["y"] + a["h"], b["y"] + b["h"]) - max(a["y"], b["y"])
+                assert wide <= 1 or high <= 4, (plot, a, b)  # a line's height has air above the digits
