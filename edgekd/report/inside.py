@@ -70,7 +70,7 @@ def dtype_kind(dtype: str) -> str:
 def _parts(contents: Contents) -> tuple[Part, ...]:
     by_size = sorted(contents.by_dtype.items(), key=lambda item: (-item[1], item[0]))
     sizes = [(dtype, size, dtype_kind(dtype)) for dtype, size in by_size]
-    sizes.append(("graph", max(contents.graph_bytes, 0), "graph"))
+    sizes.append(("all else", max(contents.graph_bytes, 0), "graph"))
     total, at, found = sum(size for _, size, _ in sizes) or 1, 0.0, []
     for label, size, kind in sizes:
         width = 100 * size / total

@@ -90,7 +90,7 @@ def _row(target: str, one: SliceRecord, percent: bool) -> SliceRow:
         n=f"{one.n:,}",
         drop=words.signed(one.drop, decimals),
         interval=words.interval(one.interval, decimals),
-        margin=words.plain(one.margin),
+        margin=words.number(one.margin, decimals),
         status="ALARM" if one.alarm else str(one.status.value),
         reason=one.reason,
     )

@@ -342,7 +342,7 @@ def test_slices_stand_in_a_table_the_worst_first(make):
         "2,000",
         "+3.25",
         r"\[+2.75, +3.75\]",
-        "2",
+        "2.00",
     ]
     assert [row[0] for row in rows[2:]] == ["FAIL", "INCONCLUSIVE", "PASS"]
     assert rows[3][-1] == "no samples"

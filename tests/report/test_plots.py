@@ -204,7 +204,7 @@ def test_bars_within_files_are_as_long_as_bytes_and_counts(show, full, width):
     shares = [150_000 / 196_608, 2_000 / 196_608, 44_608 / 196_608]
     assert [p["w"] / whole for p in parts] == pytest.approx(shares, abs=0.01)
     label = page.locator(f"{first} .parts").get_attribute("aria-label")
-    assert "int8 150.0 kB, 76.3%, int32 2.0 kB, 1.0%, graph 44.6 kB, 22.7%" in label
+    assert "int8 150.0 kB, 76.3%, int32 2.0 kB, 1.0%, all else 44.6 kB, 22.7%" in label
     operators = boxes(page, f"{first} ul[aria-label='Operators by type'] li")
     assert [re.sub(r"\s+", " ", o["text"]) for o in operators] == [
         "CONV_2D int8 19",
@@ -222,9 +222,9 @@ def test_slices_are_shown_the_worst_first(show, full):
     cells = [[re.sub(r"\s+", " ", c) for c in row.split("\t")] for row in rows]
     everywhere = "host, x86-onnx, android-cpu and raspberry-pi-4"
     assert cells == [
-        ["label = Coat", everywhere, "FAIL", "2,000", "+3.25", "[+2.75, +3.75]", "2", ""],
-        ["label = Bag", everywhere, "INCONCLUSIVE", "4", "–", "–", "2", "no samples"],
-        ["label = Trouser", everywhere, "PASS", "2,000", "−0.50", "[−1.00, 0.00]", "2", ""],
+        ["label = Coat", everywhere, "FAIL", "2,000", "+3.25", "[+2.75, +3.75]", "2.00", ""],
+        ["label = Bag", everywhere, "INCONCLUSIVE", "4", "–", "–", "2.00", "no samples"],
+        ["label = Trouser", everywhere, "PASS", "2,000", "−0.50", "[−1.00, 0.00]", "2.00", ""],
     ]
     assert "3 slices must pass, each with its own margin: 1 PASS, 1 FAIL and 1 INCONCLUSIVE." in (
         page.locator("#slices").inner_text()
