@@ -17,6 +17,8 @@ import numpy as np
 from edgekd import gate, judgement_log, stage_facts
 from edgekd import timings as timings_of
 from edgekd.config import Target
+from edgekd.figures import with_figures
+from edgekd.gallery import with_gallery
 from edgekd.judgement import logged
 from edgekd.nodes import BOTH, Emission, Node, Plan, library_version
 from edgekd.plan import evaluation_of
@@ -28,9 +30,9 @@ from edgekd.types import ACCURACY, Predictions
 
 NETWORK_STAGES = ("network", "file", "ensemble", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
-LIBRARIES = (
-    *("edgekd", "torch", "nncf", "torch-pruning", "lightning-fabric", "litert-torch", "onnx", "onnxruntime"),
-    *("ai-edge-litert", "ai-edge-quantizer", "numpy", "scipy", "scikit-learn"),
+LIBRARIES = tuple(
+    "edgekd torch nncf torch-pruning lightning-fabric litert-torch onnx onnxruntime ai-edge-litert "
+    "ai-edge-quantizer numpy scipy scikit-learn".split()
 )
 
 
@@ -79,9 +81,10 @@ def assemble(context: Context, folder: Path, host: Mapping[str, Any]) -> schema.
 
 def _assemble(made: Assembly) -> schema.Report:
     context, folder, policy = made.context, made.folder, made.plan.recipe.gate
-    stages = [_stage(made, node) for node in _in_the_chain(context.plan)]
-    artifacts, measurements = _artifacts(made)
-    report = _report(made, stages, artifacts, measurements)
+    stages = [_stage(made, node) for node in _in_the_chain(made.plan)]
+    report = _report(made, stages, *_artifacts(made))
+    report = with_figures(report, folder, policy.alpha)
+    report = with_gallery(report, folder, context.task, made.plan.recipe.report.gallery)
     return logged(report, folder, policy, context.store.root)
 
 
@@ -276,10 +279,8 @@ def _artifacts(
         if emission.measure not in read:
             read[emission.measure] = timings_of.read(made.context.entries[emission.measure])
         timings = read[emission.measure]
-        for role, label in (
-            ("teacher_float", emission.teacher_float),
-            ("student_float", emission.student_float),
-        ):
+        for role in ("teacher_float", "student_float"):
+            label = getattr(emission, role)
             if label in (None, emission.export) or label in references:
                 continue
             if made.context.entries[label].result.get("absent") is None:
@@ -362,8 +363,8 @@ def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.Art
         shutil.copyfile(entry.file(file["name"]), made.folder / path)
         sizes = {"size_bytes": file["size_bytes"], "deflated_bytes": deflated_size(made.folder / path)}
         files.append(schema.FileRecord(path=path, sha256=file["sha256"], **sizes))
-    parity, spec = result["parity"], result["input_spec"]
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+    parity = result["parity"]
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in result["input_spec"].items()}
     return schema.ArtifactRecord(
         id=name,
         format=result["format"],

@@ -159,6 +159,18 @@ class AssistantConfig(Strict):
         return self
 
 
+class ReportConfig(Strict):
+    """What the report shows beside what it always shows. No result of a stage depends on it."""
+
+    gallery: int = Field(
+        default=0,
+        ge=0,
+        le=200,
+        description="so many test samples that flipped are put into the report itself, images or values; 0: "
+        "none, since samples may be a customer's",
+    )
+
+
 class Recipe(Strict):
     """The whole chain for one teacher, one student and any number of targets."""
 
@@ -192,6 +204,7 @@ class Recipe(Strict):
         default=None, description="needed by targets with scheme static_wi8_ai8"
     )
     gate: GateConfig = Field(description="the verdict")
+    report: ReportConfig = Field(default=ReportConfig(), description="what the report shows beside the rest")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

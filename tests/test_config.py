@@ -266,6 +266,13 @@ class TestOverrides:
         with pytest.raises(UsageError, match="'name' is a value, not a table"):
             override({"name": "x"}, "name.first", 3)
 
+    @pytest.mark.parametrize("gallery", [-1, 201, 2.5, True])
+    def test_a_gallery_is_a_number_of_samples(self, tmp_path, gallery):
+        path = tmp_path / "r.toml"
+        path.write_text(RECIPE + f"[report]\ngallery = {str(gallery).lower()}\n")
+        with pytest.raises(UsageError, match=r"report\.gallery"):
+            load_recipe(str(path))
+
     def test_a_bad_value_is_an_error_of_the_recipe(self, tmp_path):
         with pytest.raises(UsageError, match=r"distill.lr = 'high'"):
             load_recipe(recipe_file(tmp_path), {"distill.lr": "high"})

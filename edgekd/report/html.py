@@ -1,17 +1,31 @@
-"""The report as one self-contained HTML page: no script, no network, light and dark, prints."""
+"""The report as one self-contained HTML page: no network, light and dark, prints.
+
+One small script sorts tables; the page's own policy lets nothing else run, and without it every table
+keeps the order that it was written in.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report import tables, words
+from edgekd.report.classes import changes
 from edgekd.report.details import detail_tables
 from edgekd.report.further import further_tables
+from edgekd.report.inside import content_tables, insides
+from edgekd.report.pictures import cards, gallery_said
+from edgekd.report.scatter import key_table, scatters
 from edgekd.report.schema import Report
 from edgekd.report.sensitivity import sensitivity_bars, sensitivity_tables
+from edgekd.report.slices import slices
+from edgekd.report.spread import spread_table, spreads
 from edgekd.report.waterfall import Row, Waterfall, waterfall, worst_sentence
 
 TRACK = 1000.0  # width of a bar's own coordinates; the page stretches them to the column
@@ -93,12 +107,57 @@ def html(report: Report) -> str:
             latencies=tables.latency_bars(report),
             checks=tables.check_rows(report),
             sensitivity=sensitivity_bars(report),
-            details=(*detail_tables(report), *further_tables(report), *sensitivity_tables(report)),
+            details=(
+                *detail_tables(report),
+                *further_tables(report),
+                *content_tables(report),
+                *sensitivity_tables(report),
+            ),
             notes=tuple(tables.settings(report.data.notes)),
             recipe=words.toml(report.recipe.config),
             absent=words.ABSENT,
+            **_plots(report),
+            **_script(),
         )
     )
+
+
+def _plots(report: Report) -> dict[str, Any]:
+    """What the plots are drawn from, and the parts that the page has."""
+    found: dict[str, Any] = {
+        "slices": slices(report),
+        "scatters": scatters(report),
+        "key": key_table(report),
+        "spreads": (spread := spreads(report)),
+        "spread_tables": spread_table(report),
+        "changes": changes(report),
+        "gallery_said": gallery_said(report),
+        "cards": cards(report),
+        "insides": insides(report),
+    }
+    parts = {
+        "waterfall": "Steps",
+        "files": "Files",
+        "checks": "Checks",
+        "slices": "Slices" if found["slices"] else "",
+        "pareto": "Trade-offs" if found["scatters"] else "",
+        "sizes": "Size and latency",
+        "distributions": "Timed runs" if spread.files or spread.references else "",
+        "classes": "Classes" if found["changes"] else "",
+        "gallery": "Gallery" if found["gallery_said"] else "",
+        "sensitivity": "Sensitivity" if sensitivity_bars(report) else "",
+        "inside": "Inside the files" if found["insides"] else "",
+        "details": "Details",
+    }
+    return {**found, "parts": tuple((id, name) for id, name in parts.items() if name)}
+
+
+@cache
+def _script() -> dict[str, Any]:
+    """The script, and its hash for the page's policy."""
+    text = resources.files("edgekd.report").joinpath("templates/sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": text, "script_hash": f"sha256-{digest}"}
 
 
 @cache

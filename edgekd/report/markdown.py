@@ -6,17 +6,20 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgekd.report import tables, verdicts, words
+from edgekd.report.classes import change_tables
 from edgekd.report.details import detail_tables
 from edgekd.report.fitting import BODY, Block, fitted, shortened, whole
 from edgekd.report.further import further_tables
 from edgekd.report.schema import Report
 from edgekd.report.sensitivity import sensitivity_tables
+from edgekd.report.slices import SliceRow, slices
 from edgekd.report.waterfall import Row, Waterfall, waterfall, worst_sentence
 
 BAR_CELLS = 24
 CELL_CHARACTERS = 300
 # GitHub and GitLab make links of these wherever they stand; behind an invisible space they do not.
 _LINKS = re.compile(r"(?<!\w)@(?=\w)|\bwww(?=\.)|\b(?:https?|ftp):(?=//)", re.IGNORECASE)
+SLICE_ROWS = 30  # of each kind; a comment on a pull request holds 65,536 characters
 _ESCAPES = {ord(c): f"\\{c}" for c in "\\`*_[]|#"} | {
     ord("&"): "&amp;",
     ord("<"): "&lt;",
@@ -47,6 +50,7 @@ def _blocks(report: Report, most: int | None) -> list[Block]:
         *_files(report, most),
         Block("## Checks"),
         _checks(report, most),
+        *_slices(report, most),
         Block("## Details"),
         *_details(report, most),
     ]
@@ -199,9 +203,30 @@ def _checks(report: Report, most: int | None) -> Block:
     return table(head, rows, (3, 4), most=most, name="checks")
 
 
+def _slices(report: Report, most: int | None) -> list[Block]:
+    """Slices that must pass, and of the others those that raise an alarm."""
+    found = slices(report, SLICE_ROWS)
+    if found is None:
+        return []
+    parts = [Block("## Slices")]
+    must = (*found.mandatory, *found.passing)[:SLICE_ROWS]
+    for said, rows in ((found.mandatory_said, must), (found.others_said, found.alarms)):
+        parts += [Block(escape(said))] if said else []
+        parts += [_slice_table(rows, found.unit, words.confidence(report), most)] if rows else []
+    return parts
+
+
+def _slice_table(rows: Sequence[SliceRow], unit: str, confidence: str, most: int | None) -> Block:
+    head = ["Status", "Slice", "File", "Samples", f"Drop, {unit}" if unit else "Drop"]
+    head += [f"{confidence} interval", "Margin", "Reason"]
+    cells = [(r.status, r.name, r.target, r.n, r.drop, r.interval, r.margin, r.reason) for r in rows]
+    return table(head, cells, (3, 4, 5, 6), most=most, name="slices")
+
+
 def _details(report: Report, most: int | None) -> list[Block]:
     parts = []
-    for one in (*detail_tables(report), *further_tables(report), *sensitivity_tables(report)):
+    found = (*change_tables(report), *detail_tables(report), *further_tables(report))
+    for one in (*found, *sensitivity_tables(report)):
         title = f"<details><summary>{escape(one.title)}</summary>\n\n"
         parts.append(
             table(

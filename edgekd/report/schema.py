@@ -15,28 +15,43 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from edgekd.errors import UsageError
-from edgekd.report.records import (
+from edgekd.report.artifact_records import (
     ArtifactRecord,
-    Calibration,
-    CheckRecord,
-    Data,
     FileRecord,
     InputSpecRecord,
     InventoryRecord,
-    LayerSensitivity,
     MeasurementRecord,
-    MemberRecord,
-    MetricValue,
     ParityRecord,
-    PredictionsFile,
     Ratio,
+    SliceRecord,
+)
+from edgekd.report.base_records import (
+    MetricValue,
+    PredictionsFile,
+    StoredFile,
+)
+from edgekd.report.figure_records import (
+    ClassDrop,
+    ClassDrops,
+    Contents,
+    FlipPair,
+    Flips,
+    Gallery,
+    GallerySample,
+    LatencyDistribution,
+    LayerBytes,
+)
+from edgekd.report.records import (
+    Calibration,
+    CheckRecord,
+    Data,
+    LayerSensitivity,
+    MemberRecord,
     RecipeRecord,
     Report,
-    SliceRecord,
     SplitRecord,
     Splits,
     StageRecord,
-    StoredFile,
     TeacherRecord,
     VerdictRecord,
 )
@@ -47,10 +62,19 @@ __all__ = [
     "ArtifactRecord",
     "Calibration",
     "CheckRecord",
+    "ClassDrop",
+    "ClassDrops",
+    "Contents",
     "Data",
     "FileRecord",
+    "FlipPair",
+    "Flips",
+    "Gallery",
+    "GallerySample",
     "InputSpecRecord",
     "InventoryRecord",
+    "LatencyDistribution",
+    "LayerBytes",
     "LayerSensitivity",
     "MeasurementRecord",
     "MemberRecord",

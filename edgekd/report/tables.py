@@ -160,7 +160,7 @@ def check_rows(report: Report) -> tuple[CheckRow, ...]:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: `share` of the longest, `mark` a tick on it (p90), both 0 to 1."""
+    """One bar: `share` of the longest, `mark` a tick on it (p90), both 0 to 1; `kind` colours it."""
 
     label: str
     note: str
@@ -168,6 +168,7 @@ class Bar:
     share: float
     mark: float | None
     reference: bool
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,53 @@ def test_the_page_of_a_real_run_in_chromium(finished, browser):
     page.close()
 
 
+def test_the_figures_are_of_the_stored_predictions_timings_and_files(finished):
+    report, workdir = finished.report(), finished.folder / "runs/tiny-smoke"
+
+    def stored(record):
+        with np.load(workdir / record["path"]) as file:
+            return file["labels"], file["scores"].argmax(axis=1)
+
+    labels, teacher = stored(report["teacher"]["predictions"])
+    shipped = [a for a in report["artifacts"] if a["role"] == "target"]
+    assert len(shipped) == 2
+    for artifact in shipped:
+        _, file = stored(artifact["predictions"])
+        assert artifact["flips"]["n"] == int((file != teacher).sum())
+        drops = artifact["class_drops"]["worst"]
+        assert {d["class_index"] for d in drops} == set(labels.tolist())
+        for d in drops:
+            own = labels == d["class_index"]
+            assert d["n"] == int(own.sum()) and d["file_right"] == int((file == labels)[own].sum())
+        # All classes together lose what the file loses.
+        lost = sum(d["lost"] - d["won"] for d in drops)
+        assert 100 * lost / len(labels) == pytest.approx(artifact["metrics"][0]["drop"])
+    for artifact in report["artifacts"]:
+        found = artifact["contents"]
+        assert sum(found["by_dtype"].values()) + found["graph_bytes"] == artifact["size_bytes"]
+    for measurement in report["measurements"]:
+        with np.load(workdir / measurement["raw_path"]) as file:
+            assert measurement["distribution"]["quantiles_ms"][5] == pytest.approx(
+                np.median(file["latency_ms"])
+            )
+    assert report["gallery"] is None and report["recipe"]["report"] == {"gallery": 0}
+
+
+def test_a_gallery_is_added_without_a_stage_run_again(finished, tmp_path):
+    again = finished.copy(tmp_path)
+    done = again.light("run", "recipe.toml", "--set", "report.gallery=3")
+    assert done.returncode == finished.report()["verdict"]["exit_code"], done.stderr
+    report = again.report()
+    assert report["gallery"]["flipped"] >= len(report["gallery"]["samples"]) > 0
+    assert [
+        s["key"] for s in json.loads((again.folder / "runs/tiny-smoke/run.json").read_text())["nodes"]
+    ] == [s["key"] for s in json.loads((finished.folder / "runs/tiny-smoke/run.json").read_text())["nodes"]]
+    for sample in report["gallery"]["samples"]:
+        assert all(answer != sample["teacher_class"] for answer in sample["answers"].values())
+    page = (again.folder / "runs/tiny-smoke/report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(report["gallery"]["samples"])
+
+
 def test_a_finished_run_is_repeated_without_torch_and_says_the_same(finished, tmp_path):
     again = finished.copy(tmp_path)
     before = (again.folder / "runs/tiny-smoke/report.json").read_bytes()

@@ -2,7 +2,9 @@ import hashlib
 import math
 
 import pytest
+from filled_reports import filled
 
+from edgekd.report.html import html
 from edgekd.report.schema import parse
 
 DROPS = {
@@ -114,6 +116,9 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "size_ratio_to_teacher": TEACHER_SIZE / size,
         "predictions": predictions(id_),
         "slices": [],
+        "class_drops": None,
+        "flips": None,
+        "contents": None,
         **more,
     }
 
@@ -142,6 +147,7 @@ def measurement(artifact_id, target, fmt, median, kind="measured"):
         "min_seconds": 1.0,
         "raw_path": f"measurements/{target}--{artifact_id}.npz",
         "raw_sha256": "f" * 64,
+        "distribution": None,
     }
 
 
@@ -336,6 +342,7 @@ def build(verdict="PASS", targets=ALL_TARGETS[:4], branches=1):
             "exit_code": {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[verdict],
             "checks": checks,
         },
+        "gallery": None,
     }
 
 
@@ -355,3 +362,33 @@ def sample():
 def many():
     """Eight targets on two branches, valid."""
     return parse(build("PASS", ALL_TARGETS, 2))
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens a report (keys and values, or parsed) at a width; page.requests are the URLs it asked for."""
+    opened = []
+
+    def show(report, width=1200, **options):
+        path = tmp_path / f"report-{len(opened)}.html"
+        text = html(parse(report) if isinstance(report, dict) else report)
+        path.write_text(text, encoding="utf-8")
+        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+        opened.append(page)
+        page.asked, page.dialogs, page.errors = [], [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda message: page.errors.append(message.text))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(path.as_uri())
+        return page
+
+    yield show
+    for page in opened:
+        page.close()
+
+
+@pytest.fixture
+def full(make):
+    """A report of four targets with everything that plots are drawn from, as keys and values."""
+    return filled(make())

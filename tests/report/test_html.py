@@ -1,53 +1,12 @@
+import base64
+import hashlib
 import re
 
 import pytest
+from pages import box, boxes, open_details, overflows
 
 from edgekd.report.html import html
 from edgekd.report.schema import parse
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Opens a report (keys and values, or parsed) at a width; page.requests are the URLs it asked for."""
-    opened = []
-
-    def show(report, width=1200, **options):
-        path = tmp_path / f"report-{len(opened)}.html"
-        text = html(parse(report) if isinstance(report, dict) else report)
-        path.write_text(text, encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        opened.append(page)
-        page.asked, page.dialogs, page.errors = [], [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
-        page.on("console", lambda message: page.errors.append(message.text))
-        page.goto(path.as_uri())
-        return page
-
-    yield show
-    for page in opened:
-        page.close()
-
-
-def boxes(page, selector):
-    return page.eval_on_selector_all(
-        selector,
-        """found => found.map(e => { const b = e.getBoundingClientRect();
-           return {x: b.x, y: b.y, w: b.width, h: b.height, text: e.textContent.trim()}; })""",
-    )
-
-
-def box(page, selector):
-    (found,) = boxes(page, selector)
-    return found
-
-
-def overflows(page):
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-
-
-def open_details(page):
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
 
 
 @pytest.mark.parametrize("width", [1200, 400])
@@ -195,8 +154,13 @@ def test_the_page_asks_the_network_for_nothing(show, sample):
     assert len(page.asked) == 1 and page.asked[0].startswith("file://")
     assert page.errors == []
     text = html(parse(sample))
-    assert not re.search(r"<script|<link|<img|<iframe|@import|url\(|https?://", text)
+    assert not re.search(r"<link|<img|<iframe|@import|url\(|https?://", text)
     assert "default-src 'none'" in text
+    # The one script is the one whose hash the page allows, and nothing in it makes code of text.
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in text and "unsafe-eval" not in text
+    assert not re.search(r"\beval\b|Function\(|innerHTML|document\.write| on\w+=", script)
 
 
 def test_hostile_text_is_shown_as_text(show, sample):
@@ -213,7 +177,8 @@ def test_hostile_text_is_shown_as_text(show, sample):
         m["artifact_id"] = attribute if m["artifact_id"] == "raspberry-pi-4" else m["artifact_id"]
     page = show(sample, 400)
     open_details(page)
-    assert page.locator("script, img, [onmouseover], [onerror]").count() == 0
+    assert page.locator("img, [onmouseover], [onerror]").count() == 0
+    assert page.locator("script").count() == 1 and "alert" not in page.locator("script").inner_text()
     assert page.dialogs == [] and page.errors == []
     assert page.locator("h1").inner_text() == evil
     assert page.title().startswith(evil)

@@ -3,6 +3,7 @@ import re
 import tomllib
 
 import pytest
+from filled_reports import class_drop, filled, slice_of
 
 from edgekd.report import words
 from edgekd.report.markdown import escape, markdown
@@ -330,3 +331,39 @@ def test_accuracy_under_attack_has_a_column_where_something_was_attacked(make):
     rows = table_after(markdown(attacked), "<summary>Stages</summary>")
     assert rows[0][-1] == "Accuracy under attack, %" and len(rows[0]) == len(rows[1])
     assert [row[-1] for row in rows[2:4]] == ["41.26", words.ABSENT]
+
+
+def test_slices_stand_in_a_table_the_worst_first(make):
+    text = markdown(parse(filled(make("FAIL"))))
+    assert "3 slices must pass, each with its own margin: 1 PASS, 1 FAIL and 1 INCONCLUSIVE." in text
+    rows = table_after(text, "## Slices")
+    assert rows[0][:5] == ["Status", "Slice", "File", "Samples", "Drop, pp"]
+    assert rows[2][:2] == ["FAIL", "label = Coat"] and rows[2][3:7] == [
+        "2,000",
+        "+3.25",
+        r"\[+2.75, +3.75\]",
+        "2.00",
+    ]
+    assert [row[0] for row in rows[2:]] == ["FAIL", "INCONCLUSIVE", "PASS"]
+    assert rows[3][-1] == "no samples"
+    assert "## Slices" not in markdown(parse(make("FAIL")))
+
+
+def test_classes_and_flips_stand_in_the_details(make):
+    text = markdown(parse(filled(make("PASS"))))
+    rows = table_after(text, "Drop by class: host, x86-onnx, android-cpu and raspberry-pi-4</summary>")
+    assert rows[2] == ["Coat", "2,000", "90.00", "88.00", "60", "20", "+2.00", r"\[+1.25, +2.75\]"]
+    rows = table_after(text, "Flips: host, x86-onnx, android-cpu and raspberry-pi-4</summary>")
+    assert rows[2] == ["Coat", "Pullover", "100", "60", "30", "10"]
+
+
+def test_a_comment_on_a_pull_request_holds_it_whatever_the_number_of_classes(make):
+    data = filled(make("FAIL"))
+    for i, artifact in enumerate(a for a in data["artifacts"] if a["role"] == "target"):
+        artifact["slices"] = [slice_of(f"class {k}", 50, 0.01 * i, True, "PASS") for k in range(1000)]
+        worst = [class_drop(k, 50, 45, 5, i, [-1.0, 20.0]) for k in range(100)]
+        artifact["class_drops"] = {"worst": worst, "left_out": 900, "without_samples": 0}
+    text = markdown(parse(data))
+    assert "4,000 slices must pass" in text and "; the worst of each are listed." in text
+    assert "(the first 10 of 100)" in text
+    assert len(text) < 65_536

@@ -1,5 +1,6 @@
 import copy
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -199,3 +200,48 @@ def test_a_failed_write_keeps_the_old_report_and_leaves_no_scraps(tmp_path, samp
     with pytest.raises(StoreError, match="no space left"):
         write(parse(edited(sample, ("seed",), 9)), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+ODD_FIGURES = {
+    "flips": (("artifacts", -1, "flips", "n"), 209, "do not make up the 209 samples"),
+    "pair": (("artifacts", -1, "flips", "pairs", 0, "won"), 41, "flips from 4 to 2 do not add up"),
+    "no flip": (("artifacts", -1, "flips", "pairs", 0, "file_class"), 4, "flips from 4 to 4"),
+    "class": (("artifacts", -1, "class_drops", "worst", 0, "file_right"), 1761, "counts of class 4"),
+    "no samples": (("artifacts", -1, "class_drops", "worst", 0, "n"), 0, "worst[0].n = 0"),
+    "quantiles": (("measurements", 0, "distribution", "quantiles_ms", 0), 0.32, "not in order"),
+    "range": (("measurements", 0, "distribution", "low_ms"), 0.7, "not in order"),
+    "bins": (("measurements", 0, "distribution", "counts"), [1] * 41, "distribution.counts"),
+    "bytes": (("artifacts", 0, "contents", "by_dtype", "int32"), -1, "by_dtype.int32 = -1"),
+    "answers": (("gallery", "samples", 0, "answers"), {}, "gallery.samples[0].answers"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_FIGURES)
+def test_figures_that_do_not_add_up_are_refused(full, case):
+    path, value, said = ODD_FIGURES[case]
+    with pytest.raises(UsageError) as error:
+        parse(edited(full, path, value))
+    assert said in str(error.value)
+
+
+def test_figures_go_through_both_schemas_unchanged(full):
+    written = json.loads(dumps(parse(full)))
+    assert written == json.loads(json.dumps(full))
+    jsonschema.validate(written, json_schema())
+
+
+def test_reports_from_before_the_figures_are_read(sample):
+    old = copy.deepcopy(sample)
+    del old["gallery"]
+    for artifact in old["artifacts"]:
+        for key in ("class_drops", "flips", "contents", "slices"):
+            del artifact[key]
+    for measurement in old["measurements"]:
+        del measurement["distribution"]
+    assert parse(old) == parse(sample)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist", "fashion-mnist-tiny"])
+def test_committed_reports_are_read(name):
+    folder = Path(__file__).parents[2] / "reports" / name
+    assert parse(folder / "report.json").verdict.status in ("PASS", "FAIL", "INCONCLUSIVE")
