@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,10 @@ from edgekd.fields import Positive, Strict
 from edgekd.metric_names import metric_named
 from edgekd.types import Metric
 
+# A margin too small for any test set to decide is a slip, and so is a level.
+PercentagePoints = Annotated[float, Field(ge=1e-4, lt=100)]
+OwnUnit = Annotated[float, Field(ge=1e-9, le=1e9)]
+Share = Annotated[float, Field(ge=1e-6, lt=1)]
 MARGINS = ("max_drop_pp", "max_drop", "max_relative_drop")
 
 
@@ -28,11 +32,11 @@ class BudgetConfig(Strict):
 class SliceConfig(Strict):
     """What every part of the test split with one value in a column is held to."""
 
-    max_drop_pp: float | None = Field(
-        default=None, gt=0, lt=100, description="margin of each slice, percentage points"
+    max_drop_pp: PercentagePoints | None = Field(
+        default=None, description="margin of each slice, percentage points"
     )
-    max_drop: float | None = Field(
-        default=None, gt=0, description="margin of each slice, in the unit of a metric that is no percentage"
+    max_drop: OwnUnit | None = Field(
+        default=None, description="margin of each slice, in the unit of a metric that is no percentage"
     )
     min_slice_n: Positive = Field(
         default=100, description="samples below which a slice shows nothing: INCONCLUSIVE"
@@ -48,14 +52,12 @@ class SliceConfig(Strict):
 class TargetGateConfig(Strict):
     """What a target asks of its own file, in place of what the recipe's gate says."""
 
-    max_drop_pp: float | None = Field(
-        default=None, gt=0, lt=100, description="margin, percentage points: of accuracy, top_K and hit@K"
+    max_drop_pp: PercentagePoints | None = Field(
+        default=None, description="margin, percentage points: of accuracy, top_K and hit@K"
     )
-    max_drop: float | None = Field(
-        default=None, gt=0, description="margin of other metrics, in their own unit"
-    )
-    max_relative_drop: float | None = Field(
-        default=None, gt=0, lt=1, description="margin as a share of the teacher's value"
+    max_drop: OwnUnit | None = Field(default=None, description="margin of other metrics, in their own unit")
+    max_relative_drop: Share | None = Field(
+        default=None, description="margin as a share of the teacher's value"
     )
     max_negative_flip_rate: float | None = Field(
         default=None,
@@ -81,20 +83,16 @@ class GateConfig(Strict):
     metric: str = Field(
         default="accuracy", description="what may fall: accuracy, top_5, f1_macro, auc, ndcg@10 ..."
     )
-    max_drop_pp: float | None = Field(
+    max_drop_pp: PercentagePoints | None = Field(
         default=None,
-        gt=0,
-        lt=100,
         description="margin of the non-inferiority test, percentage points: of accuracy, top_K and hit@K",
     )
-    max_drop: float | None = Field(
-        default=None, gt=0, description="margin of other metrics, in their own unit"
-    )
-    max_relative_drop: float | None = Field(
-        default=None, gt=0, lt=1, description="margin as a share of the teacher's value: 0.02 keeps 98%"
+    max_drop: OwnUnit | None = Field(default=None, description="margin of other metrics, in their own unit")
+    max_relative_drop: Share | None = Field(
+        default=None, description="margin as a share of the teacher's value: 0.02 keeps 98%"
     )
     alpha: float = Field(
-        default=0.05, gt=0, lt=0.5, description="one-sided error of a wrong PASS at the margin"
+        default=0.05, ge=1e-6, lt=0.5, description="one-sided error of a wrong PASS at the margin"
     )
     spend_alpha: bool = Field(
         default=False,
@@ -143,14 +141,14 @@ class GateConfig(Strict):
                 f"the margin of {self.metric} is {own}, or max_relative_drop; "
                 + (f"here stand {' and '.join(given)}" if given else "here is neither")
             )
+        for column, asked in self.slices.items():
+            if getattr(asked, own) is None or (asked.max_drop_pp is not None and asked.max_drop is not None):
+                raise ValueError(f"slices.{column}: the margin of {self.metric} is {own}")
         # Every candidate is within a margin as wide as the metric's whole range.
         margins = {"": self.max_drop, **{f"slices.{name}: ": s.max_drop for name, s in self.slices.items()}}
         for name, margin in margins.items():
             if self.metric != "rmse" and margin is not None and margin >= 1:
                 raise ValueError(f"{name}max_drop = {margin:g}: {self.metric} lies between 0 and 1")
-        for column, asked in self.slices.items():
-            if getattr(asked, own) is None or (asked.max_drop_pp is not None and asked.max_drop is not None):
-                raise ValueError(f"slices.{column}: the margin of {self.metric} is {own}")
         if "@" not in self.metric and self.query is not None:
             raise ValueError(f"query goes with ndcg@K and hit@K, not with {self.metric}")
         if "@" in self.metric and self.query is None:

@@ -194,7 +194,7 @@ def show_verdict(report: Report) -> None:
         f"[bold {COLOURS[status]}]{status}[/] at a margin of {policy.margin_text} on "
         f"{report.data.splits.test.n:,} test samples" + (f": {escape(policy.why)}" if policy.why else "")
     )
-    if report.recipe.config["smoke"]:
+    if report.recipe.config.get("smoke"):
         console.print(
             "[yellow]a smoke run on a sliver of data: the chain runs, its verdict means nothing[/yellow]"
         )

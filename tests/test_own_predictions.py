@@ -209,7 +209,7 @@ def test_one_score_is_judged_by_no_metric_of_classes(tmp_path, files):
         (tmp_path / f"{name}.csv").write_text(f"sample_id,label,score\n{rows}")
     for metric in ("accuracy", "f1", "f1_macro"):
         with pytest.raises(DataError, match="one score tells no class"):
-            gate(*command, "--metric", metric, "--max-drop", 1.0)
+            gate(*command, "--metric", metric, "--max-drop", 0.9)
     assert gate(*command, "--metric", "auc", "--max-drop", 0.05).exit_code == 1
     limited = policy(tmp_path, 'metric = "auc"\nmax_drop = 0.05\nmax_negative_flip_rate = 0.01\n')
     with pytest.raises(UsageError, match="max_negative_flip_rate: one score tells no class"):
@@ -247,7 +247,7 @@ def test_values_that_must_be_there(tmp_path, files):
             ["--baseline", "t.csv", "--candidate", "s.csv", "--candidate", "s=u.csv", "--max-drop", "1"],
             "twice",
         ),
-        (["--baseline", "t.csv", "--candidate", "s.csv", "--max-drop", "0"], "greater than 0"),
+        (["--baseline", "t.csv", "--candidate", "s.csv", "--max-drop", "0"], "greater than or equal to 0.0001"),
         (["--baseline", "t.csv", "--candidate", "s.csv", "--max-drop", "1", "--metric", "acc"], "no metric"),
         (["--baseline", "t.csv", "--candidate", "s.csv", "--max-drop", "1"], "t.csv: no such file"),
     ],
@@ -269,6 +269,11 @@ def test_what_is_asked_wrongly(arguments, said):
         ("max_drop_pp = 1.0\n[gate.slices.label]\nmax_drop = 3.0", "slices.label: the margin of accuracy is"),
         ("max_drop_pp = 1.0\nmax_drop_pp_ = 1", "max_drop_pp_"),
         ("max_drop_pp = nan", "max_drop_pp"),
+        ('metric = "auc"\nmax_drop = 1.0', "max_drop = 1: auc lies between 0 and 1"),
+        (
+            'metric = "f1"\nmax_drop = 0.1\n[gate.slices.label]\nmax_drop = 2.0',
+            "slices.label: max_drop = 2: f1",
+        ),
         ('max_drop_pp = 1.0\nrequired_targets = ["host"]', "need a report"),
     ],
 )
