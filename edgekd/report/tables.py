@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekd.report import words
 from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Ratio, Report
+from edgekd.report.verdicts import verdict_of
 
 KIND_WORDS = {
     "measured": "on the target itself",
@@ -23,6 +24,7 @@ class ArtifactRow:
     name: str
     required: bool
     reference: bool
+    verdict: str
     format: str
     scheme: str
     size_kb: str
@@ -68,6 +70,7 @@ def _artifact_row(report: Report, artifact: ArtifactRecord, ms: int) -> Artifact
         name=words.sentence(name) if reference else name,
         required=artifact.required,
         reference=reference,
+        verdict="" if reference else str(verdict_of(report, str(artifact.target))),
         format=artifact.format,
         scheme=artifact.scheme,
         size_kb=words.number(artifact.size_bytes / 1000, 1),
