@@ -326,6 +326,7 @@ def _artifact(
         head_accuracy=entries[emission.evaluate].result.get("head_accuracy", {}),
         agreement=comparison.agreement,
         negative_flip_rate=comparison.negative_flip_rate,
+        kl_divergence=comparison.kl_divergence,
         speedup_over_teacher=timings_of.ratio(teacher, own, policy.alpha, made.context.seed),
         speedup_over_float=timings_of.ratio(student, own, policy.alpha, made.context.seed),
         size_ratio_to_teacher=teacher_size / size if teacher_size else None,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from edgekd.errors import DataError, UsageError
 from edgekd.gate import statistics
@@ -23,6 +26,8 @@ class Comparison:
         drop: accuracy lost, with Tango's interval at level 1 - 2 alpha.
         agreement: share of samples on which both give the same class.
         negative_flip_rate: b / n (Yan et al., CVPR 2021).
+        kl_divergence: of the candidate's class probabilities from the teacher's, nats, mean over the
+            samples; both scores are logits. Shown, never judged by.
         alpha: one-sided level of the bounds above.
     """
 
@@ -32,6 +37,7 @@ class Comparison:
     drop: Drop
     agreement: float
     negative_flip_rate: float
+    kl_divergence: float
     alpha: float
 
 
@@ -77,5 +83,11 @@ def compare(
         ),
         agreement=float(np.mean(left.scores.argmax(axis=1) == right.scores.argmax(axis=1))),
         negative_flip_rate=b / n,
+        kl_divergence=_kl_divergence(left.scores, right.scores),
         alpha=alpha,
     )
+
+
+def _kl_divergence(teacher: NDArray[Any], candidate: NDArray[Any]) -> float:
+    p, q = (log_softmax(scores.astype(np.float64), axis=1) for scores in (teacher, candidate))
+    return float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))

@@ -112,6 +112,9 @@ class ArtifactRecord(Record):
     )
     agreement: Share | None = Field(description="share of samples with the teacher's answer")
     negative_flip_rate: Share | None = Field(description="teacher right, file wrong")
+    kl_divergence: float | None = Field(
+        default=None, description="of its class probabilities from the teacher's, nats; shown, not judged by"
+    )
     parity: ParityRecord | None
     inventory: InventoryRecord | None
     input_spec: InputSpecRecord

@@ -146,11 +146,12 @@ def _behaviour_table(report: Report) -> Table:
         p = a.parity
         shares = (None if v is None else v * 100 for v in (a.agreement, a.negative_flip_rate))
         parity = (f"{p.num_samples:,}", f"{p.max_abs:.3g}", f"{p.mean_abs:.3g}") if p else (words.ABSENT,) * 3
-        rows.append((a.id, *(words.number(v, 2) for v in shares), *parity))
+        kl = words.ABSENT if a.kl_divergence is None else f"{a.kl_divergence:.3g}"
+        rows.append((a.id, *(words.number(v, 2) for v in shares), kl, *parity))
     base = words.baseline_name(report)
-    head: tuple[str, ...] = ("File", f"Agrees with the {base}, %", "Negative flips, %")
+    head: tuple[str, ...] = ("File", f"Agrees with the {base}, %", "Negative flips, %", "KL divergence, nats")
     head += ("Parity samples", "Largest error", "Mean error")
-    return Table("Behaviour and parity", head, tuple(rows), (1, 2, 3, 4, 5))
+    return Table("Behaviour and parity", head, tuple(rows), (1, 2, 3, 4, 5, 6))
 
 
 def _inputs(report: Report) -> Iterator[tuple[str, str, str]]:

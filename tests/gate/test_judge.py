@@ -144,6 +144,18 @@ BROKEN = {
 }
 
 
+def test_divergence_of_the_probabilities_by_another_implementation():
+    from scipy.stats import entropy
+
+    rng = np.random.default_rng(4)
+    ids, labels = np.array([f"s{i}" for i in range(50)]), np.arange(50) % 3
+    one, other = rng.normal(size=(2, 50, 3)) * 3
+    p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (one, other))
+    found = compare(Predictions(ids, labels, one), Predictions(ids, labels, other), 1.0, 0.05)
+    assert found.kl_divergence == pytest.approx(np.mean(entropy(p, q, axis=1)))
+    assert compare(Predictions(ids, labels, one), Predictions(ids, labels, one), 1.0, 0.05).kl_divergence == 0
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_compare_refuses_either_side_broken(name):
     breaks, message = BROKEN[name]

@@ -85,6 +85,7 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "metrics": [metric(TEACHER - drop, drop, n, margin)],
         "head_accuracy": {},
         "agreement": 0.9712,
+        "kl_divergence": 0.0123,
         "negative_flip_rate": 0.0167,
         "parity": {
             "num_samples": 256,
