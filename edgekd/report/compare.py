@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report import words
 from edgekd.report.compared import Change, Comparison, TargetChange, Word
+from edgekd.report.pages import environment
 
 TRACK = 1000.0  # width of a plot's own coordinates; the page stretches them to the column
 SAID: dict[Word, str] = {
@@ -182,7 +180,7 @@ def html(found: Comparison) -> str:
     """The comparison as one HTML document; all text from the reports is escaped."""
     word, colour = tone(found)
     return (
-        _environment()
+        environment()
         .get_template("compare.html.j2")
         .render(
             found=found,
@@ -230,15 +228,3 @@ def _plot(found: Comparison, figure: str) -> Plot | None:
     unit = "%" if neutral else words.drop_unit(first.unit)
     ends = (_change(first, neutral - far), _change(first, neutral + far))
     return Plot(f"{name_of(figure)}, change in {unit}", at(neutral), marks, ends)
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("edgekd.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )

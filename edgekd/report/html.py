@@ -13,13 +13,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from edgekd.report import tables, words
 from edgekd.report.classes import changes
 from edgekd.report.details import detail_tables
 from edgekd.report.further import further_tables
 from edgekd.report.inside import content_tables, insides
+from edgekd.report.pages import environment
 from edgekd.report.pictures import cards, gallery_said
 from edgekd.report.scatter import key_table, scatters
 from edgekd.report.schema import Report
@@ -83,7 +82,7 @@ def html(report: Report) -> str:
     """The whole report as one HTML document; all text from the report is escaped."""
     metric = words.primary(report)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             report=report,
@@ -158,18 +157,6 @@ def _script() -> dict[str, Any]:
     text = resources.files("edgekd.report").joinpath("templates/sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"script": text, "script_hash": f"sha256-{digest}"}
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("edgekd.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 def chart(report: Report) -> Chart:
