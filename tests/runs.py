@@ -44,9 +44,11 @@ max_drop_pp = 20.0
 """
 
 
-WITHOUT_TORCH = """
+TRAINING = ("torch", "nncf", "onnx", "litert_torch", "torch_pruning", "lightning_fabric")
+READERS = ("sklearn", "PIL")  # of digits and of images: in the same extra
+WITHOUT = """
 import sys
-for name in ("torch", "nncf", "onnx", "litert_torch", "torch_pruning", "lightning_fabric", "sklearn", "PIL"):
+for name in {names!r}:
     sys.modules[name] = None  # an import of it raises
 from edgekd.cli import main
 main()
@@ -82,8 +84,12 @@ class Commands:
         )
 
     def light(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """The same where no library of the training half can be imported."""
-        return self(*arguments, python=["-c", WITHOUT_TORCH])
+        """The same where nothing can be imported that the light install does not have."""
+        return self(*arguments, python=["-c", WITHOUT.format(names=(*TRAINING, *READERS))])
+
+    def without_torch(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """The same where no library that trains can be imported, with those that read data."""
+        return self(*arguments, python=["-c", WITHOUT.format(names=TRAINING)])
 
     def start(self, *arguments: object) -> subprocess.Popen[bytes]:
         """Starts it in the background, as the leader of a group that can be killed whole."""

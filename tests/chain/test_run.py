@@ -175,7 +175,7 @@ def test_the_figures_are_of_the_stored_predictions_timings_and_files(finished):
 
 def test_a_gallery_is_added_without_a_stage_run_again(finished, tmp_path):
     again = finished.copy(tmp_path)
-    done = again.light("run", "recipe.toml", "--set", "report.gallery=3")
+    done = again.without_torch("run", "recipe.toml", "--set", "report.gallery=3")
     assert done.returncode == finished.report()["verdict"]["exit_code"], done.stderr
     report = again.report()
     assert report["gallery"]["flipped"] >= len(report["gallery"]["samples"]) > 0
@@ -191,7 +191,7 @@ def test_a_gallery_is_added_without_a_stage_run_again(finished, tmp_path):
 def test_a_finished_run_is_repeated_without_torch_and_says_the_same(finished, tmp_path):
     again = finished.copy(tmp_path)
     before = (again.folder / "runs/tiny-smoke/report.json").read_bytes()
-    done = again.light("run", "recipe.toml")
+    done = again.without_torch("run", "recipe.toml")
     assert done.returncode == finished.report()["verdict"]["exit_code"], done.stderr
     assert (again.folder / "runs/tiny-smoke/report.json").read_bytes() == before
 

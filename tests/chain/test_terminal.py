@@ -33,7 +33,9 @@ def test_a_report_fits_80_columns_and_cuts_nothing(finished, told):
     text = told(terminal.show_report, report, Path("runs/tiny-smoke"))
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= 80
-    (host,) = [line for line in text.splitlines() if line.strip().startswith("host ")]
+    # In the table of files, and in that of verdicts.
+    host, verdict = (line for line in text.splitlines() if line.strip().startswith("host "))
+    assert verdict.split()[-1] in ("PASS", "FAIL", "INCONCLUSIVE")
     artifact = next(a for a in report.artifacts if a.target == "host")
     assert f"{artifact.size_bytes / 1000:.1f} KB" in host and "tflite int8" in host
     assert f"{artifact.metrics[0].value:.2f}" in host

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from runs import TINY, WITHOUT_TORCH, Commands
+from runs import READERS, TINY, TRAINING, WITHOUT, Commands
 from typer.testing import CliRunner
 
 from edgekd import cli
@@ -157,7 +157,7 @@ profile.common_layers = lambda: [parse("linear 1x1 k1 s1 p0 8-3")]
 
 
 def test_a_tflite_target_is_profiled_without_the_training_half(tmp_path):
-    forbidden, main = WITHOUT_TORCH.split("from edgekd.cli")
+    forbidden, main = WITHOUT.format(names=(*TRAINING, *READERS)).split("from edgekd.cli")
     script = f"{forbidden}{PROFILE}from edgekd.cli{main}"
     run = Commands(tmp_path, tmp_path / "store")
     found = run("profile", "--target", "host", "--json", python=["-c", script])
