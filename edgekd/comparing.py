@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import gate
-from edgekd.comparing_timings import Side, content, host_differences, latency, memory, then_and_now
+from edgekd.comparing_timings import Side, content, latency, memory, then_and_now
 from edgekd.errors import DataError
-from edgekd.judgement import read_predictions
 from edgekd.report import words
 from edgekd.report.compared import ALPHA, Change, Comparison, Ends, TargetChange, Word
+from edgekd.report.hosts import host_differences
 from edgekd.report.schema import ArtifactRecord, Report, parse
 from edgekd.report.verdicts import verdict_of
+from edgekd.stored import read_predictions
 from edgekd.types import Status
 
 RANK = {Status.FAIL: 0, Status.INCONCLUSIVE: 1, Status.PASS: 2}

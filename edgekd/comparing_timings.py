@@ -11,14 +11,13 @@ import numpy as np
 from edgekd.errors import DataError
 from edgekd.gate import statistics
 from edgekd.gate.judge import MAX_PROCESS_VARIATION, MIN_PROCESSES
-from edgekd.judgement import read_measurement
 from edgekd.report.compared import ALPHA, Change, Ends, Word
+from edgekd.report.hosts import host_differences
 from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report
+from edgekd.stored import read_measurement
 from edgekd.types import Measurement
 
 SEED = 0
-MEMORY_TOLERANCE = 0.02  # of one computer's memory: what a kernel keeps for itself changes with its version
-HOST = ("cpu", "isa", "cores", "usable_cores", "features")  # what makes it another computer to a runtime
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,6 @@ def _otherwise(
     return replace(absent, basis=then_and_now(differs), brief=f"other {', '.join(differs)}")
 
 
-def host_differences(old: Report, new: Report) -> dict[str, tuple[object, object]]:
-    """What makes the host of one report another computer than that of the other: both values by name."""
-    pairs = {key.replace("_", " "): (old.host.get(key), new.host.get(key)) for key in HOST}
-    found: dict[str, tuple[object, object]] = {k: both for k, both in pairs.items() if both[0] != both[1]}
-    memory = old.host.get("memory_bytes"), new.host.get("memory_bytes")
-    return found if _alike(*memory) else {**found, "memory in bytes": memory}
-
-
 def then_and_now(pairs: Mapping[str, tuple[object, object]]) -> str:
     """`threads: 1 then, 4 now; cpu: ...`."""
     return "; ".join(f"{what}: {_said(then)} then, {_said(now)} now" for what, (then, now) in pairs.items())
@@ -151,12 +142,6 @@ def _said(value: object) -> str:
 
 def _runtime(record: MeasurementRecord) -> str:
     return f"{record.runtime} {record.runtime_version}, {record.delegate}"
-
-
-def _alike(old: object, new: object) -> bool:
-    if isinstance(old, int | float) and isinstance(new, int | float):
-        return abs(new - old) <= MEMORY_TOLERANCE * max(abs(old), abs(new))
-    return old == new
 
 
 def ratio_of(old: Measurement, new: Measurement, quantile: float) -> tuple[float, Ends]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from edgekd import gate
 from edgekd.gate.statistics import tango_bounds
-from edgekd.judgement import read_measurement, read_predictions
 from edgekd.measure.contents import Constant, constants_of
 from edgekd.report.figure_records import BINS, MOST_CLASSES, MOST_LAYERS, MOST_PAIRS, QUANTILES
 from edgekd.report.schema import (
@@ -27,6 +26,7 @@ from edgekd.report.schema import (
     LayerBytes,
     Report,
 )
+from edgekd.stored import read_measurement, read_predictions
 
 _FENCE = 3.0  # interquartile ranges beyond the quartiles (Tukey 1977: "far out")
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import DataError
-from edgekd.judgement import read_predictions
 from edgekd.report.schema import Gallery, GallerySample, PredictionsFile, Report
+from edgekd.stored import read_predictions
 from edgekd.types import InputSpec, Predictions, Split, Task
 
 LARGEST_SIDE = 96  # pixels; larger images are made smaller

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,11 @@ from edgekd import gate, judgement_log
 from edgekd.config import BudgetConfig, GateConfig, PolicyGate, TargetGateConfig, build
 from edgekd.errors import DataError, UsageError
 from edgekd.gate.slices import LABEL
+from edgekd.report.hosts import host_differences
 from edgekd.report.schema import (
     ArtifactRecord,
     CheckRecord,
-    MeasurementRecord,
+    MetricValue,
     PredictionsFile,
     Report,
     SliceRecord,
@@ -31,14 +31,15 @@ from edgekd.report.schema import (
     VerdictRecord,
 )
 from edgekd.store import sha256_file, write_atomic
+from edgekd.stored import read_measurement, read_predictions, unchanged
 from edgekd.types import (
+    ACCURACY,
     Check,
     Column,
     Inventory,
     Measurement,
     Operator,
     Predictions,
-    Protocol,
     Status,
     Verdict,
 )
@@ -50,63 +51,6 @@ class Against:
 
     report: Report
     folder: Path
-
-
-def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
-    """Stored per-sample outputs, their checksum verified.
-
-    Raises:
-        DataError: missing, changed, or not what a run writes.
-    """
-    path = _unchanged(folder, record.path, record.sha256)
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            return Predictions(found["sample_ids"], found["labels"], found["scores"])
-    except (ValueError, KeyError, OSError, BadZipFile) as error:
-        raise DataError(f"{path}: not a file of predictions: {error}") from error
-
-
-def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
-    """A measurement with its raw values, their checksum verified.
-
-    Raises:
-        DataError: missing, changed, or not what a run writes.
-    """
-    path = _unchanged(folder, record.raw_path, record.raw_sha256)
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            latency_ms, process = found["latency_ms"], found["process"]
-    except (ValueError, KeyError, OSError, BadZipFile) as error:
-        raise DataError(f"{path}: not a file of timings: {error}") from error
-    # The report keeps medians of the first inference and of loading; no check needs more.
-    return Measurement(
-        record.artifact_id,
-        record.device,
-        record.runtime,
-        record.runtime_version,
-        record.delegate,
-        record.kind,
-        Protocol(
-            record.warmup_runs, record.min_runs, record.min_seconds, record.num_processes, record.num_threads
-        ),
-        latency_ms,
-        process,
-        (record.first_ms,),
-        (record.init_ms,),
-        record.peak_memory_bytes or 0,
-    )
-
-
-def _unchanged(folder: Path, name: str, sha256: str) -> Path:
-    """A file named in a report, which must lie in the report's own folder and be what it was."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise DataError(f"report names a file outside its folder: {name!r}")
-    if not path.is_file():
-        raise DataError(f"{path}: missing", hint="keep the report's folder together, or run the recipe again")
-    if sha256_file(path) != sha256:
-        raise DataError(f"{path}: changed since the report was written", hint="run the recipe again")
-    return path
 
 
 def logged(report: Report, folder: Path, policy: GateConfig, store: Path) -> Report:
@@ -143,7 +87,7 @@ def past_judgements(report: Report, folder: Path) -> tuple[judgement_log.Judgeme
     """
     if report.judgement_log is None:
         return ()
-    path = _unchanged(folder, report.judgement_log.path, report.judgement_log.sha256)
+    path = unchanged(folder, report.judgement_log.path, report.judgement_log.sha256)
     *before, last = judgement_log.parse(path.read_text(), report.data.splits.test.sha256, str(path))
     return (*before, replace(last, status=report.verdict.status))
 
@@ -155,8 +99,48 @@ def judged(report: Report, folder: Path, policy: GateConfig, against: Against | 
     record = VerdictRecord.model_validate(
         {"status": verdict.status.value, "exit_code": verdict.exit_code, "checks": checks}
     )
-    artifacts = tuple(a.model_copy(update={"slices": tuple(slices.get(a.id, ()))}) for a in report.artifacts)
+    artifacts = tuple(
+        a.model_copy(update={"slices": tuple(slices.get(a.id, ())), "metrics": _metrics(a, report, policy)})
+        for a in report.artifacts
+    )
     return report.model_copy(update={"verdict": record, "artifacts": artifacts})
+
+
+def _metrics(artifact: ArtifactRecord, report: Report, policy: GateConfig) -> tuple[MetricValue, ...]:
+    """With the margin that the file is judged by; a metric that is not judged has none."""
+    if artifact.role != "target":
+        return artifact.metrics
+    own = policy_on(report, policy, str(artifact.target))
+    return tuple(
+        m.model_copy(update={"margin": own.max_drop_pp if m.name == own.metric else None})
+        for m in artifact.metrics
+    )
+
+
+def with_intervals(report: Report, folder: Path, alpha: float) -> Report:
+    """The report with the intervals of its drops at another one-sided level."""
+    assert report.teacher.predictions is not None  # else it could not have been judged
+    baseline = read_predictions(report.teacher.predictions, folder)
+
+    def at_level(metrics: tuple[MetricValue, ...], stored: PredictionsFile | None) -> tuple[MetricValue, ...]:
+        if stored is None or all(m.drop_interval is None for m in metrics):
+            return metrics
+        found = gate.compare(baseline, read_predictions(stored, folder), None, alpha).drop.interval
+        return tuple(
+            m.model_copy(update={"drop_interval": found})
+            if m.name == ACCURACY.name and m.drop_interval is not None
+            else m
+            for m in metrics
+        )
+
+    changed = {
+        name: tuple(
+            one.model_copy(update={"metrics": at_level(one.metrics, one.predictions)})
+            for one in getattr(report, name)
+        )
+        for name in ("stages", "artifacts")
+    }
+    return report.model_copy(update=changed)
 
 
 def policy_on(report: Report, policy: GateConfig, target: str) -> GateConfig:
@@ -308,7 +292,8 @@ def _judge_against(
     if policy.max_latency_ratio is not None:
         own = _measurements(report, target, folder).get(artifact.id)
         then = None if before is None else _measurements(old, target, against.folder).get(before.id)
-        checks += gate.judge_latency_ratio(own, then, policy.max_latency_ratio, target)
+        differs = ", ".join(host_differences(old, report))
+        checks += gate.judge_latency_ratio(own, then, policy.max_latency_ratio, target, other_host=differs)
     return checks
 
 

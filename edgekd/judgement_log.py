@@ -21,10 +21,8 @@ from edgekd.report.schema import Report
 from edgekd.store import hash_of, no_space_is_clear, write_atomic
 
 FILE = "judgements.json"
-# What a policy says that no verdict on predictions depends on.
-_BESIDE = {
-    *("why", "expected_discordance", "required_targets", "budgets", "max_latency_ratio", "max_size_ratio")
-}
+# What a policy says that no verdict depends on.
+_BESIDE = {"why", "expected_discordance"}
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,20 @@ class Judgement:
 
 
 def judgement_of(report: Report, policy: GateConfig) -> Judgement:
-    """What is entered for a report: the files that ship, all together."""
+    """What is entered for a report: the files that ship, all together, against this teacher."""
     files = sorted(f.sha256 for a in report.artifacts if a.role == "target" for f in a.files)
-    return Judgement(hash_of(files), policy_sha256(policy, report.gate.get("targets")))
+    teacher = report.teacher.predictions
+    required = sorted(str(a.target) for a in report.artifacts if a.required)
+    rest = [required, report.gate.get("budgets"), report.gate.get("targets")]
+    return Judgement(
+        hash_of([files, None if teacher is None else teacher.sha256]), policy_sha256(policy, rest)
+    )
 
 
-def policy_sha256(policy: GateConfig, of_targets: Any = None) -> str:
-    """Of what decides in a policy, and in what targets say in its place."""
-    return hash_of([policy.model_dump(mode="json", exclude=_BESIDE), of_targets or {}])
+def policy_sha256(policy: GateConfig, rest: Any = None) -> str:
+    """Of what decides in a policy, and of what a report adds to it."""
+    # A recipe's gate and the same in a policy file, which may say more, are one policy.
+    return hash_of([policy.model_dump(mode="json", exclude=_BESIDE, exclude_defaults=True), rest])
 
 
 def count(store: Path, test_sha256: str) -> int:
@@ -124,8 +128,10 @@ def parse(text: str, test_sha256: str, where: str) -> tuple[Judgement, ...]:
         found: Any = json.loads(text)
         log = tuple(Judgement(**one) for one in found["judgements"])
         of = found["test_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: damaged: {error!r}", hint="take a copy from a report's folder") from None
+    if not log:
+        raise DataError(f"{where}: no judgement stands there", hint="take a copy from a report's folder")
     if of != test_sha256:
         raise DataError(f"{where}: the log of another test split, {of!r}")
     for one in log:

@@ -105,9 +105,9 @@ def judge(baseline: Path, candidates: Mapping[str, Path], policy: GateConfig, as
     store, test = Store(Store.default_root()).root, _hash(files[0], files[0].labels)
     joint = gate.joint_power(counts, policy.spent(1 + judgement_log.count(store, test)))
     judged, count = {}, 0
+    teacher_said = _said(files[0])
     for (name, pair), other in zip(pairs.items(), files[1:], strict=True):
-        said = _hash(other, other.scores if other.predictions is None else other.predictions)
-        new = Judgement(said, judgement_log.policy_sha256(policy))
+        new = Judgement(hash_of([teacher_said, _said(other)]), judgement_log.policy_sha256(policy))
         log = judgement_log.enter(store, test, new)
         own, count = policy.spent(len(log)), max(count, len(log))
         judged[name] = gate.judge_predictions(pair, own, name, assumed_drop / gate.drop_scale(own)[0])
@@ -144,6 +144,10 @@ def _counted(pair: gate.Pair, name: str, policy: GateConfig) -> dict[str, int]:
         zip(column.values, np.bincount(column.codes, minlength=len(column.values)).tolist(), strict=True)
     )
     return {**dict.fromkeys(policy.slices[name].values, 0), **found}
+
+
+def _said(rows: Rows) -> str:
+    return _hash(rows, rows.scores if rows.predictions is None else rows.predictions)
 
 
 def _hash(rows: Rows, values: Sequence[str] | NDArray[Any] | None) -> str:

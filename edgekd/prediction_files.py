@@ -198,7 +198,7 @@ def _npz(path: Path) -> dict[str, Any]:
             if not isinstance(found, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: not a file of predictions: it holds one array")
             arrays = {name: found[name] for name in found.files}
-    except (ValueError, OSError, BadZipFile, EOFError, zlib.error) as error:
+    except (ValueError, OSError, BadZipFile, EOFError, zlib.error, MemoryError) as error:
         raise DataError(f"{path}: not a file of predictions: {error}") from None
     for name, values in arrays.items():
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufU":

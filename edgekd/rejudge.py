@@ -16,7 +16,7 @@ from edgekd import judgement_log
 from edgekd.config import GateConfig, PolicyGate, TargetGateConfig
 from edgekd.errors import DataError, UsageError
 from edgekd.gate_settings import MARGINS
-from edgekd.judgement import Against, counted, judged, past_judgements
+from edgekd.judgement import Against, counted, judged, past_judgements, with_intervals
 from edgekd.report.schema import Report, parse
 from edgekd.store import Store
 
@@ -42,7 +42,7 @@ def judge_again(
     path = file_of(path)
     report = parse(path)
     policy = configs.build(PolicyGate, _table(report.gate, "policy", path), str(path))
-    own = judgement_log.judgement_of(report, policy)
+    own, own_alpha = judgement_log.judgement_of(report, policy), policy.alpha
     if policy_file is not None:
         policy = configs.load_policy(policy_file)
         report = _held_to(report, policy, policy_file)
@@ -53,6 +53,8 @@ def judge_again(
         policy = configs.build(PolicyGate, {**policy.model_dump(), **margins, "why": ""}, "--max-drop")
         report = _without_margins(report, path)
     against = _against(baseline_report, policy)
+    if policy.alpha != own_alpha:
+        report = with_intervals(report, path.parent, policy.alpha)
     # What this report was judged by is its recipe's again, without what is asked of it here beside that.
     shown = policy.model_dump(mode="json", include=set(GateConfig.model_fields))
     report = report.model_copy(update={"gate": {**report.gate, "policy": shown}})
@@ -86,7 +88,10 @@ def _against(path: Path | None, policy: PolicyGate) -> Against | None:
             hint="gate.max_latency_ratio = 1.1 or gate.max_size_ratio = 1.0 in a file for --policy",
         )
     path = file_of(path)
-    return Against(parse(path), path.parent)
+    report = parse(path)
+    if report.recipe.config.get("smoke"):
+        raise UsageError(f"{path}: of a smoke run, on a sliver of data: no baseline", hint="run it whole")
+    return Against(report, path.parent)
 
 
 def _held_to(report: Report, policy: PolicyGate, path: Path) -> Report:
@@ -103,8 +108,12 @@ def _held_to(report: Report, policy: PolicyGate, path: Path) -> Report:
         else a
         for a in report.artifacts
     )
-    budgets = {name: each.model_dump(mode="json") for name, each in policy.budgets.items()}
     stored = _table(report.gate, "budgets", path)
+    # A limit that the policy does not name stays what the target's profile says.
+    budgets = {
+        name: {**stored[name], **each.model_dump(mode="json", exclude_none=True)}
+        for name, each in policy.budgets.items()
+    }
     kept = {**report.gate, "budgets": {**stored, **budgets}, "targets": {}}
     return report.model_copy(update={"artifacts": artifacts, "gate": kept})
 

@@ -62,6 +62,8 @@ def good():
         (lambda d: json.dumps({**d, "judgements": [{"candidate": "a"}]}), "damaged"),
         (lambda d: json.dumps({**d, "judgements": [{**d["judgements"][0], "more": 1}]}), "damaged"),
         (lambda d: json.dumps({**d, "judgements": [{**d["judgements"][0], "status": 1}]}), "damaged"),
+        (lambda d: json.dumps({**d, "judgements": []}), "no judgement stands there"),
+        (lambda d: "[" * 200_000, "damaged"),
         (lambda d: json.dumps({**d, "test_sha256": "6" * 64}), "of another test split, '666"),
     ],
 )
@@ -71,12 +73,14 @@ def test_a_damaged_log_is_told(spoil, said):
         parse(spoil(good()), SPLIT, "log")
 
 
-def test_reasons_and_requirements_make_no_other_policy():
+def test_a_reason_makes_no_other_policy():
     from edgekd.config import GateConfig, PolicyGate
 
     plain = judgement_log.policy_sha256(GateConfig(max_drop_pp=1.0))
     assert plain == judgement_log.policy_sha256(GateConfig(max_drop_pp=1.0, why="because"))
-    assert plain == judgement_log.policy_sha256(PolicyGate(max_drop_pp=1.0, required_targets=("host",)))
+    assert plain == judgement_log.policy_sha256(PolicyGate(max_drop_pp=1.0))
+    assert plain != judgement_log.policy_sha256(PolicyGate(max_drop_pp=1.0, required_targets=("host",)))
+    assert plain != judgement_log.policy_sha256(PolicyGate(max_drop_pp=1.0, max_size_ratio=1.0))
     assert plain != judgement_log.policy_sha256(GateConfig(max_drop_pp=1.1))
     assert plain != judgement_log.policy_sha256(GateConfig(max_drop_pp=1.0, alpha=0.1))
     assert plain != judgement_log.policy_sha256(GateConfig(max_drop_pp=1.0), {"host": {"max_drop_pp": 2.0}})

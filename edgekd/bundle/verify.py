@@ -16,9 +16,10 @@ from edgekd import judgement_log
 from edgekd.bundle import MANIFEST, SIGNATURE, archive
 from edgekd.config import GateConfig, build
 from edgekd.errors import EdgeKDError, EvidenceError, UsageError
-from edgekd.judgement import judged, past_judgements, read_measurement, read_predictions
+from edgekd.judgement import judged, past_judgements
 from edgekd.report.schema import CheckRecord, Report, VerdictRecord, parse
 from edgekd.store import sha256_file
+from edgekd.stored import read_measurement, read_predictions
 from edgekd.types import ACCURACY
 
 if TYPE_CHECKING:

@@ -1,9 +1,11 @@
 """The gate believes nothing that changed since the report was written."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import TINY, Commands
 
@@ -36,8 +38,6 @@ def target(report):
 
 def rehash(folder, record, path_key, sha_key):
     """Spoils a file and lets the report name its new checksum: what a reader of the file must notice."""
-    import hashlib
-
     path = folder / record[path_key]
     path.write_bytes(b"no archive")
     record[sha_key] = hashlib.sha256(b"no archive").hexdigest()
@@ -200,6 +200,10 @@ def test_a_log_that_was_cut_is_told(folder):
 
 def test_a_file_beside_the_one_of_a_baseline_report(folder, tmp_path):
     base = shutil.copytree(folder, tmp_path / "base")
+    asked = write_policy(tmp_path, "max_drop_pp = 90.0\nmax_size_ratio = 1.0\n")
+    with pytest.raises(UsageError, match="of a smoke run"):
+        judge_again(folder, None, asked, base)
+    edit(base, lambda r: r["recipe"].update(smoke=False))
     policy = write_policy(tmp_path, "max_drop_pp = 90.0\nmax_size_ratio = 1.0\nmax_latency_ratio = 4.0\n")
     found = judge_again(folder, None, policy, base).verdict.checks
     of = {c.name: c for c in found if c.target == "host"}
@@ -219,6 +223,83 @@ def test_a_file_beside_the_one_of_a_baseline_report(folder, tmp_path):
         judge_again(folder, None, policy)
     with pytest.raises(UsageError, match=r"the policy has no limit beside it"):
         judge_again(folder, None, None, base)
+
+
+def test_a_budget_that_a_policy_does_not_name_stays(folder, tmp_path):
+    edit(folder, lambda r: r["gate"]["budgets"]["host"].update(latency_ms_p90=1e-9, size_bytes=1))
+    asked = 'max_drop_pp = 90.0\nrequired_targets = ["host"]\n[gate.budgets.host]\nsize_bytes = 1000000\n'
+    found = judge_again(folder, None, write_policy(tmp_path, asked)).verdict.checks
+    limits = {c.name: c.limit for c in found if c.target == "host"}
+    assert (limits["size"], limits["latency"]) == (1_000_000, 1e-9)
+
+
+def test_what_requires_less_is_another_judgement(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
+    one = judge_again(folder, None, write_policy(tmp_path, "max_drop_pp = 0.01\n"))
+    other = judge_again(
+        folder, None, write_policy(tmp_path, 'max_drop_pp = 0.01\nrequired_targets = ["host"]\n')
+    )
+    assert other.judgements == one.judgements + 1
+    assert other.judgements_not_passed == one.judgements_not_passed + 1
+
+
+def test_margins_and_intervals_shown_are_those_judged_by(folder, tmp_path):
+    own = next(a for a in judge_again(folder).artifacts if a.target == "host").metrics[0]
+    wide = next(a for a in judge_again(folder, 55.0).artifacts if a.target == "host").metrics[0]
+    assert (own.margin, wide.margin) == (20.0, 55.0) and own.drop_interval == wide.drop_interval
+    strict = judge_again(folder, None, write_policy(tmp_path, "max_drop_pp = 1.0\nalpha = 0.001\n"))
+    for one, other in ((own, next(a for a in strict.artifacts if a.target == "host").metrics[0]),):
+        assert other.drop_interval[0] < one.drop_interval[0] and other.drop_interval[1] > one.drop_interval[1]
+    (check,) = [c for c in strict.verdict.checks if (c.name, c.target) == ("accuracy", "host")]
+    assert f"99.8% interval {other.drop_interval[0]:.2f} to {other.drop_interval[1]:.2f}" in check.detail
+    macro = judge_again(folder, None, write_policy(tmp_path, 'metric = "f1_macro"\nmax_drop = 0.9\n'))
+    assert {a.metrics[0].margin for a in macro.artifacts} == {None}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"scores": np.full((597, 10), "1")},
+        {"scores": np.zeros((597, 10), complex)},
+        {"sample_ids": np.array([["a", "b"]])},
+        {"labels": np.zeros(597)},
+        b"PK\x03\x04",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999,), }".ljust(
+            128
+        ),
+    ],
+)
+def test_predictions_of_another_kind_are_told(folder, arrays):
+    def spoil(report):
+        record = target(report)["predictions"]
+        path = folder / record["path"]
+        if isinstance(arrays, bytes):
+            path.write_bytes(arrays)
+        else:
+            with np.load(path) as found:
+                np.savez(path, **{**{n: found[n] for n in found.files}, **arrays})
+        record["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    edit(folder, spoil)
+    with pytest.raises(DataError, match=r"x86-onnx\.npz: "):
+        judge_again(folder)
+
+
+def test_timings_of_another_kind_are_told(folder):
+    report = json.loads((folder / "report.json").read_text())
+    record = report["measurements"][0]
+    for latency, process in (
+        (np.ones((5, 2)), np.ones((5, 2), int)),
+        (np.array(["1"]), np.array([0])),
+        (np.ones(3, complex), np.zeros(3, int)),
+        (np.ones(3), np.zeros(4, int)),
+        (np.float64(1), np.int64(1)),
+    ):
+        np.savez(folder / record["raw_path"], latency_ms=latency, process=process)
+        record["raw_sha256"] = hashlib.sha256((folder / record["raw_path"]).read_bytes()).hexdigest()
+        (folder / "report.json").write_text(json.dumps(report))
+        with pytest.raises(DataError, match=r"timings of "):
+            judge_again(folder)
 
 
 def test_other_metrics_are_judged_from_the_stored_scores(folder, tmp_path):

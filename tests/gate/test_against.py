@@ -91,3 +91,25 @@ def test_another_teacher_is_told_by_its_answers():
     assert same.status == "PASS" and same.observed == 0
     other = gate.judge_same_teacher(gate.pair(predictions([0, 1, 2, 1]), predictions([0, 2, 1, 1])), "host")
     assert other.status == "INCONCLUSIVE" and "other answers on 2 of 4" in other.detail
+
+
+def test_another_computer_is_no_baseline():
+    found = gate.judge_latency_ratio(measured(BEFORE), measured(BEFORE), 2.0, "host", other_host="cores")
+    assert {c.status for c in found} == {"INCONCLUSIVE"} and "another computer (cores)" in found[0].detail
+    few = measured(BEFORE, protocol=Protocol(0, 100, 1.0, 4, 1))
+    found = gate.judge_latency_ratio(measured(BEFORE), few, 2.0, "host")
+    assert {c.status for c in found} == {"INCONCLUSIVE"} and "0 warm-up runs" in found[0].detail
+
+
+def test_at_the_limit_one_in_twenty_passes():
+    """Three processes a side whose levels differ by 1%, a file that takes exactly 1.1 times as long."""
+    rng, passed = np.random.default_rng(1), 0
+
+    def three(level):
+        levels = level * np.exp(rng.normal(0, 0.01, 3))
+        runs = np.concatenate([each * (1 + 0.02 * np.abs(rng.standard_normal(40))) for each in levels])
+        return measured(runs, process=np.repeat(np.arange(3), 40), protocol=Protocol(10, 100, 1.0, 3, 1))
+
+    for _ in range(200):
+        passed += gate.judge_latency_ratio(three(1.1), three(1.0), 1.1, "host")[0].status == "PASS"
+    assert passed <= 20  # of 10 expected, two standard deviations more are 16
