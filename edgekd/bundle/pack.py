@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekd import judgement_log, run_file, tasks
+from edgekd import run_file, tasks
 from edgekd.bundle import MANIFEST, SIGNATURE, archive
+from edgekd.bundle.parts import INPUTS, named, written
 from edgekd.bundle.verify import manifest_text, verify
 from edgekd.errors import UsageError
 from edgekd.nodes import Plan
-from edgekd.report import words
-from edgekd.report.files import REPORTS
-from edgekd.report.model_card import model_card
-from edgekd.report.schema import Report, parse
+from edgekd.report.schema import parse
 from edgekd.store import Store, sha256_file
 
 if TYPE_CHECKING:
@@ -68,14 +65,17 @@ def bundle(
         EvidenceError: the verdict does not follow from what lies in the folder, or a file was changed.
         UsageError: no finished run, or a file of it is missing.
     """
-    if not license_.strip():
-        raise UsageError("--license is empty", hint="an SPDX identifier: Apache-2.0, MIT, LicenseRef-own ...")
+    if re.fullmatch(r"[A-Za-z0-9.+() -]*[A-Za-z0-9][A-Za-z0-9.+() -]*", license_) is None:
+        hint = "an SPDX identifier: Apache-2.0, MIT, LicenseRef-own ..."
+        raise UsageError(f"--license {license_!r} is none", hint=hint)
+    if output.exists() and not output.is_file():
+        raise UsageError(f"{output}: no plain file", hint="-o release.zip")
     plan, _, store = run_file.read(workdir)
     report = parse(workdir / "report.json")
-    found: dict[str, Path | bytes] = {n: _own(workdir, n) for n in sorted(_named(report) | {*REPORTS})}
-    found.update(_written(report, plan, license_))
+    found: dict[str, Path | bytes] = {name: _own(workdir, name) for name in sorted(named(report))}
+    found.update(written(report, plan.targets, plan.policy, license_))
     if inputs:
-        found["inputs/test.npz"] = _inputs(plan, store)
+        found[INPUTS] = _inputs(plan, store)
     digests = {name: _digest(content) for name, content in found.items()}
     sizes = {name: _size(content) for name, content in found.items()}
     found[MANIFEST] = manifest_text(report.recipe.name, license_, digests, sizes).encode()
@@ -95,38 +95,6 @@ def bundle(
         new.unlink(missing_ok=True)
     key_id = None if signer is None else signer.public_key.keyid
     return Packed(output, len(found), output.stat().st_size, key_id, report.verdict.status)
-
-
-def _named(report: Report) -> set[str]:
-    """Every file that a report names."""
-    names = {f.path for a in report.artifacts for f in a.files}
-    names |= {m.raw_path for m in report.measurements}
-    outputs = [report.teacher.predictions, *(s.predictions for s in report.stages)]
-    outputs += [a.predictions for a in report.artifacts]
-    names |= {each.path for each in outputs if each is not None}
-    return names | ({judgement_log.FILE} if report.judgement_log is not None else set())
-
-
-def _written(report: Report, plan: Plan, license_: str) -> dict[str, bytes]:
-    """What is made from the report and the run's record."""
-    devices = sorted(
-        {(m.device, m.runtime, m.runtime_version, m.delegate, m.kind) for m in report.measurements}
-    )
-    names = ("device", "runtime", "runtime_version", "delegate", "kind")
-    environment = {
-        "versions": report.versions,
-        "host": report.host,
-        "devices": [dict(zip(names, each, strict=True)) for each in devices],
-    }
-    texts = {
-        "README.md": model_card(report, license_),
-        "environment.json": _json(environment),
-        "recipe.toml": words.toml(report.recipe.config) + "\n",
-        f"calibration/{plan.policy.name}.toml": words.toml(plan.policy.model_dump(mode="json")) + "\n",
-    }
-    for target in plan.targets:
-        texts[f"targets/{target.name}.toml"] = words.toml(target.model_dump(mode="json")) + "\n"
-    return {name: text.encode() for name, text in texts.items()}
 
 
 def _inputs(plan: Plan, store: Store) -> bytes:
@@ -156,7 +124,3 @@ def _digest(content: Path | bytes) -> str:
 
 def _size(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

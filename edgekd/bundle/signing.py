@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SecureSystemsError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
 
 from edgekd.bundle import SIGNATURE
 from edgekd.errors import EvidenceError, UsageError
@@ -115,10 +115,14 @@ def signed_digests(data: bytes, key: SSlibKey, name: str) -> dict[str, str]:
         raise EvidenceError(
             f"{SIGNATURE}: not signed by this key, or changed since", hint="verify with the signer's key"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EvidenceError(f"{SIGNATURE}: no signature as edgekd writes it: {error!r}") from None
-    # Beside what is signed an envelope has bytes that no signature covers.
-    if said != expected or envelope.payload_type != PAYLOAD_TYPE or _text(envelope) != data:
+    # Beside what is signed an envelope has bytes that no signature covers: it must be as it is written here.
+    own = [Signature(each.keyid, each.signature) for each in envelope.signatures.values()]
+    only = Envelope(
+        envelope.payload, PAYLOAD_TYPE, {each.keyid: each for each in own if each.keyid == key.keyid}
+    )
+    if said != expected or _text(only) != data:
         raise EvidenceError(f"{SIGNATURE}: changed, or not about this release")
     return digests
 

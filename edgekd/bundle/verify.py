@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
-from edgekd import judgement_log
 from edgekd.bundle import MANIFEST, SIGNATURE, archive
-from edgekd.config import GateConfig, build
-from edgekd.errors import EdgeKDError, EvidenceError, UsageError
-from edgekd.judgement import judged, past_judgements
-from edgekd.report.schema import CheckRecord, Report, VerdictRecord, parse
+from edgekd.bundle.evidence import check_evidence
+from edgekd.bundle.parts import INPUTS, json_text, named, written
+from edgekd.config import CalibrationPolicy, Recipe, Target, build, read_toml
+from edgekd.errors import EdgeKDError, EvidenceError
+from edgekd.nodes import library_version
+from edgekd.report.schema import Report, parse
 from edgekd.store import sha256_file
-from edgekd.stored import read_measurement, read_predictions
-from edgekd.types import ACCURACY
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
 
-# Other processors and library versions round the last digits otherwise.
-_CLOSE = 1e-6
+T = TypeVar("T", Target, CalibrationPolicy)
 
 
 @dataclass(frozen=True)
@@ -71,11 +66,11 @@ def verify(path: Path, key: SSlibKey | None) -> Verified:
             name, _ = _manifest_head(folder)
             signed = signing.signed_digests((folder / SIGNATURE).read_bytes(), key, name)
             _same(signed, digests, "signed")
+        elif SIGNATURE in names:
+            raise EvidenceError(f"{path}: somebody signed it", hint="--key pub.pem tells whether it holds")
         license_ = _check_manifest(folder, digests)
         try:
-            report = parse(folder / "report.json")
-            _check_artifacts(report, digests)
-            report = check_evidence(report, folder)
+            report = _check_report(folder, digests, license_)
         except EvidenceError:
             raise
         except EdgeKDError as error:
@@ -83,36 +78,48 @@ def verify(path: Path, key: SSlibKey | None) -> Verified:
     return Verified(report, license_, len(names), None if key is None else key.keyid)
 
 
-def check_evidence(report: Report, folder: Path) -> Report:
-    """The report judged again from its folder.
-
-    Raises:
-        EvidenceError: the verdict is another, or the log counts otherwise.
-        DataError: what it rests on is missing or changed.
-    """
-    log = past_judgements(report, folder)
-    if report.judgement_log is not None:
-        counted = (len(log), judgement_log.not_passed(log))
-        if counted != (report.judgements, report.judgements_not_passed):
-            raise EvidenceError(
-                f"report.json: judgement {report.judgements}, {report.judgements_not_passed} before it not "
-                f"passed, where {judgement_log.FILE} has {counted[0]} and {counted[1]}"
-            )
-    stored = report.gate.get("policy")
-    if not isinstance(stored, Mapping):
-        raise UsageError("report.json: gate.policy is missing", hint="was this report written by edgekd?")
-    again = judged(report, folder, build(GateConfig, stored, "report.json: gate.policy"))
-    if difference := _difference(report.verdict, again.verdict) or _other_slices(report, again):
-        raise EvidenceError(f"report.json: the verdict does not follow from the predictions: {difference}")
-    _check_figures(report, folder)
+def _check_report(folder: Path, digests: Mapping[str, str], license_: str) -> Report:
+    """The report made anew, and every other file held to it."""
+    report = parse(folder / "report.json")
+    if report.recipe.name != _manifest_head(folder)[0]:
+        raise EvidenceError(f"{MANIFEST}: of {_manifest_head(folder)[0]!r}, the report is not")
+    for file in (file for artifact in report.artifacts for file in artifact.files):
+        if digests.get(file.path) != file.sha256:
+            raise EvidenceError(f"{file.path}: not the file that the report was written about")
+    recipe = build(Recipe, report.recipe.config, "report.json: recipe")
+    targets = [_config(Target, folder / f"targets/{name}.toml") for name in recipe.targets]
+    calibration = _config(CalibrationPolicy, folder / f"calibration/{recipe.calibration}.toml")
+    again = check_evidence(report, folder, targets)
+    made = written(report, targets, calibration, license_)
+    expected = {*made, *named(report), MANIFEST, *({INPUTS} & digests.keys())}
+    if odd := sorted(expected ^ digests.keys()):
+        raise EvidenceError(f"{odd[0]}: {'missing' if odd[0] in expected else 'no report names it'}")
+    # Another version of edgekd words and draws otherwise what a report says.
+    if json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["edgekd"] == library_version("edgekd"):
+        for name, content in made.items():
+            if (folder / name).read_bytes() != content:
+                raise EvidenceError(f"{name}: not what report.json says")
     return again
+
+
+def _config(model: type[T], path: Path) -> T:
+    if not path.is_file():
+        raise EvidenceError(f"{path.parent.name}/{path.name}: missing")
+    data, text = read_toml(path)
+    return build(model, data, f"{path.parent.name}/{path.name}", text)
 
 
 def manifest_text(name: str, license_: str, digests: Mapping[str, str], sizes: Mapping[str, int]) -> str:
     """The list of a bundle's files; manifest and signature themselves left out."""
+    return _manifest_text(name, license_, library_version("edgekd"), digests, sizes)
+
+
+def _manifest_text(
+    name: str, license_: str, version: str, digests: Mapping[str, str], sizes: Mapping[str, int]
+) -> str:
     files = [{"name": n, "sha256": digests[n], "size_bytes": sizes[n]} for n in sorted(digests)]
-    found = {"schema_version": 1, "name": name, "license": license_, "files": files}
-    return json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    found = {"schema_version": 1, "edgekd": version, "name": name, "license": license_, "files": files}
+    return json_text(found)
 
 
 def _manifest_head(folder: Path) -> tuple[str, str]:
@@ -120,7 +127,7 @@ def _manifest_head(folder: Path) -> tuple[str, str]:
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         name, license_ = found["name"], found["license"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EvidenceError(f"{MANIFEST}: damaged: {error!r}") from None
     if not isinstance(name, str) or not isinstance(license_, str):
         raise EvidenceError(f"{MANIFEST}: damaged: name and license are no text")
@@ -133,12 +140,13 @@ def _check_manifest(folder: Path, digests: Mapping[str, str]) -> str:
     found = json.loads(text)
     try:
         listed = {each["name"]: each["sha256"] for each in found["files"]}
+        version = str(found["edgekd"])
     except (KeyError, TypeError) as error:
         raise EvidenceError(f"{MANIFEST}: damaged: {error!r}") from None
     own = {n: digest for n, digest in digests.items() if n != MANIFEST}
     _same(listed, own, "listed in the manifest")
     sizes = {n: (folder / n).stat().st_size for n in own}
-    if text != manifest_text(name, license_, own, sizes):
+    if text != _manifest_text(name, license_, version, own, sizes):
         raise EvidenceError(f"{MANIFEST}: not as edgekd writes it: changed")
     return license_
 
@@ -149,70 +157,3 @@ def _same(promised: Mapping[str, str], found: Mapping[str, str], how: str) -> No
     wrong += [f"{n}: not {how}" for n in sorted(found.keys() - promised.keys())]
     if wrong:
         raise EvidenceError("; ".join(wrong))
-
-
-def _check_artifacts(report: Report, digests: Mapping[str, str]) -> None:
-    """Files that ship are read by nobody here: that they are those of the report is all there is to check."""
-    for file in (file for artifact in report.artifacts for file in artifact.files):
-        if digests.get(file.path) != file.sha256:
-            raise EvidenceError(f"{file.path}: not the file that the report was written about")
-
-
-def _difference(said: VerdictRecord, found: VerdictRecord) -> str:
-    """What differs between a verdict and itself made again; empty where nothing does."""
-    if said.status != found.status:
-        return f"it says {said.status}, they say {found.status}"
-    if len(said.checks) != len(found.checks):
-        return f"it has {len(said.checks)} checks, they have {len(found.checks)}"
-    for one, other in zip(said.checks, found.checks, strict=True):
-        if not _alike(one, other):
-            return f"{one.name} of {one.target}: it says {_told(one)}, they say {_told(other)}"
-    return ""
-
-
-def _other_slices(said: Report, found: Report) -> str:
-    keys = ("column", "value", "n", "mandatory", "status", "alarm")
-    for one, other in zip(said.artifacts, found.artifacts, strict=True):
-        told, seen = ([tuple(getattr(s, k) for k in keys) for s in a.slices] for a in (one, other))
-        if told != seen:
-            return f"the slices of {one.id} are others"
-    return ""
-
-
-def _check_figures(report: Report, folder: Path) -> None:
-    """Accuracies and latencies of the report's tables against the predictions and timings behind them."""
-    named = [("teacher", report.teacher.metrics, report.teacher.predictions)]
-    named += [(s.id, s.metrics, s.predictions) for s in report.stages]
-    named += [(a.id, a.metrics, a.predictions) for a in report.artifacts]
-    for name, metrics, predictions in named:
-        shown = next((m.value for m in metrics if m.name == ACCURACY.name), None)
-        if predictions is not None and shown is not None:
-            found = 100 * float(np.mean(read_predictions(predictions, folder).correct))
-            if not math.isclose(shown, found, rel_tol=_CLOSE):
-                raise EvidenceError(
-                    f"report.json: accuracy of {name} is {shown}, the predictions say {found}"
-                )
-    for record in report.measurements:
-        timed = read_measurement(record, folder)
-        for what, told, seen in (
-            ("median", record.median_ms, float(np.median(timed.latency_ms))),
-            ("p90", record.p90_ms, timed.p90_ms),
-        ):
-            if not math.isclose(told, seen, rel_tol=_CLOSE):
-                name = f"{record.artifact_id} on {record.target}"
-                raise EvidenceError(f"report.json: {what} of {name} is {told} ms, the timings say {seen} ms")
-
-
-def _alike(one: CheckRecord, other: CheckRecord) -> bool:
-    same = ("name", "target", "unit", "status", "slice")
-    if any(getattr(one, key) != getattr(other, key) for key in same):
-        return False
-    pairs = ((one.observed, other.observed), (one.limit, other.limit))
-    return all(
-        a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_CLOSE, abs_tol=1e-12))
-        for a, b in pairs
-    )
-
-
-def _told(check: CheckRecord) -> str:
-    return f"{check.status} ({check.observed} of {check.limit} {check.unit})"

@@ -23,11 +23,19 @@ def write(report: Report, folder: Path) -> None:
         StoreError: where a file cannot be written.
         UsageError: where a value is NaN or infinite.
     """
-    texts = {
+    for name, text in texts(report).items():
+        write_atomic(folder / name, text)
+
+
+def texts(report: Report) -> dict[str, str]:
+    """File -> content, report.json last.
+
+    Raises:
+        UsageError: where a value is NaN or infinite.
+    """
+    return {
         "report.html": html(report),
         "report.md": markdown(report),
         "report.junit.xml": junit(report),
         "report.json": dumps(report),
     }
-    for name, text in texts.items():
-        write_atomic(folder / name, text)

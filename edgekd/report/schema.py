@@ -113,8 +113,8 @@ def parse(data: Mapping[str, Any] | str | Path) -> Report:
     where = str(data) if isinstance(data, Path) else "report"
     text = _text(data, where)
     try:
-        found = json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
+        found = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{where}: not valid JSON: {error}",
             hint="give the report.json of a run; a damaged one is built again by edgekd report",
@@ -143,6 +143,15 @@ def _text(data: Mapping[str, Any] | str | Path, where: str) -> str:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand there once: of two values each reader may take another."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} stands there twice")
+    return found
 
 
 def _check_version(found: Mapping[str, Any], where: str) -> None:

@@ -6,6 +6,7 @@ a lost value reads as lost: drops always carry their sign.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -311,8 +312,8 @@ def _key(key: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    safe = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{safe}"'
+    # JSON's escapes are TOML's too, which asks for one more.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(value: Any) -> str:

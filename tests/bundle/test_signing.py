@@ -77,6 +77,20 @@ def test_one_changed_bit_anywhere_is_told(keys, signed):
             signing.signed_digests(bytes(changed), public, "net")
 
 
+def test_fields_that_no_signature_covers_are_none(keys, signed):
+    for change in (
+        lambda e: e["signatures"][0].update(note="signed by the CEO"),
+        lambda e: e["signatures"].append({"keyid": "other", "sig": "AAAA"}),
+        lambda e: e.update(more=1),
+        lambda e: e.update(payloadType="text/plain"),
+    ):
+        envelope = json.loads(signed)
+        change(envelope)
+        text = (json.dumps(envelope, indent=2, sort_keys=True) + "\n").encode()
+        with pytest.raises(EvidenceError, match=r"model\.sig: "):
+            signing.signed_digests(text, signing.public_key(keys[2]), "net")
+
+
 def test_another_key_another_release_another_statement(keys, signed, tmp_path):
     public = signing.public_key(keys[2])
     other = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -100,7 +114,8 @@ def test_another_key_another_release_another_statement(keys, signed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{}", b"\xff", b'{"payload": 1}', b'{"payload": "", "signatures": 3}']
+    "text",
+    [b"", b"[]", b"{}", b"\xff", b'{"payload": 1}', b'{"payload": "", "signatures": 3}', b"[" * 200_000],
 )
 def test_no_envelope(keys, text):
     with pytest.raises(EvidenceError, match=r"model\.sig: "):

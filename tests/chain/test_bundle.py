@@ -169,30 +169,64 @@ def edited(files, change):
     return {**files, "report.json": json.dumps(report).encode()}
 
 
-def first_check(report):
-    return next(c for c in report["verdict"]["checks"] if c["name"] == "accuracy")
+def first(report, what, **where):
+    return next(x for x in report[what] if all(x[key] == value for key, value in where.items()))
 
 
+def host(report):
+    return first(report, "artifacts", target="host")
+
+
+# What somebody with the key could write into a report, and what is told.
 LIES = {
-    "a better verdict": (
-        lambda r: r["verdict"].update(status="PASS", exit_code=0),
-        "it says PASS, they say INCONCLUSIVE",
+    "a better verdict": (lambda r: r["verdict"].update(status="PASS", exit_code=0), "verdict.exit_code is 0"),
+    "a smaller drop in a check": (
+        lambda r: r["verdict"]["checks"][0].update(observed=-50.0),
+        "observed is -50",
     ),
-    "a smaller drop": (lambda r: first_check(r).update(observed=-50.0), "accuracy of .*: it says"),
-    "a check left out": (lambda r: r["verdict"]["checks"].pop(), "checks, they have"),
-    "a better accuracy": (
-        lambda r: r["artifacts"][0]["metrics"][0].update(value=99.99),
-        "is 99.99, the predictions say",
+    "a check left out": (lambda r: r["verdict"]["checks"].pop(), "verdict.checks has 13 entries"),
+    "a better accuracy": (lambda r: host(r)["metrics"][0].update(value=99.99), r"value is 99\.99"),
+    "a smaller drop": (lambda r: host(r)["metrics"][0].update(drop=0.0), r"metrics\[0\]\.drop is 0"),
+    "a wider margin shown": (lambda r: host(r)["metrics"][0].update(margin=99.0), r"margin is 99"),
+    "an accuracy of another name": (lambda r: host(r)["metrics"][0].update(name="Accuracy"), "'Accuracy'"),
+    "two accuracies": (lambda r: host(r)["metrics"].append(host(r)["metrics"][0]), "metrics has 2 entries"),
+    "a worse teacher": (lambda r: r["teacher"]["metrics"][0].update(value=1.0), "teacher.metrics.* is 1"),
+    "a better stage": (lambda r: r["stages"][-1]["metrics"][0].update(value=99.99), r"value is 99\.99"),
+    "a stage without predictions": (
+        lambda r: r["stages"][-1].update(predictions=None),
+        "no stored predictions",
     ),
-    "a better stage": (lambda r: r["stages"][-1]["metrics"][0].update(value=99.99), "the predictions say"),
-    "a faster file": (lambda r: r["measurements"][0].update(median_ms=1e-6), "median of .* the timings say"),
-    "a slice that held": (
-        lambda r: r["artifacts"][0]["slices"][0].update(n=10_000),
-        "the slices of .* are others",
+    "more agreement": (lambda r: host(r).update(agreement=1.0), "agreement is 1"),
+    "a smaller file": (
+        lambda r: (host(r).update(size_bytes=10), host(r)["files"][0].update(size_bytes=10)),
+        "size_bytes is 10",
     ),
-    "a first judgement": (lambda r: r.update(judgements=7), "judgement 7, .*judgements.json has 1"),
-    "another file": (lambda r: r["artifacts"][0]["files"][0].update(sha256="0" * 64), "not the file that"),
-    "no policy": (lambda r: r["gate"].pop("policy"), "gate.policy is missing"),
+    "a faster file": (lambda r: r["measurements"][0].update(median_ms=1e-6), "median_ms is 1e-06"),
+    "more runs": (lambda r: r["measurements"][0].update(num_runs=10**6), "num_runs is 1000000"),
+    "a shorter tail": (
+        lambda r: r["measurements"][0]["distribution"].update(above=0, below=0, counts=[1] * 40),
+        "distribution",
+    ),
+    "classes that lost nothing": (lambda r: host(r).update(class_drops=None), "class_drops"),
+    "no flips": (lambda r: host(r).update(flips=None), "flips"),
+    "a slice that held": (lambda r: host(r)["slices"][0].update(n=10_000), "n is 10000"),
+    "more test samples": (lambda r: r["data"]["splits"]["test"].update(n=10**6), "n is 1000000"),
+    "a first judgement": (lambda r: r.update(judgements=7), "judgements is 7"),
+    "no log": (lambda r: r.update(judgement_log=None), "its last judgement is not the one"),
+    "another file": (lambda r: host(r)["files"][0].update(sha256="0" * 64), "not the file that"),
+    "no policy": (lambda r: r["gate"].pop("policy"), "gate.policy is None"),
+    "a looser policy": (lambda r: r["gate"]["policy"].update(max_drop_pp=50.0), "max_drop_pp is 50"),
+    "a looser recipe": (lambda r: r["recipe"]["gate"].update(max_drop_pp=50.0), "its last judgement is not"),
+    "no budgets": (lambda r: r["gate"]["budgets"].update(host={}), "last judgement is not"),
+    "a looser target": (
+        lambda r: r["gate"]["targets"]["host"].update(max_drop_pp=50.0),
+        "last judgement is not",
+    ),
+    "a target that need not pass": (
+        lambda r: first(r, "artifacts", target="x86-onnx").update(required=False),
+        "last judgement is not",
+    ),
+    "a target left out": (lambda r: r["artifacts"].remove(host(r)), "names no artifact"),
 }
 
 
@@ -221,11 +255,47 @@ def test_other_predictions_under_a_new_signature(release, keys, tmp_path):
         of["sha256"] = hashlib.sha256(packed.getvalue()).hexdigest()
 
     archive.write(tmp_path / "bad.zip", sign_again(edited(files, change), keys))
-    with pytest.raises(EvidenceError, match="the verdict does not follow from the predictions"):
+    with pytest.raises(EvidenceError, match="agreement is .* the evidence says"):
         verify(tmp_path / "bad.zip", signing.public_key(keys[1]))
 
 
-def test_one_that_nobody_signed(finished, keys, tmp_path):
+def test_a_key_that_stands_twice_is_no_report(release, keys, tmp_path):
+    files = contents(release)
+    text = files["report.json"].decode()
+    assert text.startswith("{\n  ")
+    files["report.json"] = text.replace("{", '{"seed": 99,', 1).encode()
+    archive.write(tmp_path / "bad.zip", sign_again(files, keys))
+    with pytest.raises(EvidenceError, match="key 'seed' stands there twice"):
+        verify(tmp_path / "bad.zip", signing.public_key(keys[1]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("report.html", "report.md", "report.junit.xml", "README.md", "environment.json", "recipe.toml"),
+        *("targets/host.toml", "calibration/stratified-512.toml"),
+    ],
+)
+def test_what_is_made_from_the_report_says_what_it_says(release, keys, tmp_path, name):
+    good = contents(release)
+    assert name in good
+    for change in (lambda c: c + b"\n", lambda c: None):
+        files = {**good, name: change(good[name])}
+        archive.write(
+            tmp_path / "bad.zip", sign_again({n: c for n, c in files.items() if c is not None}, keys)
+        )
+        with pytest.raises(EvidenceError, match=name.replace(".", r"\.")):
+            verify(tmp_path / "bad.zip", signing.public_key(keys[1]))
+
+
+def test_files_that_no_report_names_do_not_ship(release, keys, tmp_path):
+    files = {**contents(release), "artifacts/evil.tflite": b"TFL3"}
+    archive.write(tmp_path / "bad.zip", sign_again(files, keys))
+    with pytest.raises(EvidenceError, match=r"artifacts/evil\.tflite: no report names it"):
+        verify(tmp_path / "bad.zip", signing.public_key(keys[1]))
+
+
+def test_one_that_nobody_signed(finished, keys, release, tmp_path):
     pack.bundle(finished.folder / "runs/tiny-smoke", tmp_path / "r.zip", license_="LicenseRef-own")
     with pytest.raises(EvidenceError, match="nobody signed it"):
         verify(tmp_path / "r.zip", signing.public_key(keys[1]))
@@ -237,6 +307,8 @@ def test_one_that_nobody_signed(finished, keys, tmp_path):
     archive.write(tmp_path / "bad.zip", files)
     with pytest.raises(EvidenceError, match=r"report\.md: changed"):
         verify(tmp_path / "bad.zip", None)
+    with pytest.raises(EvidenceError, match="somebody signed it"):
+        verify(release, None)
 
 
 def test_a_folder_that_was_changed_is_not_packed(finished, tmp_path):
@@ -244,13 +316,17 @@ def test_a_folder_that_was_changed_is_not_packed(finished, tmp_path):
     report = json.loads((folder / "report.json").read_text())
     report["verdict"].update(status="PASS", exit_code=0)
     (folder / "report.json").write_text(json.dumps(report))
-    with pytest.raises(EvidenceError, match="it says PASS"):
+    with pytest.raises(EvidenceError, match="exit_code is 0"):
         pack.bundle(folder, tmp_path / "r.zip", license_="MIT")
-    (folder / "report.html").unlink()
     (folder / "report.json").write_text(json.dumps(finished.report()))
-    with pytest.raises(UsageError, match=r"report\.html: missing"):
+    (folder / "report.html").write_text("<h1>PASS</h1>")  # drawn again from report.json
+    pack.bundle(folder, tmp_path / "r.zip", license_="MIT")
+    assert contents(tmp_path / "r.zip")["report.html"] != b"<h1>PASS</h1>"
+    (tmp_path / "r.zip").unlink()
+    (folder / host(report)["files"][0]["path"]).unlink()
+    with pytest.raises(UsageError, match=r"host\.tflite: missing"):
         pack.bundle(folder, tmp_path / "r.zip", license_="MIT")
-    assert not (tmp_path / "r.zip").exists()
+    assert not [p for p in tmp_path.iterdir() if "r.zip" in p.name]
 
 
 def test_mistakes_are_told_in_one_line(finished, keys, release, tmp_path):
@@ -261,7 +337,12 @@ def test_mistakes_are_told_in_one_line(finished, keys, release, tmp_path):
         (("verify", tmp_path / "none.zip", "--key", keys[1]), 2, "no such file"),
         (("verify", finished.folder / "recipe.toml", "--key", keys[1]), 4, "no sound archive"),
         (("bundle", tmp_path, "-o", tmp_path / "r.zip", "--license", "MIT"), 2, "holds no finished run"),
-        (("bundle", "runs/tiny-smoke", "-o", tmp_path / "r.zip", "--license", " "), 2, "--license is empty"),
+        (
+            ("bundle", "runs/tiny-smoke", "-o", tmp_path / "r.zip", "--license", " "),
+            2,
+            "--license ' ' is none",
+        ),
+        (("bundle", "runs/tiny-smoke", "-o", tmp_path, "--license", "MIT"), 2, "no plain file"),
     ):
         found = finished.light(*command)
         assert (found.returncode, len(found.stderr.strip().splitlines())) == (code, 1), found.stderr
