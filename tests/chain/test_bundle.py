@@ -255,7 +255,7 @@ def test_other_predictions_under_a_new_signature(release, keys, tmp_path):
         of["sha256"] = hashlib.sha256(packed.getvalue()).hexdigest()
 
     archive.write(tmp_path / "bad.zip", sign_again(edited(files, change), keys))
-    with pytest.raises(EvidenceError, match="agreement is .* the evidence says"):
+    with pytest.raises(EvidenceError, match=r"agreement is .* the evidence says"):
         verify(tmp_path / "bad.zip", signing.public_key(keys[1]))
 
 
