@@ -381,3 +381,20 @@ def test_every_field_is_described(model):
     check(schema)
     for part in schema.get("$defs", {}).values():
         check(part)
+
+
+def test_a_targets_gate_stands_in_place_of_the_recipes():
+    from edgekd.config import GateConfig, SliceConfig, TargetGateConfig
+
+    recipe = GateConfig(
+        max_relative_drop=0.02, alpha=0.1, slices={"a": SliceConfig(max_drop_pp=3.0, mandatory=False)}
+    )
+    own = recipe.on(
+        TargetGateConfig(max_drop_pp=0.5, slices={"b": SliceConfig(max_drop_pp=2.0, mandatory=False)})
+    )
+    assert (own.max_drop_pp, own.max_relative_drop, own.alpha) == (0.5, None, 0.1)
+    assert {name: each.max_drop_pp for name, each in own.slices.items()} == {"a": 3.0, "b": 2.0}
+    assert recipe.on(TargetGateConfig()) == recipe
+    assert TargetGateConfig(max_drop_pp=0.5, min_int8_share=0.5).without_margin() == TargetGateConfig(
+        min_int8_share=0.5
+    )

@@ -193,6 +193,16 @@ def test_alpha_is_spent_over_the_judgements_of_the_same_samples(files, tmp_path)
     assert json.loads(verdict(200).stdout)["status"] == "PASS"
 
 
+def test_another_teacher_makes_another_judgement(files, tmp_path):
+    command = files(lambda i, label: i < 10, 10_000)
+    assert json.loads(gate(*command, "--max-drop", 1.0, "--json").stdout)["judgements"] == 1
+    head, *rows = (tmp_path / "teacher.csv").read_text().splitlines()
+    worse = [row if i >= 500 else row.rpartition(",")[0] + ",1" for i, row in enumerate(rows)]
+    (tmp_path / "teacher.csv").write_text("\n".join([head, *worse]) + "\n")
+    found = json.loads(gate(*command, "--max-drop", 1.0, "--json").stdout)
+    assert (found["status"], found["judgements"]) == ("PASS", 2)
+
+
 def test_a_store_that_cannot_be_made_is_told_in_one_line(files, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "file"))

@@ -110,6 +110,6 @@ def test_at_the_limit_one_in_twenty_passes():
         runs = np.concatenate([each * (1 + 0.02 * np.abs(rng.standard_normal(40))) for each in levels])
         return measured(runs, process=np.repeat(np.arange(3), 40), protocol=Protocol(10, 100, 1.0, 3, 1))
 
-    for _ in range(200):
+    for _ in range(400):
         passed += gate.judge_latency_ratio(three(1.1), three(1.0), 1.1, "host")[0].status == "PASS"
-    assert passed <= 20  # of 10 expected, two standard deviations more are 16
+    assert passed <= 28  # 20 at the nominal level; the bootstrap alone passes 46
