@@ -26,8 +26,14 @@ def write(found: Report | Answer, junit_path: Path | None, summary_path: Path | 
         UsageError: a file that cannot be written.
     """
     for option, path in (("--junit", junit_path), ("--summary", summary_path)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise UsageError(f"{option} {path}: no file can be written there", hint="its folder must exist")
+        if path.exists() and not path.is_file():  # a device would be replaced by a file, or take any text
+            raise UsageError(
+                f"{option} {path}: no file can be written there", hint="what is there is no regular file"
+            )
     try:
         if junit_path is not None:
             text = junit(found) if isinstance(found, Report) else answer_junit(found)
@@ -56,6 +62,7 @@ def answer_junit(answer: Answer) -> str:
         "max_drop": policy.max_drop,
         "max_relative_drop": policy.max_relative_drop,
         "alpha": policy.alpha,
+        "spend_alpha": policy.spend_alpha,
         "judgements": answer.judgements,
     }
     checks, status = answer.verdict.checks, answer.verdict.status
@@ -86,9 +93,10 @@ def answer_summary(answer: Answer) -> str:
             drop = f"{words.signed(scale * shown.drop, decimals)} {words.interval((low, high), decimals)}"
         teacher, value = (f"{figure:.5g}" for figure in judged.values)
         rows.append((name, teacher, value, drop, marked(_status(answer, name))))
-    level = f"{100 * (1 - 2 * policy.alpha):g}%"
+    # Where alpha is spent, each candidate is judged at a level of its own, which its checks tell.
+    level = "interval" if policy.spend_alpha else f"{100 * (1 - 2 * policy.alpha):g}% interval"
     head = ["Candidate", f"Baseline{sign}", f"{words.sentence(policy.metric)}{sign}"]
-    head += [f"Drop{f', {unit}' if unit else ''} ({level} interval)", "Verdict"]
+    head += [f"Drop{f', {unit}' if unit else ''} ({level})", "Verdict"]
     notes = [f"Margin: {policy.margin_text}{f' ({policy.why})' if policy.why else ''}"]
     notes += [f"Judgement of these samples: {answer.judgements:,}"]
     notes += [f"{name}: {note}" for name, judged in answer.judged.items() for note in judged.notes]

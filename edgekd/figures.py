@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import gate
+from edgekd.errors import MeasurementError
 from edgekd.gate.statistics import tango_bounds
 from edgekd.measure.contents import Constant, constants_of
 from edgekd.report.figure_records import BINS, MOST_CLASSES, MOST_LAYERS, MOST_PAIRS, QUANTILES
 from edgekd.report.schema import (
+    ArtifactRecord,
     ClassDrop,
     ClassDrops,
     Contents,
@@ -41,16 +43,12 @@ def with_figures(report: Report, folder: Path, alpha: float) -> Report:
 
     Raises:
         DataError: predictions or timings that are missing or changed.
-        MeasurementError: a file that is no model.
     """
     assert report.teacher.predictions is not None  # written when the report was assembled
     baseline = read_predictions(report.teacher.predictions, folder)
     artifacts = []
     for artifact in report.artifacts:
-        path = folder / artifact.files[0].path
-        more: dict[str, object] = {
-            "contents": contents(constants_of(path, artifact.format), artifact.size_bytes)
-        }
+        more = _looked_into(artifact, folder)
         if artifact.role == "target":
             assert artifact.predictions is not None
             pair = gate.pair(baseline, read_predictions(artifact.predictions, folder))
@@ -61,6 +59,16 @@ def with_figures(report: Report, folder: Path, alpha: float) -> Report:
         for m in report.measurements
     ]
     return report.model_copy(update={"artifacts": tuple(artifacts), "measurements": tuple(measurements)})
+
+
+def _looked_into(artifact: ArtifactRecord, folder: Path) -> dict[str, object]:
+    """What an artifact's files hold, or why that is not known: no run is lost for a plot."""
+    paths = [folder / file.path for file in artifact.files]
+    try:
+        found = [one for path in paths for one in constants_of(path, artifact.format)]
+    except MeasurementError as error:
+        return {"contents": None, "contents_unread": str(error)}
+    return {"contents": contents(found, artifact.size_bytes), "contents_unread": ""}
 
 
 def class_drops(pair: gate.Pair, alpha: float) -> ClassDrops:
@@ -152,8 +160,8 @@ def contents(constants: Sequence[Constant], size_bytes: int) -> Contents:
     """Constants by layer and type, the largest first, and what else the file holds.
 
     Args:
-        constants: of one file.
-        size_bytes: of that file.
+        constants: of all files of an artifact.
+        size_bytes: of those files together.
     """
     by_layer: dict[tuple[str, str, str], int] = {}
     by_dtype: dict[str, int] = {}

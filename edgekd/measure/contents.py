@@ -60,7 +60,7 @@ def constants_of(path: Path, file_format: Format) -> tuple[Constant, ...]:
     data = path.read_bytes()
     try:
         return tuple(_of_onnx(data) if file_format == "onnx" else _of_tflite(data))
-    except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
+    except (ValueError, IndexError, TypeError, AttributeError, OverflowError, struct.error) as error:
         raise MeasurementError(f"{path.name}: constants cannot be read as {file_format}: {error}") from error
 
 

@@ -126,6 +126,7 @@ class ArtifactRecord(Record):
     class_drops: ClassDrops | None = Field(default=None, description="null for the float references")
     flips: Flips | None = Field(default=None, description="null for the float references")
     contents: Contents | None = Field(default=None, description="null where the files were not looked into")
+    contents_unread: str = Field(default="", description="why contents is null, of files that cannot be read")
 
     @model_validator(mode="after")
     def _consistent(self) -> ArtifactRecord:

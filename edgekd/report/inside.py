@@ -42,7 +42,7 @@ def insides(report: Report) -> tuple[Inside, ...]:
     """Files that ship first; those that nothing is known of are left out."""
     groups = shared(
         report.artifacts,
-        lambda a: None if a.contents is None and a.inventory is None else [f.sha256 for f in a.files],
+        lambda a: [f.sha256 for f in a.files] if a.contents or a.inventory or a.contents_unread else None,
     )
     return tuple(_inside(group) for group in groups)
 
@@ -51,9 +51,10 @@ def _inside(group: Shared) -> Inside:
     first = group.first
     parts = _parts(first.contents) if first.contents else ()
     int8 = first.inventory.int8_share if first.inventory else None
+    note = f"{first.format} · {first.scheme} · {words.number(first.size_bytes / 1000, 1)} kB"
     return Inside(
         name=group.name,
-        note=f"{first.format} · {first.scheme} · {words.number(first.size_bytes / 1000, 1)} kB",
+        note=f"{note} · {first.contents_unread}" if first.contents_unread else note,
         parts=parts,
         parts_said=", ".join(f"{p.label} {p.text} kB, {p.width:.1f}%" for p in parts),
         layers=_layer_bars(first.contents) if first.contents else (),

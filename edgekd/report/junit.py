@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree
 
+from edgekd.gate_settings import MARGINS
 from edgekd.report import words
 from edgekd.report.schema import Report, SliceRecord
 from edgekd.report.verdicts import Checked, is_required
@@ -23,7 +24,6 @@ from edgekd.types import Status
 # What no XML 1.0 document may hold, not even escaped: most control characters, halves of a pair, two ends.
 _FORBIDDEN = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 WHOLE_RUN = "the run"
-MARGINS = ("max_drop_pp", "max_drop", "max_relative_drop")
 
 Outcome = Literal["failure", "error", "skipped"]
 # A gate that could not tell has not found a failure, so it is an error: both turn a pipeline red, and a

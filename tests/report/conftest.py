@@ -120,6 +120,7 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "class_drops": None,
         "flips": None,
         "contents": None,
+        "contents_unread": "",
         **more,
     }
 

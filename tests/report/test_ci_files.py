@@ -1,6 +1,9 @@
 """`edgekd gate --junit --summary`, of reports and of predictions alone."""
 
 import json
+import os
+import stat
+from pathlib import Path
 
 import folders
 import numpy as np
@@ -122,6 +125,26 @@ def test_a_report_is_judged_anew_for_both_files(make, tmp_path):
 def test_a_file_that_cannot_be_written_is_told_in_one_line(ours, option):
     baseline, folder = ours
     asked = [*baseline, "--candidate", folder / "good.csv", "--max-drop", 1.0, option]
-    for path in (folder, folder / "absent" / "file"):
+    pipe, link = folder / "pipe", folder / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for path in (folder, folder / "absent" / "file", pipe, link):
         with pytest.raises(UsageError, match=f"{option} .*no file can be written there"):
             gate(*asked, path)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and link.readlink() == Path("/dev/null")
+
+
+def test_a_heading_names_no_level_where_each_candidate_has_its_own(ours):
+    baseline, folder = ours
+    both = [x for name in ("good", "bad") for x in ("--candidate", folder / f"{name}.csv")]
+    for spend, said in (("false", "(90% interval)"), ("true", "(interval)")):
+        junit, page, policy = (folder / f"{spend}.{end}" for end in ("xml", "md", "toml"))
+        policy.write_text(f"[gate]\nmax_drop_pp = 1.0\nspend_alpha = {spend}\n")
+        found = gate(*baseline, *both, "--policy", policy, "--junit", junit, "--summary", page)
+        assert found.exit_code == 0
+        head = next(line for line in page.read_text().splitlines() if line.startswith("| Candidate"))
+        assert f"Drop, pp {said}" in head
+        properties = {p.name: p.value for suite in JUnitXml.fromfile(str(junit)) for p in suite.properties()}
+        assert (properties["alpha"], properties["spend_alpha"]) == ("0.05", spend.title())
+    # The third and fourth judgement of these samples: 1 - 2 alpha / (k (k + 1)).
+    assert "99.1667% interval" in junit.read_text() and "99.5% interval" in junit.read_text()

@@ -234,7 +234,7 @@ def test_reports_from_before_the_figures_are_read(sample):
     old = copy.deepcopy(sample)
     del old["gallery"]
     for artifact in old["artifacts"]:
-        for key in ("class_drops", "flips", "contents", "slices"):
+        for key in ("class_drops", "flips", "contents", "contents_unread", "slices"):
             del artifact[key]
     for measurement in old["measurements"]:
         del measurement["distribution"]
