@@ -157,7 +157,7 @@ def test_github_gate_and_comparison_run(folder):
     summary = (folder / "page.md").read_text()
     said = "# Gate: PASS\n\nBy the recipe's own policy:\n## edgekd: fashion-mnist: ✅ PASS"
     assert summary.startswith(said)
-    assert "\n\nThe main branch has no gate.toml: by the recipe's own policy alone.\n" in summary
+    assert "\n\nThe main branch has no gate.toml. By the recipe's own policy alone.\n" in summary
     assert "### Against the main branch\n```text\n" in summary and summary.rstrip().endswith("```")
     assert "accuracy" in summary.split("```text")[1] and summary.count("```") == 2
 
