@@ -20,7 +20,7 @@ from edgekd.config import Target
 from edgekd.figures import with_figures
 from edgekd.gallery import with_gallery
 from edgekd.judgement import logged
-from edgekd.nodes import BOTH, Emission, Node, Plan, library_version
+from edgekd.nodes import BOTH, Emission, Node, Plan
 from edgekd.plan import evaluation_of
 from edgekd.report import schema
 from edgekd.report.files import REPORTS
@@ -30,10 +30,6 @@ from edgekd.types import ACCURACY, Predictions
 
 NETWORK_STAGES = ("network", "file", "ensemble", "distill", "prune", "quantize")
 FOLDERS = ("artifacts", "predictions", "measurements")
-LIBRARIES = tuple(
-    "edgekd torch nncf torch-pruning lightning-fabric litert-torch onnx onnxruntime ai-edge-litert "
-    "ai-edge-quantizer numpy scipy scikit-learn".split()
-)
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,7 @@ class Assembly:
     context: Context
     folder: Path
     host: Mapping[str, Any]
+    versions: Mapping[str, str]
     baseline: Predictions
     baseline_label: str
 
@@ -52,13 +49,16 @@ class Assembly:
         return self.context.plan
 
 
-def assemble(context: Context, folder: Path, host: Mapping[str, Any]) -> schema.Report:
+def assemble(
+    context: Context, folder: Path, host: Mapping[str, Any], versions: Mapping[str, str]
+) -> schema.Report:
     """Builds, judges and returns the report of a finished run; its files are in `folder` afterwards.
 
     Args:
         context: with the results of every node of the plan.
         folder: the workdir.
-        host: this computer, for the record.
+        host: the computer of the run, for the record.
+        versions: of the libraries that the run had.
     """
     label = "teacher" if context.plan.recipe.teacher is not None else "student"
     baseline = _predictions(context, context.entries[label])
@@ -67,7 +67,7 @@ def assemble(context: Context, folder: Path, host: Mapping[str, Any]) -> schema.
     with no_space_is_clear(folder):
         for name in (*FOLDERS, "predictions/stages", "predictions/files"):
             (new / name).mkdir(parents=True)
-        report = _assemble(Assembly(context, new, host, baseline, label))
+        report = _assemble(Assembly(context, new, host, versions, baseline, label))
     # An old report goes before its files do: a kill in between leaves no verdict beside other files.
     for name in REPORTS:
         (folder / name).unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def _report(
     return schema.Report(
         recipe=schema.RecipeRecord.model_validate(plan.recipe.model_dump(mode="json")),
         seed=plan.recipe.seed,
-        versions={name: library_version(name) for name in LIBRARIES},
+        versions=dict(made.versions),
         host=dict(made.host),
         data=_data(data, entries),
         class_names=tuple(data["class_names"]),

@@ -30,17 +30,19 @@ def gate(
     candidate: Annotated[
         list[str] | None, typer.Option(help="A candidate's predictions, PATH or NAME=PATH; may stand again.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A TOML file with [gate].")] = None,
+    policy: Annotated[Path | None, typer.Option(help="A TOML file with a table named gate.")] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="With --baseline: accuracy, top_5, f1_macro, auc, rmse, ndcg@10, hit@10."),
     ] = None,
-    query: Annotated[str | None, typer.Option(help="The column of queries, for ndcg@K and hit@K.")] = None,
+    query: Annotated[
+        str | None, typer.Option(help="With --baseline: the column of queries, for ndcg@K and hit@K.")
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option("--max-drop", help="Margin: percentage points, or the metric's own unit.")
     ] = None,
     assumed_drop: Annotated[
-        float, typer.Option(min=0, help="The true drop, as the margin, that samples are counted for.")
+        float, typer.Option(min=0, help="With --baseline: the true drop that samples are counted for.")
     ] = 0.0,
     baseline_report: Annotated[
         Path | None,

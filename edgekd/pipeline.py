@@ -98,7 +98,7 @@ def compress(
         if until is not None:
             return None
         run_file.write(folder, plan, host, kept)
-        report = assemble(context, folder, host)
+        report = assemble(context, folder, host, run_file.versions())
         write(report, folder)
         tracker.verdict(report)
     return report
@@ -223,7 +223,7 @@ def rebuild(workdir: Path) -> Report:
     Raises:
         UsageError: `workdir` holds no finished run, or the store no longer has its results.
     """
-    plan, host, store = run_file.read(workdir)
+    plan, host, versions, store = run_file.read(workdir)
     context = Context(plan, store, QUIET)
     with lock_workdir(workdir), store.in_use():
         for node in plan.nodes:
@@ -234,7 +234,7 @@ def rebuild(workdir: Path) -> Report:
                     hint=f"run it again: edgekd run {plan.recipe.name} --workdir {workdir}",
                 )
             context.entries[node.label] = entry
-        report = assemble(context, workdir, host)
+        report = assemble(context, workdir, host, versions)
         write(report, workdir)
     return report
 

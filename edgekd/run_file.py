@@ -11,10 +11,19 @@ from typing import Any
 from edgekd import config as configs
 from edgekd.config import CalibrationPolicy, Recipe, Target
 from edgekd.errors import UsageError
-from edgekd.nodes import Emission, Node, Plan
+from edgekd.nodes import Emission, Node, Plan, library_version
 from edgekd.store import Store, write_atomic
 
 RUN_FILE = "run.json"
+LIBRARIES = tuple(
+    "edgekd torch nncf torch-pruning lightning-fabric litert-torch onnx onnxruntime ai-edge-litert "
+    "ai-edge-quantizer numpy scipy scikit-learn".split()
+)
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a run depends on, as installed here and now."""
+    return {name: library_version(name) for name in LIBRARIES}
 
 
 def write(workdir: Path, plan: Plan, host: Mapping[str, Any], store: Store) -> None:
@@ -23,8 +32,8 @@ def write(workdir: Path, plan: Plan, host: Mapping[str, Any], store: Store) -> N
     write_atomic(workdir / RUN_FILE, json.dumps(record, indent=1, sort_keys=True))
 
 
-def read(workdir: Path) -> tuple[Plan, Mapping[str, Any], Store]:
-    """The plan, the host and the store of a finished run.
+def read(workdir: Path) -> tuple[Plan, Mapping[str, Any], Mapping[str, str], Store]:
+    """The plan, the host, the versions and the store of a finished run.
 
     Raises:
         UsageError: `workdir` holds no finished run, or its record is damaged.
@@ -34,7 +43,7 @@ def read(workdir: Path) -> tuple[Plan, Mapping[str, Any], Store]:
         raise UsageError(f"{workdir}: holds no finished run", hint=f"edgekd run RECIPE --workdir {workdir}")
     try:
         record = json.loads(path.read_text())
-        return _plan(record, path), record["host"], Store(Path(record["store"]))
+        return _plan(record, path), record["host"], record["versions"], Store(Path(record["store"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: damaged: {error!r}", hint="run the recipe again") from None
 
@@ -48,6 +57,7 @@ def _record(plan: Plan, host: Mapping[str, Any], store: Store) -> dict[str, Any]
         "nodes": [asdict(node) for node in plan.nodes],
         "emissions": {name: asdict(emission) for name, emission in plan.emissions.items()},
         "host": dict(host),
+        "versions": versions(),
         "store": str(store.root.resolve()),
     }
 

@@ -194,6 +194,8 @@ def show_verdict(report: Report) -> None:
         f"[bold {COLOURS[status]}]{status}[/] at a margin of {policy.margin_text} on "
         f"{report.data.splits.test.n:,} test samples" + (f": {escape(policy.why)}" if policy.why else "")
     )
+    if status != "PASS":
+        console.print(escape(words.headline(report)))
     if report.recipe.config.get("smoke"):
         console.print(
             "[yellow]a smoke run on a sliver of data: the chain runs, its verdict means nothing[/yellow]"
@@ -202,7 +204,8 @@ def show_verdict(report: Report) -> None:
     if failed and status != "FAIL":
         names = ", ".join(f"{c.target} ({c.name})" for c in failed)
         console.print(f"[red]not required, but failed: {names}[/red]")
-    _warn_of_judgements(report.judgements)
+    if not policy.spend_alpha:
+        _warn_of_judgements(report.judgements)
 
 
 def _show_matrix(report: Report) -> None:
@@ -293,16 +296,20 @@ def show_answer(answer: Answer) -> None:
         for note in judged.notes:
             console.print(f"[dim]{escape(note)}[/dim]")
     status, policy = answer.verdict.status, answer.policy
+    decided = [c for c in answer.verdict.checks if c.status == status != "PASS"]
+    named = ", ".join(f"{c.target}: {' = '.join(c.slice) if c.slice else c.name}" for c in decided)
     console.print(
         f"\n[bold {COLOURS[status]}]{status}[/] at a margin of {escape(policy.margin_text)}"
         + (f": {escape(policy.why)}" if policy.why else "")
+        + (escape(f" ({named})") if named else "")
     )
     if answer.joint_power is not None and answer.joint_power < WARNED:
         console.print(
             f"[yellow]a candidate that lost nothing passes all mandatory slices with probability "
             f"{answer.joint_power:.0%} only: wider margins or more samples[/yellow]"
         )
-    _warn_of_judgements(answer.judgements)
+    if not policy.spend_alpha:
+        _warn_of_judgements(answer.judgements)
 
 
 def _show_slices(found: Sequence[Slice], policy: GateConfig) -> None:

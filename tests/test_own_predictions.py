@@ -86,8 +86,10 @@ def test_one_bad_class_is_named_though_the_whole_is_within_the_margin(files, tmp
     found = gate(*command, *policy(tmp_path, SLICED))
     assert found.exit_code == 1
     assert "PASS accuracy" in found.stdout
-    (line,) = [line for line in found.stdout.splitlines() if "label = 7" in line]
+    # In the table of slices, and where the verdict says what it comes from.
+    line, verdict = (line for line in found.stdout.splitlines() if "label = 7" in line)
     assert "FAIL" in line and "5" in line
+    assert verdict.startswith("FAIL") and verdict.endswith("(student: label = 7)")
     told = json.loads(gate(*command, *policy(tmp_path, SLICED), "--json").stdout)
     failed = [c["slice"] for c in told["candidates"]["student"]["checks"] if c["status"] == "FAIL"]
     assert failed == [["label", "7"]]

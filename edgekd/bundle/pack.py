@@ -70,7 +70,7 @@ def bundle(
         raise UsageError(f"--license {license_!r} is none", hint=hint)
     if output.exists() and not output.is_file():
         raise UsageError(f"{output}: no plain file", hint="-o release.zip")
-    plan, _, store = run_file.read(workdir)
+    plan, _, _, store = run_file.read(workdir)
     report = parse(workdir / "report.json")
     found: dict[str, Path | bytes] = {name: _own(workdir, name) for name in sorted(named(report))}
     found.update(written(report, plan.targets, plan.policy, license_))

@@ -145,8 +145,9 @@ def judge_negative_flips(b: int, n: int, policy: GateConfig, target: str) -> Che
     elif lower >= limit:
         status = Status.FAIL
     detail = (
-        f"{b} of {n} samples went from right to wrong ({b / n:.3%}); one-sided {1 - policy.alpha:.3g} bounds "
-        f"{lower:.3%} and {upper:.3%}; " + ("no limit set" if limit is None else f"limit {limit:.3%}")
+        f"{b} of {n} samples went from right to wrong ({b / n:.3%}); one-sided "
+        f"{100 * (1 - policy.alpha):.6g}% bounds {lower:.3%} and {upper:.3%}; "
+        + ("no limit set" if limit is None else f"limit {limit:.3%}")
     )
     return Check("negative_flips", target, b / n, limit, "fraction", status, detail)
 

@@ -247,12 +247,13 @@ def cautions(report: Report) -> tuple[str, ...]:
     found: list[str] = []
     if report.recipe.config.get("smoke"):
         found.append("A smoke run on a sliver of data: it shows that the chain runs, nothing else.")
-    if report.judgements >= JUDGED_TOO_OFTEN:
+    spent = policy(report).get("spend_alpha")
+    if report.judgements >= JUDGED_TOO_OFTEN and not spent:
         found.append(
             f"This is judgement {report.judgements} of this test split; "
             "a split that is asked that often no longer gives an honest answer. Take fresh samples."
         )
-    elif report.judgements_not_passed and not policy(report).get("spend_alpha"):
+    elif report.judgements_not_passed and not spent:
         k, left = report.judgements, _alpha(report) / (report.judgements * (report.judgements + 1))
         found.append(
             f"This is judgement {k} of this test split, and {report.judgements_not_passed} before it did not "

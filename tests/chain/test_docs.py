@@ -77,6 +77,12 @@ def test_doctor_ran_the_runtimes(edgekd):
 REPORTS = sorted((ROOT / "reports").glob("*/report.json"))
 
 
+def test_the_wheel_holds_every_package():
+    found = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    tree = {str(p.parent).replace("/", ".") for p in Path("edgekd").rglob("*.py")}
+    assert {name for name in found if not name.startswith("edgekd.data.")} == tree | {"edgekd.starter_files"}
+
+
 def test_there_are_reports():
     assert REPORTS
 

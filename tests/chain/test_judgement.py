@@ -225,6 +225,16 @@ def test_a_file_beside_the_one_of_a_baseline_report(folder, tmp_path):
         judge_again(folder, None, None, base)
 
 
+def test_a_file_that_is_no_longer_the_one_judged_is_told(folder):
+    shipped = folder / target(json.loads((folder / "report.json").read_text()))["files"][0]["path"]
+    with shipped.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match=r"x86-onnx\.onnx: changed since"):
+        judge_again(folder)
+    shipped.unlink()  # a report alone may be judged: its predictions are there
+    assert judge_again(folder).verdict.checks
+
+
 def test_a_budget_that_a_policy_does_not_name_stays(folder, tmp_path):
     edit(folder, lambda r: r["gate"]["budgets"]["host"].update(latency_ms_p90=1e-9, size_bytes=1))
     asked = 'max_drop_pp = 90.0\nrequired_targets = ["host"]\n[gate.budgets.host]\nsize_bytes = 1000000\n'

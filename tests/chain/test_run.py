@@ -208,6 +208,17 @@ def test_report_is_rebuilt_without_torch(finished, tmp_path):
     assert (workdir / "report.html").stat().st_size > 10_000
 
 
+def test_a_rebuilt_report_keeps_the_versions_of_its_run(finished, tmp_path):
+    again = finished.copy(tmp_path)
+    path = again.folder / "runs/tiny-smoke/run.json"
+    record = json.loads(path.read_text())
+    assert record["versions"] == again.report()["versions"]
+    record["versions"]["torch"] = "9.9"
+    path.write_text(json.dumps(record))
+    again.light("report", "runs/tiny-smoke")
+    assert again.report()["versions"] == {**finished.report()["versions"], "torch": "9.9"}
+
+
 def test_a_kill_while_the_folder_is_written_leaves_no_verdict_beside_other_files(finished, tmp_path):
     again = finished.copy(tmp_path)
     workdir = again.folder / "runs/tiny-smoke"

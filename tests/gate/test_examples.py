@@ -62,6 +62,7 @@ def test_one_class_made_worse_fails_by_its_name_alone():
     assert told["drop"] == pytest.approx(drop) and drop > 6
     shown = gate("student-one-class.csv", "--policy", FOLDER / "policy.toml")
     assert re.search(r"label = shoes .*FAIL", shown.stdout)
+    assert " ".join(shown.stdout.split()).endswith("(student-one-class: label = shoes)")
 
 
 @pytest.mark.parametrize("assumed", [None, 0.1])
