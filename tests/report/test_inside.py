@@ -15,7 +15,7 @@ def looked_into(data, folder, write):
             path = folder / file["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, artifact["format"])
-            file["size_bytes"] = path.stat().st_size
+            file |= {"size_bytes": path.stat().st_size, "sha256": folders.sha256(path)}
         artifact["size_bytes"] = sum(file["size_bytes"] for file in artifact["files"])
     folders.fill(data, folder)
     return with_figures(parse(data), folder, 0.05)
