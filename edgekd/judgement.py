@@ -88,7 +88,7 @@ def past_judgements(report: Report, folder: Path) -> tuple[judgement_log.Judgeme
     if report.judgement_log is None:
         return ()
     path = unchanged(folder, report.judgement_log.path, report.judgement_log.sha256)
-    *before, last = judgement_log.parse(path.read_text(), report.data.splits.test.sha256, str(path))
+    *before, last = judgement_log.parse(path.read_bytes(), report.data.splits.test.sha256, str(path))
     return (*before, replace(last, status=report.verdict.status))
 
 

@@ -118,7 +118,7 @@ def dumps(test_sha256: str, log: Sequence[Judgement]) -> str:
     return json.dumps(found, indent=2, sort_keys=True) + "\n"
 
 
-def parse(text: str, test_sha256: str, where: str) -> tuple[Judgement, ...]:
+def parse(text: str | bytes, test_sha256: str, where: str) -> tuple[Judgement, ...]:
     """A log.
 
     Raises:
@@ -145,4 +145,4 @@ def _path(store: Path, test_sha256: str) -> Path:
 
 
 def _read(path: Path, test_sha256: str) -> tuple[Judgement, ...]:
-    return parse(path.read_text(), test_sha256, str(path)) if path.is_file() else ()
+    return parse(path.read_bytes(), test_sha256, str(path)) if path.is_file() else ()

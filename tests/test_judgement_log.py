@@ -59,6 +59,7 @@ def good():
     [
         (lambda d: "{", "damaged"),
         (lambda d: json.dumps([]), "damaged"),
+        (lambda d: b"\xff\xfe\xfd", "damaged"),
         (lambda d: json.dumps({**d, "judgements": [{"candidate": "a"}]}), "damaged"),
         (lambda d: json.dumps({**d, "judgements": [{**d["judgements"][0], "more": 1}]}), "damaged"),
         (lambda d: json.dumps({**d, "judgements": [{**d["judgements"][0], "status": 1}]}), "damaged"),

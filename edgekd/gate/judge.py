@@ -178,8 +178,7 @@ def judge_latency(measurement: Measurement | None, limit_ms_p90: float | None, t
     """
     observed = measurement.p90_ms if measurement is not None and _has_latencies(measurement) else None
     if limit_ms_p90 is None:
-        detail = "no latency budget set"
-        return Check("latency", target, observed, None, "ms", Status.NOT_APPLICABLE, detail)
+        return Check("latency", target, observed, None, "ms", Status.NOT_APPLICABLE, "no latency budget set")
     if not 0 < limit_ms_p90 < math.inf:
         raise UsageError(f"latency budget {limit_ms_p90!r} of target {target} is not a positive number")
     obstacle = obstacle_of(measurement)

@@ -198,6 +198,14 @@ def test_a_log_that_was_cut_is_told(folder):
         judge_again(folder)
 
 
+def test_a_log_that_is_no_text_is_told(folder):
+    (folder / "judgements.json").write_bytes(b"\xff\xfe\xfd")
+    digest = hashlib.sha256(b"\xff\xfe\xfd").hexdigest()
+    edit(folder, lambda r: r["judgement_log"].update(sha256=digest))
+    with pytest.raises(DataError, match=r"judgements.json: damaged"):
+        judge_again(folder)
+
+
 def test_a_file_beside_the_one_of_a_baseline_report(folder, tmp_path):
     base = shutil.copytree(folder, tmp_path / "base")
     asked = write_policy(tmp_path, "max_drop_pp = 90.0\nmax_size_ratio = 1.0\n")
