@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def assemble(
         versions: of the libraries that the run had.
     """
     label = "teacher" if context.plan.recipe.teacher is not None else "student"
-    baseline = _predictions(context, context.entries[label])
+    baseline = replace(_predictions(context, context.entries[label]), columns=context.columns)
     new = folder / ".assembling"
     shutil.rmtree(new, ignore_errors=True)
     with no_space_is_clear(folder):
@@ -83,7 +83,7 @@ def _assemble(made: Assembly) -> schema.Report:
     context, folder, policy = made.context, made.folder, made.plan.recipe.gate
     stages = [_stage(made, node) for node in _in_the_chain(made.plan)]
     report = _report(made, stages, *_artifacts(made))
-    report = with_figures(report, folder, policy.alpha)
+    report = with_figures(report, folder, policy)
     report = with_gallery(report, folder, context.task, made.plan.recipe.report.gallery)
     return logged(report, folder, policy, context.store.root)
 
@@ -191,7 +191,9 @@ def _predictions(context: Context, entry: Entry) -> Predictions:
 def _store_predictions(made: Assembly, label: str, found: Predictions) -> schema.PredictionsFile:
     path = made.folder / "predictions" / f"{label}.npz"
     if not path.exists():
-        np.savez_compressed(path, sample_ids=found.sample_ids, labels=found.labels, scores=found.scores)
+        arrays: dict[str, Any] = {name: column.texts for name, column in found.columns.items()}
+        arrays |= {"sample_ids": found.sample_ids, "labels": found.labels, "scores": found.scores}
+        np.savez_compressed(path, **arrays)
     return schema.PredictionsFile(path=f"predictions/{label}.npz", sha256=sha256_file(path))
 
 
@@ -199,7 +201,8 @@ def _metric(made: Assembly, found: Predictions, margin_pp: float | None) -> sche
     value = float(found.correct.mean() * 100)
     drop, interval = None, None
     if found is not made.baseline:
-        compared = gate.compare(made.baseline, found, margin_pp, made.plan.recipe.gate.alpha).drop
+        policy = made.plan.recipe.gate
+        compared = gate.compare(made.baseline, found, margin_pp, policy.alpha, policy.cluster).drop
         drop, interval = compared.drop, compared.interval
     return schema.MetricValue(
         name=ACCURACY.name,

@@ -153,21 +153,30 @@ def _unpaired(old: Side, new: Side, files: Sequence[ArtifactRecord], name: str) 
 
 
 def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Change) -> Change | str:
-    """By Tango's interval; a text that says why where the two do not pair up."""
+    """By the interval of the gate; a text that says why where the two do not pair up."""
     records = [a.predictions for a in files]
     assert records[0] is not None and records[1] is not None  # `_unpaired`
-    said = read_predictions(records[0], old.folder), read_predictions(records[1], new.folder)
+    before, after = read_predictions(records[0], old.folder), read_predictions(records[1], new.folder)
+    cluster, teacher = words.policy(new.report).get("cluster"), new.report.teacher.predictions
+    # What samples come in is said beside the teacher's answers.
+    beside = read_predictions(teacher, new.folder) if cluster is not None and teacher is not None else None
     try:
-        found = gate.compare(*said, None, ALPHA)
+        if beside is not None:
+            both = gate.pair(beside, after)
+            after = replace(both.candidate, columns=both.teacher.columns)
+        found = gate.compare(before, after, None, ALPHA, cluster)
     except DataError as error:  # other ids, labels or classes, though the splits have one hash
         return f"the predictions do not pair up ({error.message})"
+    if found.drop.interval is None:
+        return f"there are too few of {cluster!r} to draw"
     low, high = (-end for end in reversed(found.drop.interval))
     word: Word = "better" if low > 0 else "worse" if high < 0 else "noise"
     if found.agreement == 1:
         word = "same"
     basis = (
         f"paired on the same {found.n:,} samples: {found.c} that only the new file has right, "
-        f"{found.b} that only the old one has; Tango's interval"
+        f"{found.b} that only the old one has; "
+        + ("Tango's interval" if cluster is None else f"{cluster} by {cluster} drawn together")
     )
     change = 0.0 - found.drop.drop  # and no minus before a zero
     return replace(absent, change=change, interval=(low, high), word=word, basis=basis)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import gate
+from edgekd.config import GateConfig
 from edgekd.errors import MeasurementError
 from edgekd.gate.statistics import tango_bounds
 from edgekd.measure.contents import Constant, constants_of
@@ -33,13 +34,13 @@ from edgekd.stored import read_measurement, read_predictions
 _FENCE = 3.0  # interquartile ranges beyond the quartiles (Tukey 1977: "far out")
 
 
-def with_figures(report: Report, folder: Path, alpha: float) -> Report:
+def with_figures(report: Report, folder: Path, policy: GateConfig) -> Report:
     """The report with drops by class, flips, latency distributions and what its files hold.
 
     Args:
         report: whose predictions, timings and files lie in `folder`.
         folder: the report's.
-        alpha: one-sided level of the intervals.
+        policy: whose level the intervals have, and whose clusters.
 
     Raises:
         DataError: predictions or timings that are missing or changed.
@@ -52,7 +53,7 @@ def with_figures(report: Report, folder: Path, alpha: float) -> Report:
         if artifact.role == "target":
             assert artifact.predictions is not None
             pair = gate.pair(baseline, read_predictions(artifact.predictions, folder))
-            more |= {"class_drops": class_drops(pair, alpha), "flips": flips(pair)}
+            more |= {"class_drops": class_drops(pair, policy.alpha, policy.cluster), "flips": flips(pair)}
         artifacts.append(artifact.model_copy(update=more))
     measurements = [
         m.model_copy(update={"distribution": distribution(read_measurement(m, folder).latency_ms)})
@@ -71,12 +72,13 @@ def _looked_into(artifact: ArtifactRecord, folder: Path) -> dict[str, object]:
     return {"contents": contents(found, artifact.size_bytes), "contents_unread": ""}
 
 
-def class_drops(pair: gate.Pair, alpha: float) -> ClassDrops:
+def class_drops(pair: gate.Pair, alpha: float, cluster: str | None = None) -> ClassDrops:
     """Accuracy lost within each class, the largest drop first; of equal ones the class with most losses.
 
     Args:
         pair: teacher and file on the same samples; scores (N, classes).
         alpha: one-sided level of the intervals.
+        cluster: the column of what samples come in; samples that are not independent have no such interval.
     """
     labels, classes = pair.teacher.labels, pair.teacher.scores.shape[1]
     right, still = pair.teacher.correct, pair.candidate.correct
@@ -95,7 +97,7 @@ def class_drops(pair: gate.Pair, alpha: float) -> ClassDrops:
             file_right=int(file[k]),
             lost=int(lost[k]),
             won=int(won[k]),
-            drop_interval=(100 * float(a), 100 * float(b)),
+            drop_interval=None if cluster is not None else (100 * float(a), 100 * float(b)),
         )
         for k, a, b in zip(shown, low, high, strict=True)
     )

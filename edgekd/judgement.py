@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from edgekd import gate, judgement_log
 from edgekd.config import BudgetConfig, GateConfig, PolicyGate, TargetGateConfig, build
-from edgekd.errors import DataError, UsageError
+from edgekd.errors import DataError, UsageError, nearest
 from edgekd.gate.slices import LABEL
 from edgekd.report.hosts import host_differences
 from edgekd.report.schema import (
@@ -38,7 +38,6 @@ from edgekd.types import (
     Column,
     Inventory,
     Measurement,
-    Operator,
     Predictions,
     Status,
     Verdict,
@@ -117,18 +116,19 @@ def _metrics(artifact: ArtifactRecord, report: Report, policy: GateConfig) -> tu
     )
 
 
-def with_intervals(report: Report, folder: Path, alpha: float) -> Report:
-    """The report with the intervals of its drops at another one-sided level."""
+def with_intervals(report: Report, folder: Path, policy: GateConfig) -> Report:
+    """The report with the intervals of its drops at the level of another policy, by its clusters."""
     assert report.teacher.predictions is not None  # else it could not have been judged
     baseline = read_predictions(report.teacher.predictions, folder)
 
     def at_level(metrics: tuple[MetricValue, ...], stored: PredictionsFile | None) -> tuple[MetricValue, ...]:
-        if stored is None or all(m.drop_interval is None for m in metrics):
+        if stored is None or all(m.drop is None for m in metrics):
             return metrics
-        found = gate.compare(baseline, read_predictions(stored, folder), None, alpha).drop.interval
+        candidate = read_predictions(stored, folder)
+        found = gate.compare(baseline, candidate, None, policy.alpha, policy.cluster).drop.interval
         return tuple(
             m.model_copy(update={"drop_interval": found})
-            if m.name == ACCURACY.name and m.drop_interval is not None
+            if m.name == ACCURACY.name and m.drop is not None
             else m
             for m in metrics
         )
@@ -181,7 +181,8 @@ def judge(
         raise DataError("report: the teacher has no stored predictions")
     baseline = read_predictions(report.teacher.predictions, folder)
     # What a sample is, is a slice too.
-    baseline = replace(baseline, columns={LABEL: Column(baseline.labels, report.class_names)})
+    of_label = {LABEL: Column(baseline.labels, report.class_names)}
+    baseline = replace(baseline, columns={**of_label, **baseline.columns})
     checks: list[Check] = []
     slices: dict[str, list[SliceRecord]] = {}
     for artifact in report.artifacts:
@@ -219,32 +220,58 @@ def slice_record(found: gate.Slice, policy: GateConfig) -> SliceRecord:
     )
 
 
-def plan(policy: GateConfig, labels: NDArray[np.int64], class_names: Sequence[str]) -> float | None:
+def plan(
+    policy: GateConfig,
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    columns: Mapping[str, Column],
+    *,
+    smoke: bool = False,
+) -> float | None:
     """Chance that all mandatory slices of a lossless file pass; before anything is trained.
 
     Args:
-        policy: of a recipe.
+        policy: of one target.
         labels: (N,), of the test split.
         class_names: of the labels.
+        columns: of the test split, by name.
+        smoke: whether only a sliver of the samples is there, on which nothing passes anyhow.
 
     Raises:
-        UsageError: the policy asks for what a chain's predictions do not have, or its slices cannot pass.
+        UsageError: the policy asks for what the task does not have, or nothing could pass by it.
     """
-    for column in (*policy.slices, policy.query, policy.cluster):
-        if column not in (None, LABEL):
+    columns = {LABEL: Column(labels, tuple(class_names)), **columns}
+    for key, column in (*(("slices", c) for c in policy.slices), ("cluster", policy.cluster)):
+        if column is not None and (column not in columns or (key, column) == ("cluster", LABEL)):
             raise UsageError(
-                f"gate: a chain's predictions have no column {column!r}, only {LABEL!r}",
-                hint="judge your own files by it: edgekd gate --baseline --candidate --policy",
+                f"gate.{key}: the task names no column {column!r}",
+                hint=nearest(
+                    column, columns, f"columns: {', '.join(columns)}; [task.columns] names further ones"
+                ),
             )
     if policy.metric == "rmse" or "@" in policy.metric:
         raise UsageError(f"gate.metric = {policy.metric!r}: a chain's networks tell classes")
     if policy.metric == "auc" and len(class_names) != 2:
         raise UsageError(f"gate.metric = 'auc' is of two classes, the task has {len(class_names)}")
-    for column, asked in policy.slices.items():
-        if unknown := [value for value in asked.values if value not in class_names]:
-            raise UsageError(f"gate.slices.{column}.values: no class {unknown[0]!r}")
-    counts = np.bincount(labels, minlength=len(class_names)).tolist()
-    return gate.joint_power({LABEL: dict(zip(class_names, counts, strict=True))}, policy)
+    if policy.cluster is not None and policy.max_negative_flip_rate is not None:
+        raise UsageError(
+            "gate.max_negative_flip_rate: flips of clusters have no exact bound", hint="leave it out"
+        )
+    for name, asked in policy.slices.items():
+        if not smoke and (unknown := [v for v in asked.values if v not in columns[name].values]):
+            known = columns[name].values
+            hint = nearest(unknown[0], known, f"values: {', '.join(known[:10])}")
+            raise UsageError(f"gate.slices.{name}.values: no sample is {unknown[0]!r}", hint=hint)
+    if smoke:
+        return None
+    if policy.cluster is not None and (few := gate.too_few_clusters(columns[policy.cluster])):
+        raise UsageError(f"gate.cluster = {policy.cluster!r}: {few}", hint="more of them in the test split")
+    return gate.joint_power({name: _counts(columns[name]) for name in policy.slices}, policy)
+
+
+def _counts(column: Column) -> dict[str, int]:
+    counts = np.bincount(column.codes, minlength=len(column.values)).tolist()
+    return dict(zip(column.values, counts, strict=True))
 
 
 def _judge_file(artifact: ArtifactRecord, report: Report, folder: Path, policy: GateConfig) -> list[Check]:
@@ -318,9 +345,5 @@ def _inventory(artifact: ArtifactRecord) -> Inventory | None:
         return None
     if odd := next((name for name in record.ops if "/" not in name), None):
         raise DataError(f"report: inventory of {artifact.id}: {odd!r} is not of the form TYPE/dtype")
-    operators = tuple(
-        Operator(name, *name.split("/", 1))  # "TYPE/dtype", as the report counts them
-        for name, count in record.ops.items()
-        for _ in range(count)
-    )
-    return Inventory(operators, record.int8_ops, record.float_ops)
+    # One by one they are not judged, and a report may claim any number of them.
+    return Inventory((), record.int8_ops, record.float_ops)

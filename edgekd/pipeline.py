@@ -196,6 +196,8 @@ def fingerprint(role: str, value: Any) -> str:
 
         for name in sorted(value.splits):
             digest.update(tasks.split_sha256(value.splits[name]).encode())
+            for column, texts in sorted(value.splits[name].columns.items()):
+                digest.update(repr((name, column, texts.tolist())).encode())
         said = (value.name, value.class_names, value.metrics, value.input_spec)
         digest.update(repr((*said, dict(value.modalities), dict(value.heads))).encode())
     else:

@@ -96,10 +96,11 @@ def _clocks(recipe: Recipe, targets: Sequence[Target], host: Mapping[str, Any]) 
 
 
 def _data_config(recipe: Recipe, store: Store, objects: Mapping[str, str]) -> dict[str, Any]:
+    said = recipe.task.model_dump(exclude=tasks.BESIDE)
     if recipe.task.kind == "object":
-        return {"object": objects["task"], "task": recipe.task.model_dump()}
+        return {"object": objects["task"], "task": said}
     fingerprint = tasks.fingerprint(recipe.task, hash_file=store.hash_file)
-    return {"task": recipe.task.model_dump(), "fingerprint": fingerprint}
+    return {"task": said, "fingerprint": fingerprint}
 
 
 def _model_config(

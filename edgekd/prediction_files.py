@@ -7,7 +7,6 @@ too short, a value that is missing or no number, or a prediction that is no labe
 
 from __future__ import annotations
 
-import csv
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,13 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.columns import Texts, column_of, columns_of, read_csv, texts_of
 from edgekd.errors import DataError, UsageError
-from edgekd.types import Column, Metric, Predictions
+from edgekd.types import Metric, Predictions
 
 ID, LABEL, PREDICTION, SCORE = "sample_id", "label", "prediction", "score"
 _CLASS_SCORE = re.compile(r"score_(0|[1-9]\d{0,5})")
-_WHOLE = re.compile(r"(-?\d+)\.0+")
 _HINT = "columns: sample_id, label, and prediction, score or score_0, score_1, ...; others are slices"
-
-Texts = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def read(path: Path) -> Rows:
         DataError: it is missing, empty, damaged, or lacks a column; names column and line.
         UsageError: another kind of file, or a Parquet file without the extra that reads it.
     """
-    readers = {".csv": _csv, ".parquet": _parquet, ".npz": _npz}
+    readers = {".csv": read_csv, ".parquet": _parquet, ".npz": _npz}
     if path.suffix.lower() not in readers:
         raise UsageError(f"{path}: no file of predictions", hint=f"known are {', '.join(readers)}")
     if not path.is_file():
@@ -92,7 +89,7 @@ def _of_values(rows: Rows) -> Predictions:
         assert rows.predictions is not None  # one of the two is there
         scores = _numbers(rows.predictions, rows.path, PREDICTION)[:, None]
     labels = _numbers(rows.labels, rows.path, LABEL)
-    return Predictions(np.asarray(rows.ids), labels, scores, _columns(rows.columns))
+    return Predictions(np.asarray(rows.ids), labels, scores, columns_of(rows.columns))
 
 
 def _of_classes(rows: Rows, classes: Mapping[str, int]) -> Predictions:
@@ -102,7 +99,7 @@ def _of_classes(rows: Rows, classes: Mapping[str, int]) -> Predictions:
             f"{rows.path}: label {rows.labels[at[0]]!r} of {rows.ids[at[0]]!r} is no class of the scores",
             hint=f"score_0 to score_{len(classes) - 1}: labels are 0 to {len(classes) - 1}",
         )
-    columns = {LABEL: _column(rows.labels), **_columns(rows.columns)}
+    columns = {LABEL: column_of(rows.labels), **columns_of(rows.columns)}
     if rows.scores is not None:
         return Predictions(np.asarray(rows.ids), labels, rows.scores, columns)
     assert rows.predictions is not None
@@ -144,36 +141,16 @@ def _rows(path: Path, columns: Mapping[str, Any]) -> Rows:
     scores = [_numbers(columns[name], path, name) for name in named]
     return Rows(
         path,
-        _texts(columns[ID], path, ID),
-        _texts(columns[LABEL], path, LABEL),
-        _texts(columns[PREDICTION], path, PREDICTION) if PREDICTION in columns else None,
+        texts_of(columns[ID], str(path), ID),
+        texts_of(columns[LABEL], str(path), LABEL),
+        texts_of(columns[PREDICTION], str(path), PREDICTION) if PREDICTION in columns else None,
         np.stack(scores, axis=1) if scores else None,
         {
-            name: _texts(values, path, name)
+            name: texts_of(values, str(path), name)
             for name, values in columns.items()
             if name not in (ID, LABEL, PREDICTION, *named)
         },
     )
-
-
-def _csv(path: Path) -> dict[str, list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            head = next(reader, [])
-            if len(set(head)) < len(head):
-                raise DataError(f"{path}: a column stands twice: {', '.join(head)}")
-            found: list[list[str]] = [[] for _ in head]
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(head):
-                    raise DataError(f"{path}:{reader.line_num}: {len(row)} values for {len(head)} columns")
-                for values, value in zip(found, row, strict=True):
-                    values.append(value)
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: not a CSV file: {error}") from None
-    return dict(zip(head, found, strict=True))
 
 
 def _parquet(path: Path) -> dict[str, Any]:
@@ -218,16 +195,6 @@ def _npz(path: Path) -> dict[str, Any]:
     return columns
 
 
-def _texts(values: Sequence[Any] | NDArray[Any], path: Path, name: str) -> Texts:
-    found = values.tolist() if isinstance(values, np.ndarray) else values
-    texts = [str(value).strip() for value in found]
-    for i, (value, text) in enumerate(zip(found, texts, strict=True)):
-        if value is None or text == "" or text.lower() in ("nan", "none", "null"):
-            raise DataError(f"{path}: column {name!r} has no value in row {i + 1}: {value!r}")
-    # 3.0 and 3 are the same class or user, whichever type a file keeps them in.
-    return [whole[1] if (whole := _WHOLE.fullmatch(text)) else text for text in texts]
-
-
 def _numbers(values: Sequence[Any] | NDArray[Any], path: Path, name: str) -> NDArray[np.float64]:
     try:
         return np.asarray(values, np.float64)
@@ -239,24 +206,3 @@ def _numbers(values: Sequence[Any] | NDArray[Any], path: Path, name: str) -> NDA
         except (TypeError, ValueError):
             raise DataError(f"{path}: {name} of row {i + 1} is no number: {value!r}") from None
     raise DataError(f"{path}: {name} holds what is no number")
-
-
-def _columns(columns: Mapping[str, Texts]) -> dict[str, Column]:
-    return {name: _column(values) for name, values in columns.items()}
-
-
-def _column(values: Texts) -> Column:
-    places: dict[str, int] = {}
-    codes = np.array([places.setdefault(value, len(places)) for value in values], np.int64)
-    order = sorted(places, key=_by_number)
-    rank = np.empty(len(order), np.int64)
-    rank[[places[value] for value in order]] = np.arange(len(order))
-    return Column(rank[codes], tuple(order))
-
-
-def _by_number(text: str) -> tuple[int, float, str]:
-    """Numbers first, in their order."""
-    try:
-        return (0, float(text), text)
-    except ValueError:
-        return (1, 0.0, text)

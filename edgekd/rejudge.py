@@ -42,7 +42,7 @@ def judge_again(
     path = file_of(path)
     report = parse(path)
     policy = configs.build(PolicyGate, _table(report.gate, "policy", path), str(path))
-    own, own_alpha = judgement_log.judgement_of(report, policy), policy.alpha
+    own, own_policy = judgement_log.judgement_of(report, policy), policy
     if policy_file is not None:
         policy = configs.load_policy(policy_file)
         report = _held_to(report, policy, policy_file)
@@ -53,8 +53,8 @@ def judge_again(
         policy = configs.build(PolicyGate, {**policy.model_dump(), **margins, "why": ""}, "--max-drop")
         report = _without_margins(report, path)
     against = _against(baseline_report, policy)
-    if policy.alpha != own_alpha:
-        report = with_intervals(report, path.parent, policy.alpha)
+    if (policy.alpha, policy.cluster) != (own_policy.alpha, own_policy.cluster):
+        report = with_intervals(report, path.parent, policy)
     # What this report was judged by is its recipe's again, without what is asked of it here beside that.
     shown = policy.model_dump(mode="json", include=set(GateConfig.model_fields))
     report = report.model_copy(update={"gate": {**report.gate, "policy": shown}})

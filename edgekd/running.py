@@ -63,16 +63,21 @@ def run_stages(context: Context, until: str | None = None) -> None:
 
 def _check_policy(context: Context) -> None:
     """Says before any training where a lossless file would hardly pass."""
-    task, policy = context.task, context.plan.recipe.gate
+    task, recipe = context.task, context.plan.recipe
     labels = task.splits["test"].labels
     assert labels is not None  # the data stage refuses a test split without labels
     split = context.entries["data"].result["splits"]["test"]["sha256"]
     asked = 1 + judgement_log.count(context.store.root, split)
-    joint = judgement.plan(policy.spent(asked), np.asarray(labels), task.class_names)
-    if joint is not None and joint < gate.WARNED:
-        context.display.line(
-            f"  gate.slices: a file that lost nothing passes all with probability {joint:.0%} only"
+    for target in context.plan.targets:
+        policy = recipe.gate.on(target.gate).spent(asked)
+        joint = judgement.plan(
+            policy, np.asarray(labels), task.class_names, context.columns, smoke=recipe.smoke
         )
+        if joint is not None and joint < gate.WARNED:
+            context.display.line(
+                f"  gate.slices: a file for {target.name} that lost nothing passes all with probability "
+                f"{joint:.0%} only"
+            )
 
 
 def _stored(node: Node, context: Context) -> Entry:

@@ -20,6 +20,25 @@ SMOKE_SAMPLES = 192
 SMOKE_BATCH = 16
 
 
+class ColumnsConfig(Strict):
+    """What is known of test samples beside their label: columns that the gate may slice or cluster by."""
+
+    file: str | None = Field(
+        default=None,
+        description="CSV with sample_id and further columns, a row a sample; left out: the CSV files of a "
+        "table themselves",
+    )
+    names: tuple[str, ...] = Field(
+        default=(), strict=False, description="the columns; left out: all of the file"
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> ColumnsConfig:
+        if self.file is None and not self.names:
+            raise ValueError("give names, a file, or both")
+        return self
+
+
 class TaskConfig(Plugin):
     """Where samples come from. Further keys are the reader's own (see `edgekd recipes`)."""
 
@@ -28,6 +47,9 @@ class TaskConfig(Plugin):
         default="error",
         description="what to do with a sample that stands in two splits: refuse, or leave it in the first "
         "of test, val, train, unlabelled alone",
+    )
+    columns: ColumnsConfig | None = Field(
+        default=None, description="columns for gate.slices and gate.cluster: nothing is trained anew for them"
     )
     mean: tuple[float, ...] | None = Field(
         default=None,

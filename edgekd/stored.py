@@ -8,6 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from edgekd.columns import columns_of
 from edgekd.errors import DataError
 from edgekd.report.schema import MeasurementRecord, PredictionsFile
 from edgekd.store import sha256_file
@@ -29,7 +30,8 @@ def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
     path = unchanged(folder, record.path, record.sha256)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            ids, labels, scores = (found[name] for name in ("sample_ids", "labels", "scores"))
+            arrays = {name: found[name] for name in found.files}
+        ids, labels, scores = (arrays.pop(name) for name in ("sample_ids", "labels", "scores"))
     except _DAMAGED as error:
         raise DataError(f"{path}: not a file of predictions: {error}") from error
     for name, array, kinds, ndim in (
@@ -39,7 +41,10 @@ def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
     ):
         if array.dtype.kind not in kinds or array.ndim != ndim:
             raise DataError(f"{path}: {name} of {array.dtype} {array.shape} are none")
-    return Predictions(ids, labels, scores)
+    for name, texts in arrays.items():
+        if texts.dtype.kind != "U" or texts.shape != ids.shape:
+            raise DataError(f"{path}: column {name!r} of {texts.dtype} {texts.shape} is none")
+    return Predictions(ids, labels, scores, columns_of({name: a.tolist() for name, a in arrays.items()}))
 
 
 def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:

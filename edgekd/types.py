@@ -77,6 +77,7 @@ class Split:
 
     `modalities` has further inputs of the same samples by name, each (N, *its own shape): what a teacher may
     look at in place of `inputs`. `head_labels` has the labels (N,) int64 of the task's further heads.
+    `columns` has texts (N,) by name: what the gate may slice by, or what samples come in (users, scenes).
     """
 
     name: str
@@ -85,6 +86,7 @@ class Split:
     labels: NDArray[np.int64] | None
     modalities: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     head_labels: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -345,14 +347,14 @@ class Drop:
 
     For accuracy: values in percent, drop and interval in percentage points; a
     positive drop is a loss. `interval` is two-sided at level 1 - 2 alpha, so its
-    upper end is the one-sided bound that the gate judges by.
+    upper end is the one-sided bound that the gate judges by; None of too few clusters to tell.
     """
 
     metric: Metric
     teacher: float
     value: float
     drop: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     margin: float | None
 
 

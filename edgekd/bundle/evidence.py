@@ -86,7 +86,7 @@ def _remade(report: Report, folder: Path, recipe: Recipe, targets: Sequence[Targ
             "measurements": tuple(measurements),
         }
     )
-    return with_figures(report, folder, recipe.gate.alpha)
+    return with_figures(report, folder, recipe.gate)
 
 
 def _metrics(
@@ -103,7 +103,9 @@ def _metrics(
 def _metric(
     found: Predictions, baseline: Predictions | None, policy: GateConfig, margin: float | None = None
 ) -> MetricValue:
-    drop = None if baseline is None else gate.compare(baseline, found, margin, policy.alpha).drop
+    drop = (
+        None if baseline is None else gate.compare(baseline, found, margin, policy.alpha, policy.cluster).drop
+    )
     return MetricValue(
         name=ACCURACY.name,
         direction=ACCURACY.direction,

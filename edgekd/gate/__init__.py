@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from edgekd.gate.against import judge_latency_ratio, judge_same_teacher, judge_size_ratio
 from edgekd.gate.comparison import Comparison, compare
+from edgekd.gate.drops import too_few_clusters
 from edgekd.gate.judge import (
     conclude,
     drop_scale,
@@ -67,4 +68,5 @@ __all__ = [
     "score_z",
     "slice_scale",
     "tango_interval",
+    "too_few_clusters",
 ]

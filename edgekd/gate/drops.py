@@ -14,7 +14,7 @@ from edgekd.gate import auc, bootstrap, metrics
 from edgekd.gate.bootstrap import Floats
 from edgekd.gate.evidence import Estimate, Evidence, by_counts, by_estimate
 from edgekd.gate.pairing import Pair
-from edgekd.types import Column, Metric, Status
+from edgekd.types import ACCURACY, Column, Metric, Status
 
 SEED = 0
 # Below these a bootstrap passes models at the margin in clearly more than alpha of all cases.
@@ -85,6 +85,25 @@ def evidence(pair: Pair, question: Question) -> Evidence:
     return shown
 
 
+def too_few_clusters(column: Column) -> str:
+    """Why no verdict can be reached by these clusters, or nothing."""
+    count = len(np.unique(column.codes))
+    return "" if count >= MIN_CLUSTERS else _too_few(count, "clusters", MIN_CLUSTERS)
+
+
+def clustered_interval(pair: Pair, cluster: str, alpha: float) -> tuple[float, float] | None:
+    """Interval of the accuracy lost, a fraction, at level 1 - 2 alpha; None of too few clusters to tell.
+
+    Raises:
+        DataError: no such column.
+    """
+    try:
+        found, _ = _estimate(pair, Question(ACCURACY, 1.0, alpha, cluster=cluster))
+    except TooFew:
+        return None
+    return found.bound(alpha), found.bound(1 - alpha)
+
+
 def _needed_to_see(pair: Pair, question: Question, found: Estimate, units: int) -> float:
     """Units that a PASS needs besides. A bootstrap cannot see losses so rare that few, or none, were drawn.
 
@@ -112,8 +131,12 @@ def _estimate(pair: Pair, question: Question) -> tuple[Estimate, int]:
     least, what = (MIN_UNITS, "samples") if question.cluster is None else (MIN_CLUSTERS, "clusters")
     if units < least:
         what = "queries" if question.query and not question.cluster else what
-        raise TooFew(f"{units} {what}: with fewer than {least} a bootstrap passes bad models too often")
+        raise TooFew(_too_few(units, what, least))
     return bootstrap.paired(sums.rows, sums.counts, sums.drop, rng), units
+
+
+def _too_few(units: int, what: str, least: int) -> str:
+    return f"{units} {what}: with fewer than {least} a bootstrap passes bad models too often"
 
 
 def _auc(pair: Pair, question: Question, rng: np.random.Generator) -> Estimate:

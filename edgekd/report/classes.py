@@ -82,7 +82,7 @@ def _changes(report: Report, group: Shared) -> Changes:
     drops, flips, names = group.first.class_drops, group.first.flips, report.class_names
     assert drops is not None and flips is not None  # grouped by them
     shown = drops.worst[:MOST_LANES]
-    ends = [0.0, *(end for d in shown for end in (*d.drop_interval, d.drop_pp))]
+    ends = [0.0, *(end for d in shown for end in (*(d.drop_interval or ()), d.drop_pp))]
     x = axis(ends, most=6, air=0.03)
     left = len(drops.worst) - len(shown) + drops.left_out
     more = f"{left:,} further {'class' if left == 1 else 'classes'} lost no more" if left else ""
@@ -111,16 +111,18 @@ def _summary(drops: ClassDrops, names: tuple[str, ...]) -> str:
     if worst.drop_pp <= 0:
         return "no class lost accuracy as observed"
     text = f"{class_name(names, worst.class_index)} lost most, {words.signed(worst.drop_pp, 2)} pp"
-    return text + (", not distinguishable from none" if worst.drop_interval[0] <= 0 else "")
+    return text + (
+        ", not distinguishable from none" if worst.drop_interval and worst.drop_interval[0] <= 0 else ""
+    )
 
 
 def _lane(d: ClassDrop, names: tuple[str, ...], x: Axis) -> Lane:
-    low, high = d.drop_interval
+    low, high = d.drop_interval or (d.drop_pp, d.drop_pp)
     return Lane(
         label=class_name(names, d.class_index),
         note=f"{d.lost:,} lost, {d.won:,} won of {d.n:,}",
         text=words.signed(d.drop_pp, 2),
-        interval=words.interval(d.drop_interval, 2),
+        interval="" if d.drop_interval is None else words.interval(d.drop_interval, 2),
         at=x.at(d.drop_pp),
         whisker=(x.at(low), x.at(high)),
         kind="loss" if d.drop_pp > 0 else "gain" if d.drop_pp < 0 else "none",

@@ -24,9 +24,9 @@ class ClassDrop(Record):
     file_right: Count
     lost: Count = Field(description="negative flips: teacher right, file wrong")
     won: Count = Field(description="positive flips: teacher wrong, file right")
-    drop_interval: Interval = Field(
+    drop_interval: Interval | None = Field(
         description="of the drop within the class, percentage points, two-sided at level 1 - 2 alpha "
-        "(Tango); not corrected for the number of classes"
+        "(Tango); not corrected for the number of classes; null where samples come in clusters"
     )
 
     @property

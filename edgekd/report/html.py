@@ -94,6 +94,7 @@ def html(report: Report) -> str:
             cautions=words.cautions(report),
             chart=chart(report),
             confidence=words.confidence(report),
+            cluster=words.policy(report).get("cluster"),
             baseline=words.baseline_name(report),
             samples=words.count(report.data.splits.test.n, "test sample"),
             metric=words.sentence(metric.name),

@@ -15,7 +15,7 @@ from edgekd import tasks
 from edgekd.nodes import Node, Plan
 from edgekd.progress import Display
 from edgekd.store import Entry, Store
-from edgekd.types import Artifact, File, Split, Task
+from edgekd.types import Artifact, Column, File, Split, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +53,11 @@ class Context:
         for name in entry.files:
             entry.file(name)
         return tasks.load(entry.folder)
+
+    @functools.cached_property
+    def columns(self) -> Mapping[str, Column]:
+        """What is known of the test samples beside their label."""
+        return tasks.columns_of(self.plan.recipe.task, self.task.splits["test"])
 
     def seen_as(self, modality: str | None) -> Context:
         """The same run for a teacher that looks at a modality of the task; itself for None."""

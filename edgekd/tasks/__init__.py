@@ -20,15 +20,18 @@ from edgekd.errors import DataError, UsageError, nearest
 from edgekd.store import sha256_tree
 from edgekd.tasks import user
 from edgekd.tasks.checking import check, keep_first, split_sha256
+from edgekd.tasks.columns import read_columns
 from edgekd.tasks.common import expand_path
 from edgekd.tasks.storage import load, save
-from edgekd.types import Task
+from edgekd.types import Column, Split, Task
 from edgekd.user_code import check_call, reads
 
 __all__ = [
+    "BESIDE",
     "READERS",
     "admit",
     "check",
+    "columns_of",
     "expand_path",
     "fingerprint",
     "keep_first",
@@ -50,6 +53,8 @@ READERS: Mapping[str, str] = {
 
 # Raised when `check` or `keep_first` change what they keep, so that stored tasks are read anew.
 VERSION = 1
+# What a recipe says of samples that nothing is trained by.
+BESIDE = {"columns"}
 
 
 class Reader(Protocol):
@@ -92,6 +97,26 @@ def admit(task: Task, config: TaskConfig, seed: int) -> Task:
     return check(keep_first(task, config.limit, seed), config.on_overlap)
 
 
+def columns_of(config: TaskConfig, split: Split) -> dict[str, Column]:
+    """What is known of a split's samples beside their label: columns that the gate may ask for, by name.
+
+    Raises:
+        UsageError: a kind of task that has no columns of its own.
+        DataError: a column or a row that is not there, or a value that is missing.
+    """
+    asked, own = config.columns, {}
+    if asked is not None and asked.file is None:
+        if config.kind != "table":
+            raise UsageError(
+                f"task.columns: a task of kind {config.kind!r} has no columns of its own",
+                hint='file = "FILE.csv" with sample_id and the columns',
+            )
+        from edgekd.tasks import table
+
+        own = table.cells(build(table.Options, config.options, "task"), asked.names, split.ids)
+    return read_columns(split, asked, own)
+
+
 def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_tree) -> str:
     """Identity of what `read(config, seed)` yields, in hex, without decoding any data.
 
@@ -112,7 +137,7 @@ def fingerprint(config: TaskConfig, hash_file: Callable[[Path], str] = sha256_tr
         sources = reader.sources(options)
     identity = {
         "version": [VERSION, version],
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude=BESIDE),
         "sources": [[(source.name, hash_file(_there(source)))] for source in sources],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

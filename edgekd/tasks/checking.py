@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.columns import check_names, texts_of
 from edgekd.errors import DataError
 from edgekd.tasks.common import apportion, sample_hashes
 from edgekd.types import ACCURACY, Split, Task
@@ -69,6 +70,7 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
         _check_arrays(task, split)
         _check_labels(task, split)
         _check_heads(task, split)
+        _check_columns(split)
         _check_values(split)
         _check_ids(split)
     for modality in task.modalities:
@@ -161,6 +163,17 @@ def _check_heads(task: Task, split: Split) -> None:
         _check_labels(replace(task, class_names=names), own)
 
 
+def _check_columns(split: Split) -> None:
+    where = f"split {split.name!r}"
+    check_names(tuple(split.columns), where)
+    for name, values in split.columns.items():
+        if values.shape != (len(split),) or values.dtype.kind != "U":
+            raise DataError(
+                f"{where}: column {name!r} is {values.dtype} {values.shape}, expected text ({len(split)},)"
+            )
+        texts_of(values, where, name)
+
+
 def _check_values(split: Split) -> None:
     if split.inputs.dtype.kind != "f":
         return
@@ -234,7 +247,8 @@ def subset(split: Split, index: NDArray[Any]) -> Split:
     labels = None if split.labels is None else split.labels[index]
     modalities = {name: inputs[index] for name, inputs in split.modalities.items()}
     heads = {name: found[index] for name, found in split.head_labels.items()}
-    return Split(split.name, split.ids[index], split.inputs[index], labels, modalities, heads)
+    columns = {name: values[index] for name, values in split.columns.items()}
+    return Split(split.name, split.ids[index], split.inputs[index], labels, modalities, heads, columns)
 
 
 def keep_first(task: Task, limit: int, seed: int) -> Task:
@@ -258,7 +272,10 @@ def _first(split: Split, limit: int, seed: int) -> Split:
 
 
 def split_sha256(split: Split) -> str:
-    """sha256 over a split's ids, inputs and labels, with their shapes and types, in hex."""
+    """sha256 over a split's ids, inputs and labels, with their shapes and types, in hex.
+
+    Columns are no part of it: what slices a split anew makes no other split of it.
+    """
     digest = hashlib.sha256()
     for part in _parts(split):
         # Lengths first: ("ab", "c") and ("a", "bc") must differ.

@@ -1,7 +1,8 @@
 """Arrays in a .npz file: train_x, val_x, val_y, test_x, test_y and, if there, train_y and unlabelled_x.
 
 train_x.NAME, val_x.NAME and so on are further inputs of the same samples: a modality that a teacher may see.
-train_y.NAME and so on are the labels of a further head.
+train_y.NAME and so on are the labels of a further head. test_column.NAME are texts or whole numbers that say
+what a sample is besides: what the gate may slice by.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from edgekd.types import InputSpec, Split, Task
 VERSION = 2
 KEYS = ("train_x", "val_x", "val_y", "test_x", "test_y")
 OPTIONAL = ("train_y", "unlabelled_x")
-_FURTHER = re.compile(r"(train|val|test|unlabelled)_[xy]\.[a-z0-9_]+")
+_FURTHER = re.compile(r"(train|val|test|unlabelled)_[xy]\.[a-z0-9_]+|test_column\..+")
 
 
 class Options(Strict):
@@ -64,7 +65,12 @@ def read(options: Options, seed: int) -> Task:
             for key, array in arrays.items()
             if key.startswith(f"{name}_y.")
         }
-        splits.append(Split(name, numbered(name, len(x)), x, labels, others, heads))
+        columns = {
+            key.partition(".")[2]: _texts(f"{path}: {key}", array)
+            for key, array in arrays.items()
+            if key.startswith(f"{name}_column.")
+        }
+        splits.append(Split(name, numbered(name, len(x)), x, labels, others, heads, columns))
     train, val = splits[:2]
     assert val.labels is not None  # val_y is among KEYS
     known = val.labels if train.labels is None else train.labels
@@ -83,6 +89,12 @@ def _labels(where: str, y: NDArray[Any], count: int) -> NDArray[np.int64]:
     if y.shape != (count,) or y.dtype.kind not in "iu":
         raise DataError(f"{where} is {y.dtype} {y.shape}, expected whole numbers ({count},)")
     return y.astype(np.int64)
+
+
+def _texts(where: str, values: NDArray[Any]) -> NDArray[np.str_]:
+    if values.dtype.kind not in "iuU":
+        raise DataError(f"{where} is {values.dtype}, expected texts or whole numbers")
+    return values.astype(np.str_)
 
 
 def _inputs(where: str, x: NDArray[Any], options: Options) -> NDArray[Any]:
@@ -116,7 +128,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
                     raise DataError(
                         f"{path}: array {key!r} is none that is read",
                         hint=f"known: {', '.join((*KEYS, *OPTIONAL))}, train_x.NAME, train_y.NAME ..."
-                        " (NAME in small letters, digits and _)",
+                        " (NAME in small letters, digits and _), test_column.NAME",
                     )
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:

@@ -41,7 +41,10 @@ def save(task: Task, folder: Path) -> None:
         "input_spec": asdict(task.input_spec),
         "class_names": list(task.class_names),
         "notes": notes,
-        "splits": [{"name": s.name, "labelled": s.labels is not None} for s in task.splits.values()],
+        "splits": [
+            {"name": s.name, "labelled": s.labels is not None, "columns": list(s.columns)}
+            for s in task.splits.values()
+        ],
         "modalities": {name: asdict(spec) for name, spec in task.modalities.items()},
         "heads": {name: list(classes) for name, classes in task.heads.items()},
     }
@@ -55,6 +58,8 @@ def save(task: Task, folder: Path) -> None:
         for modality, inputs in split.modalities.items():
             path = folder / f"{name}.inputs-{modality}.npy"
             np.save(path, np.ascontiguousarray(inputs), allow_pickle=False)
+        for number, texts in enumerate(split.columns.values()):  # whose names may be no file's
+            np.save(folder / f"{name}.column-{number}.npy", np.asarray(texts), allow_pickle=False)
     (folder / "task.json").write_text(json.dumps(head, indent=1, allow_nan=False), encoding="utf-8")
 
 
@@ -94,10 +99,15 @@ def _load_split(
     labels = _array(folder / f"{name}.labels.npy") if labelled else None
     others = {modality: _array(folder / f"{name}.inputs-{modality}.npy") for modality in modalities}
     of_heads = {head: _array(folder / f"{name}.labels-{head}.npy") for head in heads if labelled}
-    arrays = (inputs, labels, *others.values(), *of_heads.values())
+    # A split that was stored by an earlier version has no columns.
+    columns = {
+        column: _array(folder / f"{name}.column-{number}.npy")
+        for number, column in enumerate(said.get("columns", ()))
+    }
+    arrays = (inputs, labels, *others.values(), *of_heads.values(), *columns.values())
     if any(len(array) != len(ids) for array in arrays if array is not None):
         raise ValueError(f"the arrays of split {name!r} differ in length")
-    return Split(name, ids, inputs, labels, others, of_heads)
+    return Split(name, ids, inputs, labels, others, of_heads, columns)
 
 
 def _array(path: Path) -> NDArray[Any]:

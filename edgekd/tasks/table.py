@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from edgekd.columns import is_missing
 from edgekd.config import Strict
-from edgekd.errors import DataError
+from edgekd.errors import DataError, nearest
 from edgekd.tasks.common import classification, existing, input_spec, split_by_count, take
 from edgekd.types import Task
 
@@ -115,6 +116,34 @@ def read(options: Options, seed: int) -> Task:
     return classification(
         files["train"].path.parent.name or "table", list(splits.values()), spec, classes, notes
     )
+
+
+def cells(options: Options, names: Sequence[str], ids: NDArray[np.str_]) -> dict[str, list[str]]:
+    """What columns say of samples: their ids tell in which file, and on which line, each stands.
+
+    Raises:
+        DataError: a file has no such column, or the label is asked for, which is a slice as it is.
+    """
+    places = [str(i).rpartition(":") for i in ids]
+    found: dict[str, list[str]] = {name: [] for name in names}
+    files = {split: _rows(existing(getattr(options, split), split), options) for split, *_ in set(places)}
+    at = {split: {str(line): i for i, line in enumerate(rows.lines)} for split, rows in files.items()}
+    for name in names:
+        if name == options.label:
+            raise DataError(
+                f"task.columns: {name!r} is the label", hint="a slice as it is: [gate.slices.label]"
+            )
+        for rows in files.values():
+            if name not in rows.header:
+                hint = nearest(name, rows.header, f"columns: {', '.join(rows.header)}")
+                raise DataError(f"{rows.path}:1: no column {name!r}", hint=hint)
+        of = {split: rows.column(name) for split, rows in files.items()}
+        texts = [of[split][at[split][line]] for split, _, line in places]
+        for (split, _, line), text in zip(places, texts, strict=True):
+            if is_missing(text):
+                raise DataError(f"{files[split].path}:{line}: {name} is empty, and no slice or cluster")
+        found[name] = texts
+    return found
 
 
 def _rows(path: Path, options: Options, header: tuple[str, ...] | None = None) -> Rows:

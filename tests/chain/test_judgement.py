@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from runs import TINY, Commands
 
+from edgekd import tasks
+from edgekd.config import TaskConfig
 from edgekd.errors import DataError, UsageError
 from edgekd.rejudge import judge_again
 
@@ -104,6 +106,12 @@ def write_policy(tmp_path, text):
     path = tmp_path / "policy.toml"
     path.write_text(f"[gate]\n{text}")
     return path
+
+
+def test_a_report_may_claim_any_number_of_operators(folder):
+    before = judge_again(folder).verdict
+    edit(folder, lambda r: target(r)["inventory"]["ops"].update({"Add/int8": 10**15}))
+    assert judge_again(folder).verdict == before
 
 
 def test_classes_are_slices(folder):
@@ -331,9 +339,10 @@ def test_other_metrics_are_judged_from_the_stored_scores(folder, tmp_path):
     [
         (
             "max_drop_pp = 1.0\nexpected_discordance = 0.05\n[gate.slices.shop]\nmax_drop_pp = 2.0",
-            "no column 'shop'",
+            "the task names no column 'shop'",
         ),
-        ('max_drop_pp = 1.0\ncluster = "user"', "no column 'user'"),
+        ('max_drop_pp = 1.0\ncluster = "user"', "the task names no column 'user'"),
+        ('max_drop_pp = 1.0\ncluster = "label"', "the task names no column 'label'"),
         ('max_drop = 1.0\nmetric = "rmse"', "networks tell classes"),
         ('max_drop = 0.1\nmetric = "auc"', "the task has 10"),
         (
@@ -343,9 +352,36 @@ def test_other_metrics_are_judged_from_the_stored_scores(folder, tmp_path):
     ],
 )
 def test_a_policy_that_a_chain_cannot_be_held_to_is_refused_before_training(tmp_path, policy, said):
+    refused(tmp_path, policy, said)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ('max_drop_pp = 1.0\ncluster = "shop"\n', "10 clusters: with fewer than 30"),
+        ('max_drop_pp = 1.0\ncluster = "shop"\nmax_negative_flip_rate = 0.1\n', "have no exact bound"),
+        (
+            "max_drop_pp = 1.0\nexpected_discordance = 0.05\n[gate.slices.shop]\nmax_drop_pp = 20.0\n"
+            'values = ["11"]',
+            "no sample is '11'",
+        ),
+        (
+            "max_drop_pp = 1.0\nexpected_discordance = 0.2\n[gate.slices.shop]\nmax_drop_pp = 2.0",
+            "mandatory slices with probability 0%",
+        ),
+    ],
+)
+def test_columns_by_which_nothing_could_pass_are_refused_before_training(tmp_path, policy, said):
+    ids = tasks.read(TaskConfig(kind="digits"), 0).splits["test"].ids
+    rows = "".join(f"{name},{i % 10}\n" for i, name in enumerate(ids))
+    (tmp_path / "meta.csv").write_text(f"sample_id,shop\n{rows}")
+    refused(tmp_path, policy, said, '[task.columns]\nfile = "meta.csv"\n')
+
+
+def refused(tmp_path, policy, said, task=""):
     command = Commands(tmp_path, tmp_path / "store")
-    start = TINY.index("[gate]")
-    (tmp_path / "r.toml").write_text(TINY[:start] + f"[gate]\n{policy}\n")
+    start = TINY.replace("smoke = true\n", "").replace("[teacher.model]", f"{task}[teacher.model]")
+    (tmp_path / "r.toml").write_text(start[: start.index("[gate]")] + f"[gate]\n{policy}\n")
     found = command("run", "r.toml")
-    assert found.returncode == 2 and said in found.stderr
+    assert found.returncode == 2 and said in " ".join(found.stderr.split()), found.stderr
     assert [p.name.partition("-")[0] for p in (tmp_path / "store").glob("*-*")] == ["data"]

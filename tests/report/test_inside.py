@@ -3,6 +3,7 @@
 import folders
 from model_files import linear_onnx
 
+from edgekd.config import GateConfig
 from edgekd.figures import with_figures
 from edgekd.report.html import html
 from edgekd.report.schema import parse
@@ -18,7 +19,7 @@ def looked_into(data, folder, write):
             file |= {"size_bytes": path.stat().st_size, "sha256": folders.sha256(path)}
         artifact["size_bytes"] = sum(file["size_bytes"] for file in artifact["files"])
     folders.fill(data, folder)
-    return with_figures(parse(data), folder, 0.05)
+    return with_figures(parse(data), folder, GateConfig(max_drop_pp=1.0))
 
 
 def test_a_file_that_cannot_be_read_loses_its_plot_and_not_the_report(make, tmp_path):

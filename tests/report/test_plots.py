@@ -164,6 +164,20 @@ def test_drops_by_class_stand_where_the_axis_says_the_worst_first(show, full, wi
     assert table[0].split("\t") == ["Coat", "2,000", "90.00", "88.00", "60", "20", "+2.00", "[+1.25, +2.75]"]
 
 
+def test_of_samples_in_clusters_no_class_has_an_interval(show, full):
+    full["gate"]["policy"]["cluster"] = "user"
+    for artifact in full["artifacts"]:
+        for each in (artifact["class_drops"] or {"worst": []})["worst"]:
+            each["drop_interval"] = None
+    page = show(full)
+    assert "Samples come in clusters (user)" in page.locator("#classes > .about").inner_text()
+    lane = "#classes details.change[open] .lanes li:nth-child(2)"
+    assert max(b["w"] for b in boxes(page, f"{lane} line.whisker")) < 2
+    assert page.locator(f"{lane} svg").get_attribute("aria-label") == "Coat: drop +2.00 pp"
+    summary = page.locator("#classes details.change[open] > summary").inner_text()
+    assert "Coat lost most, +2.00 pp" in summary and "distinguishable" not in summary
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_flips_stand_in_the_row_of_the_teacher_and_the_column_of_the_file(show, full, width):
     page = show(full, width)

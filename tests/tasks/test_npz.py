@@ -145,3 +145,15 @@ def test_classes_of_heads_are_those_of_train(tmp_path):
     del content["train_y"]
     with pytest.raises(DataError, match=r"labels of the heads \['c'\] and none of its classes"):
         read(tmp_path, content)
+
+
+def test_columns(tmp_path):
+    task = read(
+        tmp_path, arrays() | {"test_column.Shop 1": np.array([3, 1, 2]), "test_column.b": np.array(["x"] * 3)}
+    )
+    columns = tasks.columns_of(TaskConfig(kind="npz"), task.splits["test"])
+    assert {name: list(c.texts) for name, c in columns.items()} == {"Shop 1": ["3", "1", "2"], "b": ["x"] * 3}
+    with pytest.raises(DataError, match=r"test_column\.b is float64, expected texts or whole numbers"):
+        read(tmp_path, arrays() | {"test_column.b": np.zeros(3)})
+    with pytest.raises(DataError, match=r"expected text \(3,\)"):
+        read(tmp_path, arrays() | {"test_column.b": np.zeros(2, int)})

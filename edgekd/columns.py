@@ -1,0 +1,103 @@
+"""Columns of texts: what is known of each sample beside its label, as files and tasks have it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import DataError
+from edgekd.types import Column
+
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+# What files of predictions say of a sample themselves; numpy takes the last two for its own.
+_TAKEN = re.compile(
+    r"sample_ids?|labels?|predictions?|scores?|score_\d+|file|allow_pickle|.*[/\\\x00-\x1f].*|", re.DOTALL
+)
+
+Texts = Sequence[str]
+
+
+def read_csv(path: Path) -> dict[str, list[str]]:
+    """The columns of a CSV file by name, blank lines left out.
+
+    Raises:
+        DataError: it cannot be read, a column stands twice, or a row is too short; names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            head = next(reader, [])
+            if len(set(head)) < len(head):
+                raise DataError(f"{path}: a column stands twice: {', '.join(head)}")
+            found: list[list[str]] = [[] for _ in head]
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(head):
+                    raise DataError(f"{path}:{reader.line_num}: {len(row)} values for {len(head)} columns")
+                for values, value in zip(found, row, strict=True):
+                    values.append(value)
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: not a CSV file: {error}") from None
+    return dict(zip(head, found, strict=True))
+
+
+def texts_of(values: Sequence[Any] | NDArray[Any], where: str, name: str) -> Texts:
+    """Each value as a text; 3.0 and 3 are the same class or user, whichever type a file keeps them in.
+
+    Raises:
+        DataError: a value is missing: nothing, an empty text, NaN.
+    """
+    found = values.tolist() if isinstance(values, np.ndarray) else values
+    texts = [str(value).strip() for value in found]
+    for i, (value, text) in enumerate(zip(found, texts, strict=True)):
+        if value is None or is_missing(text):
+            raise DataError(f"{where}: column {name!r} has no value in row {i + 1}: {value!r}")
+    return [whole[1] if (whole := _WHOLE.fullmatch(text)) else text for text in texts]
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell says nothing."""
+    return text.strip().lower() in ("", "nan", "none", "null")
+
+
+def column_of(texts: Texts) -> Column:
+    """(N,) texts with their different values in order, numbers first."""
+    places: dict[str, int] = {}
+    codes = np.array([places.setdefault(value, len(places)) for value in texts], np.int64)
+    order = sorted(places, key=_by_number)
+    rank = np.empty(len(order), np.int64)
+    rank[[places[value] for value in order]] = np.arange(len(order))
+    return Column(rank[codes], tuple(order))
+
+
+def columns_of(columns: Mapping[str, Texts]) -> dict[str, Column]:
+    """As `column_of`, by name."""
+    return {name: column_of(values) for name, values in columns.items()}
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuses names that stored predictions have for something else.
+
+    Raises:
+        DataError: naming the first.
+    """
+    if taken := [name for name in names if _TAKEN.fullmatch(name)]:
+        raise DataError(
+            f"{where}: no column may be called {taken[0]!r}",
+            hint="the label is a slice as it is: [gate.slices.label]" if taken[0] == "label" else "rename it",
+        )
+
+
+def _by_number(text: str) -> tuple[int, float, str]:
+    """Numbers first, in their order."""
+    try:
+        return (0, float(text), text)
+    except ValueError:
+        return (1, 0.0, text)
