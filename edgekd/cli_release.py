@@ -53,7 +53,7 @@ def gate(
     json_: Json = False,
 ) -> None:
     """Judge a report again from its stored predictions and timings, or anyone's predictions."""
-    from edgekd import ci_files, terminal
+    from edgekd import ci_files, terminal, terminal_report
     from edgekd.errors import UsageError
 
     if (report is None) == (baseline is None):
@@ -74,7 +74,7 @@ def gate(
         if json_:
             terminal.emit_json(own_predictions.as_dict(answer))
         else:
-            terminal.show_answer(answer)
+            terminal_report.show_answer(answer)
         raise typer.Exit(answer.verdict.exit_code)
     from edgekd.rejudge import judge_again
 
@@ -89,7 +89,7 @@ def gate(
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:
-        terminal.show_verdict(judged)
+        terminal_report.show_verdict(judged)
     raise typer.Exit(judged.verdict.exit_code)
 
 

@@ -209,7 +209,7 @@ def _slices(report: Report, most: int | None) -> list[Block]:
     if found is None:
         return []
     parts = [Block("## Slices")]
-    must = (*found.mandatory, *found.passing)[:SLICE_ROWS]
+    must = found.must_pass(SLICE_ROWS)
     for said, rows in ((found.mandatory_said, must), (found.others_said, found.alarms)):
         parts += [Block(escape(said))] if said else []
         parts += [_slice_table(rows, found.unit, words.confidence(report), most)] if rows else []
