@@ -97,7 +97,7 @@ def bundle(
     workdir: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
     license_: Annotated[
-        str, typer.Option("--license", help="Of the files that ship, an SPDX identifier: Apache-2.0, MIT ...")
+        str, typer.Option("--license", help="Of the files that ship, an SPDX expression: Apache-2.0, MIT ...")
     ],
     key: Annotated[
         Path | None,
