@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -25,8 +26,15 @@ if TYPE_CHECKING:
     from edgekd.store import Store
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_APPLICABLE": "dim"}
-# Off a terminal (a pipe, a log, CI) there is no width to fit into: tables keep their columns whole.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _width() -> int | None:
+    """Off a terminal (a pipe, a log, CI) that of most logs; else, or where COLUMNS says, what Rich finds."""
+    told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return None if told else 100
+
+
+console = Console(highlight=False, width=_width())
 
 
 def emit_json(value: Any) -> None:

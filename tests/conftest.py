@@ -24,6 +24,8 @@ if named := os.environ.get("EDGEKD_DATA"):
         raise pytest.UsageError(f"EDGEKD_DATA = {named!r} is no folder")
     os.environ["EDGEKD_DATA"] = str(Path(named).resolve())  # tests run commands in other folders
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables are as wide as it says
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):

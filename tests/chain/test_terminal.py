@@ -64,3 +64,12 @@ def test_without_a_command(arguments, code, words):
     done = subprocess.run([sys.executable, "-m", "edgekd", *arguments], capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 100), ("60", 60), ("none", 100)])
+def test_tables_in_a_pipe_are_as_wide_as_a_log(monkeypatch, columns, width):
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    command = [sys.executable, "-m", "edgekd", "targets", "raspberry-pi-5"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert max(map(len, lines)) == width
