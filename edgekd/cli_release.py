@@ -106,6 +106,7 @@ def bundle(
     inputs: Annotated[
         bool, typer.Option("--inputs", help="Pack the test split's inputs too: mind whose data they are.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an archive that is there.")] = False,
     json_: Json = False,
 ) -> None:
     """Pack a finished run: what ships, what its verdict rests on, a model card; signed with --key."""
@@ -119,7 +120,7 @@ def bundle(
         from edgekd.bundle import signing
 
         signer = signing.private_key(key, os.environ.get("EDGEKD_KEY_PASSWORD"))
-    packed = pack.bundle(workdir, output, license_=license_, signer=signer, inputs=inputs)
+    packed = pack.bundle(workdir, output, license_=license_, signer=signer, inputs=inputs, force=force)
     if json_:
         terminal.emit_json(packed)
     else:

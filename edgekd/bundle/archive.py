@@ -42,7 +42,6 @@ def write(path: Path, files: Mapping[str, Path | bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with no_space_is_clear(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             _write(temporary, files)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

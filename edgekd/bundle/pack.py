@@ -52,6 +52,7 @@ def bundle(
     license_: str,
     signer: CryptoSigner | None = None,
     inputs: bool = False,
+    force: bool = False,
 ) -> Packed:
     """Packs a finished run; the same run gives the same bytes.
 
@@ -61,14 +62,20 @@ def bundle(
         license_: of the files that ship, an SPDX expression.
         signer: who vouches for it; None leaves it unsigned.
         inputs: whether the test split's inputs go along: they may be customers' data.
+        force: whether a file that is there may be replaced.
 
     Raises:
         EvidenceError: the verdict does not follow from what lies in the folder, or a file was changed.
-        UsageError: no finished run, a file of it is missing, or the license is no SPDX expression.
+        UsageError: no finished run, a file of it is missing, the license is no SPDX expression, or
+            nothing can be written to `output`.
     """
     license_ = _spdx(license_)
     if output.exists() and not output.is_file():
         raise UsageError(f"{output}: no plain file", hint="-o release.zip")
+    if output.exists() and not force:
+        raise UsageError(f"{output}: is there already", hint="--force replaces it")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent}: no such folder", hint=f"mkdir -p {output.parent}")
     plan, _, _, store = run_file.read(workdir)
     report = parse(workdir / "report.json")
     found: dict[str, Path | bytes] = {name: _own(workdir, name) for name in sorted(named(report))}

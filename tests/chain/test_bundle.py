@@ -340,10 +340,24 @@ def test_mistakes_are_told_in_one_line(finished, keys, release, tmp_path):
         (("verify", finished.folder / "recipe.toml", "--key", keys[1]), 4, "no sound archive"),
         (("bundle", tmp_path, "-o", tmp_path / "r.zip", "--license", "MIT"), 2, "holds no finished run"),
         (("bundle", "runs/tiny-smoke", "-o", tmp_path, "--license", "MIT"), 2, "no plain file"),
+        (
+            ("bundle", "runs/tiny-smoke", "-o", tmp_path / "out/r.zip", "--license", "MIT"),
+            2,
+            f"{tmp_path / 'out'}: no such folder",
+        ),
+        (("bundle", "runs/tiny-smoke", "-o", release, "--license", "MIT"), 2, "is there already (--force"),
     ):
         found = finished.light(*command)
         assert (found.returncode, len(found.stderr.strip().splitlines())) == (code, 1), found.stderr
         assert said in found.stderr
+
+
+def test_an_archive_that_is_there_is_replaced_where_asked(finished, tmp_path):
+    command = ("bundle", "runs/tiny-smoke", "-o", tmp_path / "r.zip", "--license", "MIT")
+    (tmp_path / "r.zip").write_bytes(b"old")
+    assert finished.light(*command).returncode == 2 and (tmp_path / "r.zip").read_bytes() == b"old"
+    assert finished.light(*command, "--force").returncode == 0
+    assert verify(tmp_path / "r.zip", None).license_ == "MIT"
 
 
 @pytest.mark.parametrize(
