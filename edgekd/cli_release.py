@@ -137,9 +137,11 @@ def verify(
 ) -> None:
     """Check a bundle and judge again from it alone; exit code as of gate, 4 where it is not what it says."""
     from edgekd import terminal, terminal_bundle
+    from edgekd.bundle import archive as archives
     from edgekd.bundle import verify as verification
     from edgekd.errors import UsageError
 
+    archives.check_there(archive)  # before what is asked about its signature
     if (key is None) is not unsigned:
         raise UsageError("give --key pub.pem, or --unsigned where nobody is to vouch for the bundle")
     public = None

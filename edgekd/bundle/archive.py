@@ -50,6 +50,16 @@ def write(path: Path, files: Mapping[str, Path | bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_there(path: Path) -> None:
+    """Tells an archive that is missing.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file", hint="edgekd bundle WORKDIR -o release.zip makes one")
+
+
 def read(path: Path, folder: Path) -> tuple[str, ...]:
     """Takes an archive apart into an empty folder; the names of its files.
 
@@ -57,8 +67,7 @@ def read(path: Path, folder: Path) -> tuple[str, ...]:
         EvidenceError: it is no archive of this form: damaged, changed, or made to do harm.
         UsageError: there is no such file.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file", hint="edgekd bundle WORKDIR -o release.zip makes one")
+    check_there(path)
     try:
         with ZipFile(path) as archive:
             entries = archive.infolist()
