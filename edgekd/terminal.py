@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgekd import config
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from edgekd.doctor import Finding
@@ -175,8 +175,8 @@ def schema_of(kind: str) -> dict[str, Any]:
     if kind in losses.LOSSES:
         return losses.options_of(kind).model_json_schema()
     if kind not in config.SCHEMAS:
-        known = ", ".join([*config.SCHEMAS, "policy", "report", *tasks.READERS, *losses.LOSSES])
-        raise UsageError(f"no schema {kind!r}", hint=f"known: {known}")
+        known = [*config.SCHEMAS, "policy", "report", *tasks.READERS, *losses.LOSSES]
+        raise UsageError(f"no schema {kind!r}", hint=nearest(kind, known, f"known: {', '.join(known)}"))
     return config.SCHEMAS[kind].model_json_schema()
 
 
