@@ -109,6 +109,7 @@ def test_other_samples_have_each_an_interval_of_their_own(pair):
         assert ends == pytest.approx([100 * e for e in exact], abs=1e-9)
     assert change.word == "worse"
     assert found.cautions[0].startswith("The test splits differ (2,000 samples then, 1,000 now")
+    assert "cautions about test samples" in headline(found)
 
 
 def test_predictions_that_do_not_pair_up_are_not_paired(pair):
@@ -378,6 +379,10 @@ def test_what_else_differs_is_said_first(pair):
         "The targets' own policies of x86-onnx differ, so verdicts do not say the same.",
         "A smoke run on a sliver of data: the new report.",
         "The hosts have other systems (kernel: not known then, 6.2 now).",
+    )
+    assert headline(comparing.compare(old, new)).endswith(
+        " Read it with the cautions about teacher, recipe, policy, budgets, targets' own policies, "
+        "a smoke run and system."
     )
     old, new = pair()
     assert comparing.compare(old, new).cautions == ()
