@@ -8,6 +8,7 @@ from pathlib import Path
 import folders
 import numpy as np
 import pytest
+from pages import open_details, overflows
 from scipy.stats import ttest_ind
 from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
@@ -445,28 +446,6 @@ def test_committed_reports_can_be_compared(path, sample, tmp_path):
 
 
 @pytest.fixture
-def show(browser, tmp_path):
-    """Opens a comparison at a width."""
-    opened = []
-
-    def show(found, width=1400, **options):
-        path = tmp_path / f"compare-{len(opened)}.html"
-        path.write_text(html(found), encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        opened.append(page)
-        page.asked, page.errors = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.errors.append(message.text))
-        page.on("dialog", lambda dialog: (page.errors.append(dialog.message), dialog.dismiss()))
-        page.goto(path.as_uri())
-        return page
-
-    yield show
-    for page in opened:
-        page.close()
-
-
-@pytest.fixture
 def found(pair):
     old, new = pair(
         {"wrong": {"host": range(40)}, "teacher_wrong": range(30)},
@@ -484,9 +463,9 @@ def found(pair):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_and_asks_for_nothing(show, found, width, scheme):
     page = show(found, width, color_scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    open_details(page)
     page.wait_for_load_state("networkidle")
-    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert overflows(page) <= 0
     assert len(page.asked) == 1 and page.errors == []
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
     assert dark == (scheme == "dark")
@@ -499,7 +478,7 @@ def test_the_page_fits_and_asks_for_nothing(show, found, width, scheme):
 
 
 def test_the_page_says_what_the_comparison_says(show, found):
-    page = show(found)
+    page = show(found, 1400)
     assert page.locator(".verdict .word").inner_text() == "Better and worse"
     assert page.locator(".headline").inner_text() == headline(found)
     rows = [re.split(r"\s*[\n\t]+\s*", row) for row in page.locator(".changes tbody tr").all_inner_texts()]
@@ -526,9 +505,9 @@ def test_hostile_names_are_shown_as_text(show, pair):
         data["host"]["cpu"] = evil + "y" * 300
 
     page = show(comparing.compare(*pair({}, {}, change)), 360)
-    assert page.locator("script, img").count() == 0 and page.errors == []
+    assert page.locator("script, img").count() == 0 and page.errors == page.dialogs == []
     assert evil in page.locator("h1").inner_text()
-    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert overflows(page) <= 0
 
 
 def test_nothing_in_common_is_said(show, pair):
