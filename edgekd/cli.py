@@ -113,13 +113,13 @@ def _print_plan(
 
 
 def _show_report(report: Any, folder: Path, json_: bool) -> None:
-    from edgekd import terminal
+    from edgekd import terminal_report
     from edgekd.report.schema import dumps
 
     if json_:
         sys.stdout.write(dumps(report))
     else:
-        terminal.show_report(report, folder)
+        terminal_report.show_report(report, folder)
     raise typer.Exit(report.verdict.exit_code)
 
 

@@ -53,7 +53,7 @@ def gate(
     json_: Json = False,
 ) -> None:
     """Judge a report again from its stored predictions and timings, or anyone's predictions."""
-    from edgekd import ci_files, terminal
+    from edgekd import ci_files, terminal, terminal_report
     from edgekd.errors import UsageError
 
     if (report is None) == (baseline is None):
@@ -74,7 +74,7 @@ def gate(
         if json_:
             terminal.emit_json(own_predictions.as_dict(answer))
         else:
-            terminal.show_answer(answer)
+            terminal_report.show_answer(answer)
         raise typer.Exit(answer.verdict.exit_code)
     from edgekd.rejudge import judge_again
 
@@ -89,7 +89,7 @@ def gate(
     if json_:
         terminal.emit_json(judged.verdict.model_dump(mode="json"))
     else:
-        terminal.show_verdict(judged)
+        terminal_report.show_verdict(judged)
     raise typer.Exit(judged.verdict.exit_code)
 
 
@@ -97,7 +97,7 @@ def bundle(
     workdir: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
     license_: Annotated[
-        str, typer.Option("--license", help="Of the files that ship, an SPDX identifier: Apache-2.0, MIT ...")
+        str, typer.Option("--license", help="Of the files that ship, an SPDX expression: Apache-2.0, MIT ...")
     ],
     key: Annotated[
         Path | None,
@@ -106,6 +106,7 @@ def bundle(
     inputs: Annotated[
         bool, typer.Option("--inputs", help="Pack the test split's inputs too: mind whose data they are.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an archive that is there.")] = False,
     json_: Json = False,
 ) -> None:
     """Pack a finished run: what ships, what its verdict rests on, a model card; signed with --key."""
@@ -119,7 +120,7 @@ def bundle(
         from edgekd.bundle import signing
 
         signer = signing.private_key(key, os.environ.get("EDGEKD_KEY_PASSWORD"))
-    packed = pack.bundle(workdir, output, license_=license_, signer=signer, inputs=inputs)
+    packed = pack.bundle(workdir, output, license_=license_, signer=signer, inputs=inputs, force=force)
     if json_:
         terminal.emit_json(packed)
     else:
@@ -136,9 +137,11 @@ def verify(
 ) -> None:
     """Check a bundle and judge again from it alone; exit code as of gate, 4 where it is not what it says."""
     from edgekd import terminal, terminal_bundle
+    from edgekd.bundle import archive as archives
     from edgekd.bundle import verify as verification
     from edgekd.errors import UsageError
 
+    archives.check_there(archive)  # before what is asked about its signature
     if (key is None) is not unsigned:
         raise UsageError("give --key pub.pem, or --unsigned where nobody is to vouch for the bundle")
     public = None

@@ -31,8 +31,10 @@ def read_csv(path: Path) -> dict[str, list[str]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
+            _check_head(file.readline(), path)
+            file.seek(0)
             reader = csv.reader(file, strict=True)
-            head = next(reader, [])
+            head = next(reader)
             if len(set(head)) < len(head):
                 raise DataError(f"{path}: a column stands twice: {', '.join(head)}")
             found: list[list[str]] = [[] for _ in head]
@@ -46,6 +48,17 @@ def read_csv(path: Path) -> dict[str, list[str]]:
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: not a CSV file: {error}") from None
     return dict(zip(head, found, strict=True))
+
+
+def _check_head(line: str, path: Path) -> None:
+    """Tells what would else read as a single column, or as none."""
+    if not line.strip():
+        raise DataError(f"{path}: empty, or its first line is", hint="it names the columns")
+    for separator, named in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in line and "," not in line:
+            raise DataError(
+                f"{path}: its columns seem to be separated by {named}", hint="save it again with commas"
+            )
 
 
 def texts_of(values: Sequence[Any] | NDArray[Any], where: str, name: str) -> Texts:

@@ -47,13 +47,15 @@ def compare(old_path: Path, new_path: Path) -> Comparison:
     there, here = words.targets(old.report), words.targets(new.report)
     both = [t for t in here if t in there]
     metric = words.primary(new.report).name
+    cautions = _cautions(old.report, new.report)
     return Comparison(
         old=old.report.recipe.name,
         new=new.report.recipe.name,
         old_status=old.report.verdict.status,
         new_status=new.report.verdict.status,
         metric=metric,
-        cautions=_cautions(old.report, new.report),
+        cautions=tuple(cautions.values()),
+        cautioned=tuple(cautions),
         targets=tuple(_target(old, new, t, metric) for t in both),
         only_old=tuple(t for t in there if t not in here),
         only_new=tuple(t for t in here if t not in there),
@@ -209,38 +211,42 @@ def _size(old: ArtifactRecord, new: ArtifactRecord) -> Change:
     return Change("size", "bytes", old.size_bytes, new.size_bytes, ratio, None, word, basis)
 
 
-def _cautions(old: Report, new: Report) -> tuple[str, ...]:
-    """What a reader must know before any figure."""
-    found = []
+def _cautions(old: Report, new: Report) -> dict[str, str]:
+    """What a reader must know before any figure: of what -> a sentence."""
+    found = {}
     if not same_samples(old, new):
         counts = [f"{r.data.splits.test.n:,}" for r in (old, new)]
-        found.append(
+        found["test samples"] = (
             f"The test splits differ ({counts[0]} samples then, {counts[1]} now, other sha256): "
             "accuracies are of different samples."
         )
     if not same_teacher(old, new):
-        found.append("The teachers differ, or are not known to be the same: so do the drops against them.")
+        found["teacher"] = (
+            "The teachers differ, or are not known to be the same: so do the drops against them."
+        )
     if old.recipe.name != new.recipe.name:
-        found.append(f"The recipes differ: {old.recipe.name} then, {new.recipe.name} now.")
+        found["recipe"] = f"The recipes differ: {old.recipe.name} then, {new.recipe.name} now."
     if words.primary(old).name != words.primary(new).name:
-        found.append(f"The metrics differ: {words.primary(old).name} then, {words.primary(new).name} now.")
+        found["metric"] = (
+            f"The metrics differ: {words.primary(old).name} then, {words.primary(new).name} now."
+        )
     policies = [dict(words.policy(r)) for r in (old, new)]
     keys = sorted({k for p in policies for k in p} - {"why"})
     if changed := [k for k in keys if policies[0].get(k) != policies[1].get(k)]:
         said = "; ".join(f"{k}: {policies[0].get(k)} then, {policies[1].get(k)} now" for k in changed)
-        found.append(f"The gate's policies differ, so verdicts do not say the same ({said}).")
+        found["policy"] = f"The gate's policies differ, so verdicts do not say the same ({said})."
     both = set(words.targets(old)) & set(words.targets(new))
     for key, what in (("budgets", "budgets"), ("targets", "targets' own policies")):
         if other := [t for t in words.targets(new) if t in both and _of(old, key, t) != _of(new, key, t)]:
-            found.append(f"The {what} of {words.listed(other)} differ, so verdicts do not say the same.")
+            found[what] = f"The {what} of {words.listed(other)} differ, so verdicts do not say the same."
     if smoked := [which for r, which in ((old, "old"), (new, "new")) if r.recipe.config.get("smoke")]:
-        found.append(f"A smoke run on a sliver of data: the {words.listed(smoked)} report.")
+        found["a smoke run"] = f"A smoke run on a sliver of data: the {words.listed(smoked)} report."
     if hosts := host_differences(old, new):
-        found.append(f"The hosts differ ({then_and_now(hosts)}): latency and memory are not compared.")
+        found["host"] = f"The hosts differ ({then_and_now(hosts)}): latency and memory are not compared."
     systems = {key: (old.host.get(key), new.host.get(key)) for key in ("os", "kernel", "python")}
     if systems := {key: both for key, both in systems.items() if both[0] != both[1]}:
-        found.append(f"The hosts have other systems ({then_and_now(systems)}).")
-    return tuple(found)
+        found["system"] = f"The hosts have other systems ({then_and_now(systems)})."
+    return found
 
 
 def _of(report: Report, key: str, target: str) -> Any:

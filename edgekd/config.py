@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -159,13 +159,16 @@ def _quoted(message: str) -> list[str]:
 
 def _fields_at(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
     """Names of the fields of the config class that stands at `path`."""
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         field = model.model_fields.get(part)
         if field is None:
             return
         inner = inner_model(field)
         if inner is None:
             return
+        if get_origin(field.annotation) is Mapping:
+            next(parts, None)  # of a column or a target: any name
         model = inner
     yield from model.model_fields
 

@@ -20,6 +20,11 @@ from edgekd.prediction_files import Rows
 from edgekd.store import Store, hash_of
 from edgekd.types import Verdict
 
+SAME = (
+    "the baseline says the same of every sample: where both files are of one model, the verdict shows "
+    "nothing about a compressed one"
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -107,10 +112,12 @@ def judge(baseline: Path, candidates: Mapping[str, Path], policy: GateConfig, as
     judged, count = {}, 0
     teacher_said = _said(files[0])
     for (name, pair), other in zip(pairs.items(), files[1:], strict=True):
-        new = Judgement(hash_of([teacher_said, _said(other)]), judgement_log.policy_sha256(policy))
+        said = _said(other)
+        new = Judgement(hash_of([teacher_said, said]), judgement_log.policy_sha256(policy))
         log = judgement_log.enter(store, test, new)
         own, count = policy.spent(len(log)), max(count, len(log))
-        judged[name] = gate.judge_predictions(pair, own, name, assumed_drop / gate.drop_scale(own)[0])
+        found = gate.judge_predictions(pair, own, name, assumed_drop / gate.drop_scale(own)[0])
+        judged[name] = replace(found, notes=(*found.notes, SAME)) if said == teacher_said else found
         status = gate.conclude(judged[name].checks, [name], policy.metric).status
         judgement_log.settle(store, test, replace(new, status=status.value))
     checks = [check for each in judged.values() for check in each.checks]

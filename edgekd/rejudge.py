@@ -14,7 +14,7 @@ from typing import Any
 from edgekd import config as configs
 from edgekd import judgement_log
 from edgekd.config import GateConfig, PolicyGate, TargetGateConfig
-from edgekd.errors import DataError, UsageError
+from edgekd.errors import DataError, UsageError, nearest
 from edgekd.gate_settings import MARGINS
 from edgekd.judgement import Against, counted, judged, past_judgements, with_intervals
 from edgekd.report.schema import Report, parse
@@ -99,9 +99,8 @@ def _held_to(report: Report, policy: PolicyGate, path: Path) -> Report:
     targets = {str(a.target) for a in report.artifacts if a.role == "target"}
     for name in (*policy.required_targets, *policy.budgets):
         if name not in targets:
-            raise UsageError(
-                f"{path}: the report has no target {name!r}", hint=f"targets: {', '.join(targets)}"
-            )
+            hint = nearest(name, targets, f"targets: {', '.join(sorted(targets))}")
+            raise UsageError(f"{path}: the report has no target {name!r}", hint=hint)
     artifacts = tuple(
         a.model_copy(update={"required": a.target in policy.required_targets})
         if policy.required_targets and a.role == "target"

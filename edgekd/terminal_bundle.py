@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from edgekd.terminal import COLOURS, console, show_verdict, size_text
+from edgekd.terminal import COLOURS, console, size_text
+from edgekd.terminal_report import show_verdict
 
 if TYPE_CHECKING:
     from edgekd.bundle.pack import Packed

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 
 from edgekd.report.compare import cell, headline
 from edgekd.report.compared import Comparison
-from edgekd.terminal import COLOURS, console
+from edgekd.terminal import COLOURS, console, empty_table
 
 TONES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "none": "dim"}
 
@@ -17,10 +15,8 @@ def show_comparison(found: Comparison) -> None:
     """What differs besides the files, each figure of each target, then what got worse or better."""
     for caution in found.cautions:
         console.print(f"[yellow]{escape(caution)}[/yellow]")
-    table = Table(title="new against old", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for column in ("target", "figure", "Old", "New", "Change", "90% interval", "beyond noise"):
-        figures = column in ("Old", "New", "Change", "90% interval")
-        table.add_column(column, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
+    head = ("target", "figure", "Old", "New", "Change", "Interval (90%)", "beyond noise")
+    table = empty_table("new against old", head)
     reasons: dict[tuple[str, str], list[str]] = {}
     for target in found.targets:
         old, new = target.old_verdict, target.new_verdict

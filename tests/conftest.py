@@ -1,9 +1,11 @@
+import io
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from rich.console import Console
 
 # On a busy machine any example may take long; in CI the examples are the same each time.
 settings.register_profile("edgekd", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -21,6 +23,8 @@ if named := os.environ.get("EDGEKD_DATA"):
     if not Path(named).is_dir():
         raise pytest.UsageError(f"EDGEKD_DATA = {named!r} is no folder")
     os.environ["EDGEKD_DATA"] = str(Path(named).resolve())  # tests run commands in other folders
+
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables are as wide as it says
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -66,6 +70,21 @@ def small_disk(tmp_path):
         pytest.skip(f"a file system of 1 MiB cannot be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What a function of `terminal_report` prints on a terminal of 80 columns."""
+
+    from edgekd import terminal_report
+
+    def told(show, *arguments):
+        out = io.StringIO()
+        monkeypatch.setattr(terminal_report, "console", Console(file=out, width=80, highlight=False))
+        show(*arguments)
+        return out.getvalue()
+
+    return told
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import tomllib
 
 import pytest
 
-from edgekd import config
+from edgekd import config, terminal
 from edgekd.config import (
     CalibrationPolicy,
     Recipe,
@@ -398,3 +398,35 @@ def test_a_targets_gate_stands_in_place_of_the_recipes():
     assert TargetGateConfig(max_drop_pp=0.5, min_int8_share=0.5).without_margin() == TargetGateConfig(
         min_int8_share=0.5
     )
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("max_drop_p = 1.0", "p.toml:2: unknown key 'gate.max_drop_p' (did you mean 'max_drop_pp'?)"),
+        (
+            "[gate.slices.label]\nmin_slices_n = 9",
+            "p.toml:3: unknown key 'gate.slices.label.min_slices_n' (did you mean 'min_slice_n'?)",
+        ),
+        (
+            "[gate.budgets.host]\nzzz = 9",
+            "p.toml:3: unknown key 'gate.budgets.host.zzz' "
+            "(valid keys here: size_bytes, latency_ms_p90, peak_memory_bytes)",
+        ),
+    ],
+)
+def test_unknown_keys_of_a_policy(tmp_path, lines, said):
+    (tmp_path / "p.toml").write_text(f"[gate]\n{lines}\n")
+    with pytest.raises(UsageError) as told:
+        config.load_policy(tmp_path / "p.toml")
+    assert str(told.value) == f"{tmp_path}/{said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("image_fold", "did you mean 'image_folder'?"), ("kdd", "did you mean 'kd'?"), ("xyz", "known: recipe")],
+)
+def test_unknown_schemas(name, hint):
+    with pytest.raises(UsageError, match=f"no schema '{name}'") as told:
+        terminal.schema_of(name)
+    assert told.value.hint.startswith(hint)

@@ -117,8 +117,16 @@ def test_other_columns_raise_alarms_that_block_nothing(files):
     assert found.exit_code == 0
     (line,) = [line for line in found.stdout.splitlines() if "region = south" in line]
     assert "ALARM" in line
-    assert "11 slices that need not pass raise no alarm" in found.stdout
+    assert "11 slices that need not pass raised no alarm; 1 raised one." in found.stdout
     assert "column 'row' has 10,000 values and is no slice" in found.stdout
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_candidate_that_is_the_baseline_shows_nothing(files, shuffled):
+    found = gate(*files(lambda i, label: i < 0, 2000, shuffled=shuffled), "--max-drop", 1.0)
+    assert found.exit_code == 0 and "the baseline says the same of every sample" in found.stdout
+    command = files(lambda i, label: i == 0, 2000, shuffled=shuffled)
+    assert "the baseline says the same" not in gate(*command, "--max-drop", 1.0).stdout
 
 
 def test_samples_for_an_assumed_drop(files):

@@ -113,7 +113,13 @@ def test_parquet_is_as_csv(write, tmp_path):
 
 
 REFUSED = {
-    "empty": ("", "no column 'sample_id'"),
+    "empty": ("", r"p\.csv: empty, or its first line is"),
+    "a mark of UTF-8 alone": (b"\xef\xbb\xbf", "empty, or"),
+    "an empty line first": ("\nsample_id,label,prediction\na,1,1\n", "empty, or"),
+    "semicolons": ("sample_id;label;prediction\na;1;1\n", "semicolons .save it again with commas"),
+    "semicolons and quotes": ('"sample_id";"label";"prediction"\n"a";1;0,5\n', "separated by semicolons"),
+    "tabs": ("sample_id\tlabel\tprediction\na\t1\t1\n", "separated by tabs"),
+    "another column": ("id,label;a,prediction\na,1,1\n", "no column 'sample_id'"),
     "head alone": ("sample_id,label,prediction\n", "no samples"),
     "no label": ("sample_id,prediction\na,1\n", "no column 'label'"),
     "no answer": ("sample_id,label\na,1\n", "neither prediction nor scores"),

@@ -42,13 +42,22 @@ def write(path: Path, files: Mapping[str, Path | bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with no_space_is_clear(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             _write(temporary, files)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_there(path: Path) -> None:
+    """Tells an archive that is missing.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file", hint="edgekd bundle WORKDIR -o release.zip makes one")
 
 
 def read(path: Path, folder: Path) -> tuple[str, ...]:
@@ -58,8 +67,7 @@ def read(path: Path, folder: Path) -> tuple[str, ...]:
         EvidenceError: it is no archive of this form: damaged, changed, or made to do harm.
         UsageError: there is no such file.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file", hint="edgekd bundle WORKDIR -o release.zip makes one")
+    check_there(path)
     try:
         with ZipFile(path) as archive:
             entries = archive.infolist()

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from edgekd import run_file, tasks
 from edgekd.bundle import MANIFEST, SIGNATURE, archive
 from edgekd.bundle.parts import INPUTS, named, written
 from edgekd.bundle.verify import manifest_text, verify
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, nearest
 from edgekd.nodes import Plan
+from edgekd.report.model_card import LICENSES
 from edgekd.report.schema import parse
 from edgekd.store import Store, sha256_file
 
@@ -51,25 +52,30 @@ def bundle(
     license_: str,
     signer: CryptoSigner | None = None,
     inputs: bool = False,
+    force: bool = False,
 ) -> Packed:
     """Packs a finished run; the same run gives the same bytes.
 
     Args:
         workdir: its folder.
         output: the archive to write.
-        license_: of the files that ship, an SPDX identifier.
+        license_: of the files that ship, an SPDX expression.
         signer: who vouches for it; None leaves it unsigned.
         inputs: whether the test split's inputs go along: they may be customers' data.
+        force: whether a file that is there may be replaced.
 
     Raises:
         EvidenceError: the verdict does not follow from what lies in the folder, or a file was changed.
-        UsageError: no finished run, or a file of it is missing.
+        UsageError: no finished run, a file of it is missing, the license is no SPDX expression, or
+            nothing can be written to `output`.
     """
-    if re.fullmatch(r"[A-Za-z0-9.+() -]*[A-Za-z0-9][A-Za-z0-9.+() -]*", license_) is None:
-        hint = "an SPDX identifier: Apache-2.0, MIT, LicenseRef-own ..."
-        raise UsageError(f"--license {license_!r} is none", hint=hint)
+    license_ = _spdx(license_)
     if output.exists() and not output.is_file():
         raise UsageError(f"{output}: no plain file", hint="-o release.zip")
+    if output.exists() and not force:
+        raise UsageError(f"{output}: is there already", hint="--force replaces it")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent}: no such folder", hint=f"mkdir -p {output.parent}")
     plan, _, _, store = run_file.read(workdir)
     report = parse(workdir / "report.json")
     found: dict[str, Path | bytes] = {name: _own(workdir, name) for name in sorted(named(report))}
@@ -95,6 +101,17 @@ def bundle(
         new.unlink(missing_ok=True)
     key_id = None if signer is None else signer.public_key.keyid
     return Packed(output, len(found), output.stat().st_size, key_id, report.verdict.status)
+
+
+def _spdx(text: str) -> str:
+    """An SPDX expression in the spelling of the standard."""
+    try:
+        return canonicalize_license_expression(text)
+    except InvalidLicenseExpression:
+        otherwise = "Apache-2.0, MIT OR Apache-2.0 ...; terms of your own are LicenseRef-my-terms"
+        # Of "MIT License" the nearest would be the Unlicense.
+        hint = nearest(text.lower().replace("license", ""), LICENSES, otherwise)
+        raise UsageError(f"--license {text!r} is no SPDX expression", hint=hint) from None
 
 
 def _inputs(plan: Plan, store: Store) -> bytes:

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy.special import stdtrit
 
-from edgekd.errors import UsageError
+from edgekd.errors import DataError, UsageError
 from edgekd.gate import statistics
 from edgekd.gate.judge import LATENCY_ALPHA, SEED, inconclusive, obstacle_of, place, setting
 from edgekd.gate.pairing import Pair
@@ -56,9 +56,8 @@ def judge_latency_ratio(
 
     By an interval (90%) of the ratio: PASS if all of it is below the limit, FAIL if all of it is above, else
     INCONCLUSIVE. The two were not timed in turns, so that a machine that became slower between them reads as
-    a slower file. The interval is the wider of two: of the bootstrap, processes resampled and then runs, of
-    each report by itself, and Welch's t-interval of the processes' logarithms: three processes resampled
-    vary too little, and one in nine files just at the limit would pass instead of one in twenty.
+    a slower file. The interval is `ratio_interval`: three processes that are only resampled vary too little,
+    and one in nine files just at the limit would pass instead of one in twenty.
 
     Args:
         new: of this report.
@@ -68,6 +67,7 @@ def judge_latency_ratio(
         other_host: in what the computers of the two reports differ; empty where they do not.
 
     Raises:
+        DataError: latencies that are not positive.
         UsageError: the limit is not a positive number.
     """
     name = "latency_ratio"
@@ -90,7 +90,7 @@ def judge_latency_ratio(
             text = "; ".join(obstacles)
             checks.append(inconclusive(f"{name}_{what}", target, None, limit, "ratio", text))
             continue
-        low, high = _interval(new, baseline, quantile)
+        low, high = ratio_interval(new, baseline, quantile)
         now, then = (float(np.quantile(m.latency_ms, quantile)) for m in (new, baseline))
         status = place(low, high, limit)
         detail = (
@@ -103,16 +103,29 @@ def judge_latency_ratio(
     return checks[0], checks[1]
 
 
-def _interval(new: Measurement, old: Measurement, quantile: float) -> tuple[float, float]:
+def ratio_interval(new: Measurement, old: Measurement, quantile: float) -> tuple[float, float]:
+    """A quantile of latency, new over old, of two that were not timed in turns: its interval, 90%.
+
+    The wider of two: of the bootstrap, processes resampled and then runs, of each side by itself, and Welch's
+    t-interval of the processes' logarithms, which a side of one process has none of.
+
+    Raises:
+        DataError: latencies are missing, not finite or not positive.
+    """
     drawn = [
         statistics.bootstrap_quantile(m.latency_ms, m.process, quantile, np.random.default_rng(SEED + i))
         for i, m in enumerate((new, old))
     ]
+    for m in (new, old):
+        if m.latency_ms.min() <= 0:
+            raise DataError(f"latencies of {m.artifact_id!r} are not positive")
     low, high = statistics.percentile_interval(drawn[0] / drawn[1], LATENCY_ALPHA)
     logs = [
         np.log([np.quantile(m.latency_ms[m.process == p], quantile) for p in np.unique(m.process)])
         for m in (new, old)
     ]
+    if min(map(len, logs)) < 2:
+        return low, high
     apart = float(np.mean(logs[0]) - np.mean(logs[1]))
     shares = [float(np.var(x, ddof=1)) / len(x) for x in logs]
     if sum(shares) == 0:  # every process took exactly as long

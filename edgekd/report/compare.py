@@ -144,7 +144,7 @@ def tone(found: Comparison) -> tuple[str, str]:
 
 
 def headline(found: Comparison) -> str:
-    """What got worse and what got better beyond noise, in a sentence each."""
+    """What got worse and what got better beyond noise, and what to mind, in a sentence each."""
     parts = []
     for word in ("worse", "better"):
         groups: dict[tuple[str, ...], list[str]] = {}
@@ -154,7 +154,10 @@ def headline(found: Comparison) -> str:
         parts += [f"{words.sentence(word)}: {'; '.join(said)}."] if said else []
     if not found.targets:
         return "The two reports have no target in common."
-    return " ".join(parts) or "Nothing that could be compared changed beyond noise."
+    parts = parts or ["Nothing that could be compared changed beyond noise."]
+    if found.cautioned:
+        parts.append(f"Read it with the cautions about {words.listed(found.cautioned)}.")
+    return " ".join(parts)
 
 
 def _told(targets: Iterable[TargetChange], word: str) -> dict[str, list[str]]:

@@ -62,6 +62,7 @@ class Comparison:
         old_status, new_status: the overall verdicts.
         metric: the figure that the waterfall is drawn for.
         cautions: what differs between the two besides the files.
+        cautioned: what each of them is about.
         targets: those in both.
         only_old, only_new: those in one.
     """
@@ -72,6 +73,7 @@ class Comparison:
     new_status: str
     metric: str
     cautions: tuple[str, ...]
+    cautioned: tuple[str, ...]
     targets: tuple[TargetChange, ...]
     only_old: tuple[str, ...]
     only_new: tuple[str, ...]

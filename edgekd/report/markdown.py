@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from edgekd.report import tables, verdicts, words
 from edgekd.report.classes import change_tables
@@ -19,6 +20,7 @@ BAR_CELLS = 24
 CELL_CHARACTERS = 300
 # GitHub and GitLab make links of these wherever they stand; behind an invisible space they do not.
 _LINKS = re.compile(r"(?<!\w)@(?=\w)|\bwww(?=\.)|\b(?:https?|ftp):(?=//)", re.IGNORECASE)
+FEW_CHECKS = 10  # more are folded where they pass
 SLICE_ROWS = 30  # of each kind; a comment on a pull request holds 65,536 characters
 _ESCAPES = {ord(c): f"\\{c}" for c in "\\`*_[]|#"} | {
     ord("&"): "&amp;",
@@ -49,7 +51,7 @@ def _blocks(report: Report, most: int | None) -> list[Block]:
         Block("## Files"),
         *_files(report, most),
         Block("## Checks"),
-        _checks(report, most),
+        *_checks(report, most),
         *_slices(report, most),
         Block("## Details"),
         *_details(report, most),
@@ -87,7 +89,6 @@ def table(
     most: int | None = None,
     name: str = "",
     before: str = "",
-    after: str = "",
 ) -> Block:
     """A Markdown table of escaped text, its cells of at most `most` characters."""
 
@@ -96,7 +97,13 @@ def table(
 
     right = set(numeric)
     rule = " | ".join("---:" if i in right else "---" for i in range(len(head)))
-    return Block(f"{before}{line(head)}\n| {rule} |", tuple(map(line, rows)), after, name)
+    return Block(f"{before}{line(head)}\n| {rule} |", tuple(map(line, rows)), name=name)
+
+
+def _folded(block: Block, title: str) -> Block:
+    """The same under a title, to be opened by who wants to see it."""
+    before = f"<details><summary>{escape(title)}</summary>\n\n{block.before}"
+    return replace(block, before=before, after="\n\n</details>")
 
 
 def _matrix(report: Report) -> list[Block]:
@@ -182,12 +189,23 @@ def _files(report: Report, most: int | None) -> list[Block]:
     ]
 
 
-def _checks(report: Report, most: int | None) -> Block:
-    head = ("Status", "Target", "Check", "Observed", "Limit", "Unit", "Detail")
+def _checks(report: Report, most: int | None) -> list[Block]:
+    """In one table; of many those that do not pass, the others folded below."""
     found = list(tables.check_rows(report))
+    order = ["FAIL", "INCONCLUSIVE"]
     if most is not None:
-        order = ["FAIL", "INCONCLUSIVE"]
         found.sort(key=lambda row: (order.index(row.status) if row.status in order else 2, not row.required))
+    if len(found) <= FEW_CHECKS:
+        return [_check_table(found, most)]
+    open_ones = [row for row in found if row.status in order]
+    rest = [row for row in found if row.status not in order]
+    parts = [_check_table(open_ones, most)] if open_ones else []
+    title = f"{words.count(len(rest), 'check')}: passed, or not applicable"
+    return [*parts, _folded(_check_table(rest, most), title)] if rest else parts
+
+
+def _check_table(found: Sequence[tables.CheckRow], most: int | None) -> Block:
+    head = ("Status", "Target", "Check", "Observed", "Limit", "Unit", "Detail")
     rows = [
         (
             row.status.replace("_", " "),
@@ -209,7 +227,7 @@ def _slices(report: Report, most: int | None) -> list[Block]:
     if found is None:
         return []
     parts = [Block("## Slices")]
-    must = (*found.mandatory, *found.passing)[:SLICE_ROWS]
+    must = found.must_pass(SLICE_ROWS)
     for said, rows in ((found.mandatory_said, must), (found.others_said, found.alarms)):
         parts += [Block(escape(said))] if said else []
         parts += [_slice_table(rows, found.unit, words.confidence(report), most)] if rows else []
@@ -227,22 +245,12 @@ def _details(report: Report, most: int | None) -> list[Block]:
     parts = []
     found = (*change_tables(report), *detail_tables(report), *further_tables(report))
     for one in (*found, *sensitivity_tables(report)):
-        title = f"<details><summary>{escape(one.title)}</summary>\n\n"
-        parts.append(
-            table(
-                one.head,
-                one.rows,
-                one.numeric,
-                most=most,
-                name=one.title,
-                before=title,
-                after="\n\n</details>",
-            )
-        )
+        shown = table(one.head, one.rows, one.numeric, most=most, name=one.title)
+        parts.append(_folded(shown, one.title))
     recipe = words.toml(report.recipe.config)
     fence = "`" * max(3, _longest_run(recipe) + 1)
-    text = f"<details><summary>Recipe</summary>\n\n{fence}toml\n{recipe}\n{fence}\n\n</details>"
-    return [*parts, Block(text, name="Recipe")]
+    text = Block(f"{fence}toml\n{recipe}\n{fence}", name="Recipe")
+    return [*parts, _folded(text, "Recipe")]
 
 
 def _longest_run(text: str) -> int:

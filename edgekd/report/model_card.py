@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +19,10 @@ _TASKS = {
     "image_folder": "image-classification",
     "table": "tabular-classification",
 }
-# The hub's identifiers of licences that releases mostly have; others go by their own name.
-_LICENSES = (
+# The hub's identifiers of licences that releases mostly have: SPDX's in small letters. Others go by a name.
+LICENSES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"),
-    *("cc-by-nc-4.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense", "openrail"),
+    *("cc-by-nc-4.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense"),
 )
 
 
@@ -30,7 +31,7 @@ def model_card(report: Report, license_: str) -> str:
 
     Args:
         report: of the run.
-        license_: of the files that ship, an SPDX identifier.
+        license_: of the files that ship, an SPDX expression.
     """
     parts = [
         _front_matter(report, license_),
@@ -39,7 +40,7 @@ def model_card(report: Report, license_: str) -> str:
         f"**{report.verdict.status}.** {escape(words.headline(report))}",
         *[f"> {escape(caution)}" for caution in words.cautions(report)],
         "## Files",
-        _files(report),
+        f"{_files(report)}\n\nLicense of the files: {escape(license_)}.",
         "## How to feed them",
         _inputs(report),
         "## Data",
@@ -55,10 +56,11 @@ def model_card(report: Report, license_: str) -> str:
 
 def _front_matter(report: Report, license_: str) -> str:
     """Values are JSON, which YAML reads as itself: no text from a report can become a key."""
-    known = license_.lower() in _LICENSES
-    head: dict[str, Any] = {"license": license_.lower() if known else "other"}
-    if not known:
-        head["license_name"] = license_
+    # A name is an identifier too: `mit-or-apache-2.0`.
+    name = re.sub(r"[^a-z0-9.]+", "-", license_.lower().replace("+", "-or-later")).strip("-")
+    head: dict[str, Any] = {"license": name if name in LICENSES else "other"}
+    if name not in LICENSES:
+        head["license_name"] = name
     head["tags"] = sorted({"edge", "knowledge-distillation", *_tags(report)})
     task = _task(report)
     if task is not None:

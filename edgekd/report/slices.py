@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekd.metric_names import metric_named
@@ -48,6 +49,10 @@ class Slices:
     alarms: tuple[SliceRow, ...]
     others_said: str
 
+    def must_pass(self, most: int) -> tuple[SliceRow, ...]:
+        """The worst of those that the release depends on, in one list."""
+        return (*self.mandatory, *self.passing)[:most]
+
 
 def slices(report: Report, most: int = MOST_ROWS) -> Slices | None:
     """The slices of all files; None where the policy asks for none.
@@ -58,6 +63,18 @@ def slices(report: Report, most: int = MOST_ROWS) -> Slices | None:
     """
     groups = shared(report.artifacts, lambda a: a.slices or None)
     found = [(group.name, one) for group in groups for one in group.first.slices]
+    metric = words.policy(report).get("metric")
+    return ordered(found, metric_named(metric).unit == "percent" if isinstance(metric, str) else True, most)
+
+
+def ordered(found: Sequence[tuple[str, SliceRecord]], percent: bool, most: int = MOST_ROWS) -> Slices | None:
+    """Slices by verdict and drop; None where there are none.
+
+    Args:
+        found: what each is of, and the slice.
+        percent: whether drops are percentage points.
+        most: rows of each table.
+    """
     if not found:
         return None
     must = sorted((f for f in found if f[1].mandatory), key=lambda f: (_ORDER[f[1].status], -_drop(f[1])))
@@ -66,8 +83,6 @@ def slices(report: Report, most: int = MOST_ROWS) -> Slices | None:
     few = len(must) <= min(_FEW, most)
     open_ones = [f for f in must if few or f[1].status != "PASS"]
     passing = [f for f in must if not few and f[1].status == "PASS"]
-    metric = words.policy(report).get("metric")
-    percent = metric_named(metric).unit == "percent" if isinstance(metric, str) else True
     return Slices(
         unit="pp" if percent else "",
         mandatory=tuple(_row(name, one, percent) for name, one in open_ones[:most]),

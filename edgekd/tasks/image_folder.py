@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field, model_validator
 
 from edgekd.config import Positive, Strict
@@ -180,6 +179,8 @@ def _decoded(
 
 def _decode(where: str, data: bytes, options: Options) -> NDArray[np.uint8]:
     """One image as (C, H, W)."""
+    from PIL import Image  # an extra: what the options are is told without it
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow warns of what it then guesses

@@ -296,13 +296,15 @@ def test_files_that_no_report_names_do_not_ship(release, keys, tmp_path):
 
 
 def test_one_that_nobody_signed(finished, keys, release, tmp_path):
-    pack.bundle(finished.folder / "runs/tiny-smoke", tmp_path / "r.zip", license_="LicenseRef-own")
+    pack.bundle(finished.folder / "runs/tiny-smoke", tmp_path / "r.zip", license_="licenseref-A OR gpl-2.0+")
     with pytest.raises(EvidenceError, match="nobody signed it"):
         verify(tmp_path / "r.zip", signing.public_key(keys[1]))
     assert verify(tmp_path / "r.zip", None).key_id is None
     files = contents(tmp_path / "r.zip")
-    head = files["README.md"].decode().splitlines()[:4]
-    assert 'license: "other"' in head and 'license_name: "LicenseRef-own"' in head
+    card = ModelCard(files["README.md"].decode())
+    assert (card.data.license, card.data.license_name) == ("other", "licenseref-a-or-gpl-2.0-or-later")
+    assert "License of the files: LicenseRef-A OR GPL-2.0+." in card.text
+    assert json.loads(files["manifest.json"])["license"] == "LicenseRef-A OR GPL-2.0+"
     files["report.md"] += b" "
     archive.write(tmp_path / "bad.zip", files)
     with pytest.raises(EvidenceError, match=r"report\.md: changed"):
@@ -334,16 +336,45 @@ def test_mistakes_are_told_in_one_line(finished, keys, release, tmp_path):
         (("verify", release), 2, "--key pub.pem, or --unsigned"),
         (("verify", release, "--key", keys[1], "--unsigned"), 2, "--key pub.pem, or --unsigned"),
         (("verify", release, "--key", keys[0]), 2, "no public key"),
-        (("verify", tmp_path / "none.zip", "--key", keys[1]), 2, "no such file"),
+        (("verify", tmp_path / "none.zip", "--key", keys[1]), 2, "none.zip: no such file"),
+        (("verify", tmp_path / "none.zip"), 2, "none.zip: no such file"),
+        (("verify", tmp_path / "none.zip", "--key", tmp_path / "none.pem"), 2, "none.zip: no such file"),
         (("verify", finished.folder / "recipe.toml", "--key", keys[1]), 4, "no sound archive"),
         (("bundle", tmp_path, "-o", tmp_path / "r.zip", "--license", "MIT"), 2, "holds no finished run"),
-        (
-            ("bundle", "runs/tiny-smoke", "-o", tmp_path / "r.zip", "--license", " "),
-            2,
-            "--license ' ' is none",
-        ),
         (("bundle", "runs/tiny-smoke", "-o", tmp_path, "--license", "MIT"), 2, "no plain file"),
+        (
+            ("bundle", "runs/tiny-smoke", "-o", tmp_path / "out/r.zip", "--license", "MIT"),
+            2,
+            f"{tmp_path / 'out'}: no such folder",
+        ),
+        (("bundle", "runs/tiny-smoke", "-o", release, "--license", "MIT"), 2, "is there already (--force"),
     ):
         found = finished.light(*command)
         assert (found.returncode, len(found.stderr.strip().splitlines())) == (code, 1), found.stderr
         assert said in found.stderr
+
+
+def test_an_archive_that_is_there_is_replaced_where_asked(finished, tmp_path):
+    command = ("bundle", "runs/tiny-smoke", "-o", tmp_path / "r.zip", "--license", "MIT")
+    (tmp_path / "r.zip").write_bytes(b"old")
+    assert finished.light(*command).returncode == 2 and (tmp_path / "r.zip").read_bytes() == b"old"
+    assert finished.light(*command, "--force").returncode == 0
+    assert verify(tmp_path / "r.zip", None).license_ == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("Apache 2.0", "did you mean 'apache-2.0'?"),
+        ("MIT License", "did you mean 'mit'?"),
+        ("proprietary", "LicenseRef-my-terms"),
+        ("MIT AND", "did you mean 'mit'?"),
+        ("openrail", "LicenseRef-my-terms"),  # of the hub, not of SPDX
+        (" ", "LicenseRef-my-terms"),
+        ("x\ny", "LicenseRef-my-terms"),
+    ],
+)
+def test_a_license_is_an_spdx_expression(tmp_path, text, hint):
+    with pytest.raises(UsageError, match="is no SPDX expression") as told:
+        pack.bundle(tmp_path, tmp_path / "r.zip", license_=text)
+    assert hint in told.value.hint and "\n" not in str(told.value)

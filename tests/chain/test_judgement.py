@@ -145,11 +145,11 @@ def test_another_policy_judges_in_place_of_the_recipes(folder, tmp_path):
     slices = [c for c in verdict.checks if c.name == "slice" and c.target == "x86-onnx"]
     assert len(slices) == 10 and {c.status for c in slices} == {"INCONCLUSIVE"}
     assert verdict.status == "INCONCLUSIVE"
-    with pytest.raises(UsageError, match="the report has no target 'phone'"):
+    with pytest.raises(UsageError, match=r"the report has no target 'hosts' \(did you mean 'host'"):
         judge_again(
             folder / "report.json",
             None,
-            write_policy(tmp_path, 'max_drop_pp = 1.0\nrequired_targets = ["phone"]'),
+            write_policy(tmp_path, 'max_drop_pp = 1.0\nrequired_targets = ["hosts"]'),
         )
 
 

@@ -1,27 +1,12 @@
-import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from edgekd import terminal
+from edgekd import terminal_report
 from edgekd.pipeline import default_workdir
 from edgekd.report.schema import parse
-
-
-@pytest.fixture
-def told(monkeypatch):
-    """What a function prints on a terminal of 80 columns."""
-
-    def told(show, *arguments):
-        out = io.StringIO()
-        monkeypatch.setattr(terminal, "console", Console(file=out, width=80, highlight=False))
-        show(*arguments)
-        return out.getvalue()
-
-    return told
 
 
 def report_of(finished):
@@ -30,7 +15,7 @@ def report_of(finished):
 
 def test_a_report_fits_80_columns_and_cuts_nothing(finished, told):
     report = report_of(finished)
-    text = told(terminal.show_report, report, Path("runs/tiny-smoke"))
+    text = told(terminal_report.show_report, report, Path("runs/tiny-smoke"))
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= 80
     # In the table of files, and in that of verdicts.
@@ -49,7 +34,7 @@ def test_targets_with_the_same_answer_stand_together(finished, told):
     other = next(a for a in artifacts if a.target == "x86-onnx").model_copy(update={"target": "other"})
     verdict = report.verdict.model_copy(update={"checks": tuple(twins)})
     changed = report.model_copy(update={"verdict": verdict, "artifacts": (*artifacts, other)})
-    text = told(terminal.show_verdict, changed)
+    text = told(terminal_report.show_verdict, changed)
     assert "int8_share: x86-onnx, other" in text
     assert text.count("computing operators run in int8") == 1
 
@@ -58,11 +43,11 @@ def test_a_target_that_failed_though_not_required_is_named(finished, told):
     report = report_of(finished)
     failed = report.verdict.checks[0].model_copy(update={"target": "spare", "status": "FAIL"})
     verdict = report.verdict.model_copy(update={"checks": (failed,), "status": "PASS"})
-    text = told(terminal.show_verdict, report.model_copy(update={"verdict": verdict}))
+    text = told(terminal_report.show_verdict, report.model_copy(update={"verdict": verdict}))
     assert f"not required, but failed: spare ({failed.name})" in text
     verdict = verdict.model_copy(update={"checks": ()})
     assert "not required, but" not in told(
-        terminal.show_verdict, report.model_copy(update={"verdict": verdict})
+        terminal_report.show_verdict, report.model_copy(update={"verdict": verdict})
     )
 
 
@@ -79,3 +64,12 @@ def test_without_a_command(arguments, code, words):
     done = subprocess.run([sys.executable, "-m", "edgekd", *arguments], capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 100), ("60", 60), ("none", 100)])
+def test_tables_in_a_pipe_are_as_wide_as_a_log(monkeypatch, columns, width):
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    command = [sys.executable, "-m", "edgekd", "targets", "raspberry-pi-5"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert max(map(len, lines)) == width

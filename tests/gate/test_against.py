@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgekd import gate
-from edgekd.errors import UsageError
+from edgekd.errors import DataError, UsageError
+from edgekd.gate.against import ratio_interval
 from edgekd.types import Measurement, Predictions, Protocol
 
 
@@ -113,3 +114,13 @@ def test_at_the_limit_one_in_twenty_passes():
     for _ in range(400):
         passed += gate.judge_latency_ratio(three(1.1), three(1.0), 1.1, "host")[0].status == "PASS"
     assert passed <= 28  # 20 at the nominal level; the bootstrap alone passes 46
+
+
+def test_an_interval_where_there_is_one_process_and_where_there_is_none():
+    alone = measured(BEFORE, process=np.zeros(400, np.int64))
+    low, high = ratio_interval(measured(1.3 * BEFORE), alone, 0.5)
+    assert 1.29 < low < 1.3 < high < 1.31
+    nothing = measured(np.where(np.arange(400) == 7, 0.0, BEFORE))
+    for new, old in ((nothing, alone), (alone, nothing)):
+        with pytest.raises(DataError, match="latencies of 'a' are not positive"):
+            ratio_interval(new, old, 0.5)

@@ -4,6 +4,8 @@ import math
 import pytest
 from filled_reports import filled
 
+from edgekd.report import compare
+from edgekd.report.compared import Comparison
 from edgekd.report.html import html
 from edgekd.report.schema import parse
 
@@ -368,12 +370,16 @@ def many():
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Opens a report (keys and values, or parsed) at a width; page.requests are the URLs it asked for."""
+    """Opens a report (keys and values, or parsed) or a comparison at a width.
+
+    page.asked are the URLs it asked for.
+    """
     opened = []
 
-    def show(report, width=1200, **options):
-        path = tmp_path / f"report-{len(opened)}.html"
-        text = html(parse(report) if isinstance(report, dict) else report)
+    def show(found, width=1200, **options):
+        path = tmp_path / f"page-{len(opened)}.html"
+        found = parse(found) if isinstance(found, dict) else found
+        text = compare.html(found) if isinstance(found, Comparison) else html(found)
         path.write_text(text, encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": 900}, **options)
         opened.append(page)

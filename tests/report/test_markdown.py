@@ -116,12 +116,30 @@ def test_a_file_is_shown_as_timed_under_its_own_target(sample):
     assert host[5] == "0.371" and host[7] == "measured"
 
 
-def test_checks_that_decide_come_first(sample):
-    rows = table_after(markdown(parse(sample)), "## Checks")[2:]
-    assert len(rows) == 16
-    assert all(row[1].endswith("(required)") for row in rows[:8])
-    assert rows[0][0] == "PASS" and rows[0][2:6] == ["Accuracy drop", "0.31", "1.00", "pp"]
-    assert not any(row[1].endswith("(required)") for row in rows[8:])
+def test_many_checks_are_folded_and_those_that_do_not_pass_stand_above(sample):
+    text = markdown(parse(sample))
+    rows = table_after(text, "## Checks")[2:]
+    assert [row[:3] for row in rows] == [
+        ["INCONCLUSIVE", name, "Latency, p90"] for name in ("android-cpu", "raspberry-pi-4")
+    ]
+    folded = table_after(text, "<details><summary>14 checks: passed, or not applicable</summary>")[2:]
+    assert len(folded) == 14 and {row[0] for row in folded} == {"PASS"}
+    assert all(row[1].endswith("(required)") for row in folded[:8])
+    assert folded[0][2:6] == ["Accuracy drop", "0.31", "1.00", "pp"]
+    assert not any(row[1].endswith("(required)") for row in folded[8:])
+    after = text[text.index("## Checks") : text.index("## Details")]
+    assert after.count("<details>") == after.count("</details>") == 1
+    for check in sample["verdict"]["checks"]:
+        check.update(status="PASS")
+    section = markdown(parse(sample)).split("## Checks\n\n")[1]
+    assert section.startswith("<details><summary>16 checks: passed")
+
+
+def test_few_checks_stand_in_one_table_those_that_decide_first(make):
+    text = markdown(parse(make(targets=("android-cpu", "host"))))
+    rows = table_after(text, "## Checks")[2:]
+    assert [row[1] for row in rows] == ["host (required)"] * 4 + ["android-cpu"] * 4
+    assert rows[6][0] == "INCONCLUSIVE" and "not applicable</summary>" not in text
 
 
 def test_every_table_is_rectangular(many):
