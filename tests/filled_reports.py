@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+from copy import deepcopy
 
 from PIL import Image
 
@@ -107,7 +108,7 @@ def filled(data):
         artifact["contents"] = contents(artifact["size_bytes"], dtype)
         if artifact["role"] == "target":
             artifact["class_drops"], artifact["flips"] = CLASS_DROPS, FLIPS
-            artifact["slices"] = SLICES
+            artifact["slices"] = deepcopy(SLICES)  # which a test may change
     for measurement in data["measurements"]:
         measurement["distribution"] = DISTRIBUTION
         measurement["raw_sha256"] = hashlib.sha256(measurement["raw_path"].encode()).hexdigest()

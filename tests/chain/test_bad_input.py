@@ -88,7 +88,7 @@ def test_a_recipe_that_is_wrong(inside, change, words):
 def test_an_unknown_target_recipe_or_schema_names_the_nearest(inside):
     refused(inside("run", inside.write(TINY), "--targets", "raspbery-pi-5"), "raspberry-pi-5")
     refused(inside("run", "digit"), "'digits'")
-    refused(inside("schema", "recipes"), "recipe, target")
+    refused(inside("schema", "recipes"), "did you mean 'recipe'")
     refused(inside("bench", "nowhere.tflite"), "nowhere.tflite", "no such file")
     refused(inside("run", inside.write(TINY), "--set", "smoke"), "key=value")
     refused(inside("store", "gc", "--max-size", "many"), "many")
