@@ -17,8 +17,11 @@ from edgekd.types import Column
 _WHOLE = re.compile(r"(-?\d+)\.0+")
 # What files of predictions say of a sample themselves; numpy takes the last two for its own.
 _TAKEN = re.compile(
-    r"sample_ids?|labels?|predictions?|scores?|score_\d+|file|allow_pickle|.*[/\\\x00-\x1f].*|", re.DOTALL
+    r"sample_ids?|labels?|predictions?|scores?|score_\d+|file|allow_pickle|.*\.npy|\s.*|.*\s|.*[/\\].*|",
+    re.DOTALL,
 )
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+LONGEST = 200  # characters: what is longer describes a sample, and is no slice or cluster
 
 Texts = Sequence[str]
 
@@ -65,13 +68,15 @@ def texts_of(values: Sequence[Any] | NDArray[Any], where: str, name: str) -> Tex
     """Each value as a text; 3.0 and 3 are the same class or user, whichever type a file keeps them in.
 
     Raises:
-        DataError: a value is missing: nothing, an empty text, NaN.
+        DataError: a value is missing (nothing, an empty text, NaN), or holds what cannot be shown.
     """
     found = values.tolist() if isinstance(values, np.ndarray) else values
     texts = [str(value).strip() for value in found]
     for i, (value, text) in enumerate(zip(found, texts, strict=True)):
         if value is None or is_missing(text):
             raise DataError(f"{where}: column {name!r} has no value in row {i + 1}: {value!r}")
+        if _UNPRINTABLE.search(text):
+            raise DataError(f"{where}: column {name!r} has control characters in row {i + 1}: {value!r}")
     return [whole[1] if (whole := _WHOLE.fullmatch(text)) else text for text in texts]
 
 
@@ -95,17 +100,24 @@ def columns_of(columns: Mapping[str, Texts]) -> dict[str, Column]:
     return {name: column_of(values) for name, values in columns.items()}
 
 
-def check_names(names: Sequence[str], where: str) -> None:
-    """Refuses names that stored predictions have for something else.
+def of_samples(columns: Mapping[str, Sequence[Any] | NDArray[Any]], where: str) -> dict[str, Texts]:
+    """What is known of samples beside their label, as texts by name; the same whoever says it, and when.
 
     Raises:
-        DataError: naming the first.
+        DataError: a name that stored predictions have for something else, or a value that is missing or long.
     """
-    if taken := [name for name in names if _TAKEN.fullmatch(name)]:
-        raise DataError(
-            f"{where}: no column may be called {taken[0]!r}",
-            hint="the label is a slice as it is: [gate.slices.label]" if taken[0] == "label" else "rename it",
-        )
+    found = {}
+    for name, values in columns.items():
+        if not isinstance(name, str) or _TAKEN.fullmatch(name) or _UNPRINTABLE.search(name):
+            hint = "the label is a slice as it is: [gate.slices.label]" if name == "label" else "rename it"
+            raise DataError(f"{where}: no column may be called {name!r}", hint=hint)
+        found[name] = texts_of(values, where, name)
+        if (longest := max(found[name], key=len, default="")) and len(longest) > LONGEST:
+            raise DataError(
+                f"{where}: column {name!r} has a value of {len(longest):,} characters: {longest[:30]!r} ...",
+                hint=f"{LONGEST} at most: longer texts describe a sample, and are no slice or cluster",
+            )
+    return found
 
 
 def _by_number(text: str) -> tuple[int, float, str]:

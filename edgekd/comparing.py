@@ -20,7 +20,7 @@ from edgekd.report.compared import ALPHA, Change, Comparison, Ends, TargetChange
 from edgekd.report.hosts import host_differences
 from edgekd.report.schema import ArtifactRecord, Report, parse
 from edgekd.report.verdicts import verdict_of
-from edgekd.stored import read_predictions
+from edgekd.stored import read_predictions, read_teacher
 from edgekd.types import Status
 
 RANK = {Status.FAIL: 0, Status.INCONCLUSIVE: 1, Status.PASS: 2}
@@ -151,7 +151,17 @@ def _unpaired(old: Side, new: Side, files: Sequence[ArtifactRecord], name: str) 
     for side, file, which in zip((old, new), files, ("old", "new"), strict=True):
         if file.predictions is None or not (side.folder / file.predictions.path).is_file():
             return f"the {which} folder holds no predictions"
+    teacher = new.report.teacher.predictions
+    if _cluster(new) is not None and (teacher is None or not (new.folder / teacher.path).is_file()):
+        return "the new folder does not say what samples come in: it holds no predictions of the teacher"
     return ""
+
+
+def _cluster(side: Side) -> str | None:
+    found = words.policy(side.report).get("cluster")
+    if found is not None and not isinstance(found, str):
+        raise DataError(f"report: gate.policy.cluster = {found!r} is no column")
+    return found
 
 
 def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Change) -> Change | str:
@@ -159,9 +169,9 @@ def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Chang
     records = [a.predictions for a in files]
     assert records[0] is not None and records[1] is not None  # `_unpaired`
     before, after = read_predictions(records[0], old.folder), read_predictions(records[1], new.folder)
-    cluster, teacher = words.policy(new.report).get("cluster"), new.report.teacher.predictions
+    cluster = _cluster(new)
     # What samples come in is said beside the teacher's answers.
-    beside = read_predictions(teacher, new.folder) if cluster is not None and teacher is not None else None
+    beside = None if cluster is None else read_teacher(new.report, new.folder)
     try:
         if beside is not None:
             both = gate.pair(beside, after)
@@ -171,7 +181,7 @@ def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Chang
         return f"the predictions do not pair up ({error.message})"
     if found.drop.interval is None:
         return f"there are too few of {cluster!r} to draw"
-    low, high = (-end for end in reversed(found.drop.interval))
+    low, high = (0.0 - end for end in reversed(found.drop.interval))  # and no minus before a zero
     word: Word = "better" if low > 0 else "worse" if high < 0 else "noise"
     if found.agreement == 1:
         word = "same"
@@ -180,7 +190,7 @@ def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Chang
         f"{found.b} that only the old one has; "
         + ("Tango's interval" if cluster is None else f"{cluster} by {cluster} drawn together")
     )
-    change = 0.0 - found.drop.drop  # and no minus before a zero
+    change = 0.0 - found.drop.drop
     return replace(absent, change=change, interval=(low, high), word=word, basis=basis)
 
 

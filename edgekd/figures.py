@@ -29,7 +29,7 @@ from edgekd.report.schema import (
     LayerBytes,
     Report,
 )
-from edgekd.stored import read_measurement, read_predictions
+from edgekd.stored import read_measurement, read_predictions, read_teacher
 
 _FENCE = 3.0  # interquartile ranges beyond the quartiles (Tukey 1977: "far out")
 
@@ -45,8 +45,7 @@ def with_figures(report: Report, folder: Path, policy: GateConfig) -> Report:
     Raises:
         DataError: predictions or timings that are missing or changed.
     """
-    assert report.teacher.predictions is not None  # written when the report was assembled
-    baseline = read_predictions(report.teacher.predictions, folder)
+    baseline = read_teacher(report, folder)
     artifacts = []
     for artifact in report.artifacts:
         more = _looked_into(artifact, folder)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import DataError
-from edgekd.report.schema import Gallery, GallerySample, PredictionsFile, Report
-from edgekd.stored import read_predictions
+from edgekd.report.schema import Gallery, GallerySample, Report
+from edgekd.stored import read_predictions, read_teacher
 from edgekd.types import InputSpec, Predictions, Split, Task
 
 LARGEST_SIDE = 96  # pixels; larger images are made smaller
@@ -37,10 +37,9 @@ def with_gallery(report: Report, folder: Path, task: Task, most: int) -> Report:
     if most == 0:
         return report
     test = task.splits["test"]
-    assert report.teacher.predictions is not None  # written when the report was assembled
-    teacher = _of(report.teacher.predictions, folder, test)
+    teacher = _of(read_teacher(report, folder), test)
     answers = {
-        a.id: _of(a.predictions, folder, test).answers
+        a.id: _of(read_predictions(a.predictions, folder), test).answers
         for a in report.artifacts
         if a.role == "target" and a.predictions is not None
     }
@@ -63,10 +62,9 @@ def with_gallery(report: Report, folder: Path, task: Task, most: int) -> Report:
     return report.model_copy(update={"gallery": Gallery(samples=samples, flipped=len(flipped))})
 
 
-def _of(record: PredictionsFile, folder: Path, test: Split) -> Predictions:
-    found = read_predictions(record, folder)
+def _of(found: Predictions, test: Split) -> Predictions:
     if not np.array_equal(found.sample_ids, test.ids):
-        raise DataError(f"{record.path}: not of this task's test split, in its order")
+        raise DataError("stored predictions are not of this task's test split, in its order")
     return found
 
 

@@ -39,7 +39,7 @@ class SliceConfig(Strict):
         default=None, description="margin of each slice, in the unit of a metric that is no percentage"
     )
     min_slice_n: Positive = Field(
-        default=100, description="samples below which a slice shows nothing: INCONCLUSIVE"
+        default=100, description="samples, or queries, below which a slice shows nothing: INCONCLUSIVE"
     )
     mandatory: bool = Field(
         default=True, description="whether all slices must pass; others raise alarms, together (Holm)"
@@ -153,6 +153,12 @@ class GateConfig(Strict):
             raise ValueError(f"query goes with ndcg@K and hit@K, not with {self.metric}")
         if "@" in self.metric and self.query is None:
             raise ValueError(f"{self.metric} ranks the rows of a query: name their column, query = ...")
+        if self.cluster == "label":
+            raise ValueError('cluster = "label": the samples of a class are no cluster')
+        if self.cluster is not None and self.max_negative_flip_rate is not None:
+            raise ValueError("max_negative_flip_rate: flips of clusters have no exact bound")
+        if self.metric == "auc" and (self.cluster is not None or self.max_relative_drop is not None):
+            raise ValueError("auc is judged by samples and absolutely: no cluster, no max_relative_drop")
         share = self.metric == "accuracy" or self.metric.startswith("top_")
         needed = share and self.cluster is None and any(asked.mandatory for asked in self.slices.values())
         if needed and self.expected_discordance is None:

@@ -31,7 +31,7 @@ from edgekd.report.schema import (
     VerdictRecord,
 )
 from edgekd.store import sha256_file, write_atomic
-from edgekd.stored import read_measurement, read_predictions, unchanged
+from edgekd.stored import read_measurement, read_predictions, read_teacher, unchanged
 from edgekd.types import (
     ACCURACY,
     Check,
@@ -118,8 +118,7 @@ def _metrics(artifact: ArtifactRecord, report: Report, policy: GateConfig) -> tu
 
 def with_intervals(report: Report, folder: Path, policy: GateConfig) -> Report:
     """The report with the intervals of its drops at the level of another policy, by its clusters."""
-    assert report.teacher.predictions is not None  # else it could not have been judged
-    baseline = read_predictions(report.teacher.predictions, folder)
+    baseline = read_teacher(report, folder)
 
     def at_level(metrics: tuple[MetricValue, ...], stored: PredictionsFile | None) -> tuple[MetricValue, ...]:
         if stored is None or all(m.drop is None for m in metrics):
@@ -177,12 +176,10 @@ def judge(
         DataError: predictions or timings that are missing, changed or do not pair up.
         UsageError: what the policy asks cannot be asked of these predictions.
     """
-    if report.teacher.predictions is None:
-        raise DataError("report: the teacher has no stored predictions")
-    baseline = read_predictions(report.teacher.predictions, folder)
+    baseline = read_teacher(report, folder)
     # What a sample is, is a slice too.
     of_label = {LABEL: Column(baseline.labels, report.class_names)}
-    baseline = replace(baseline, columns={**of_label, **baseline.columns})
+    baseline = replace(baseline, columns={**baseline.columns, **of_label})
     checks: list[Check] = []
     slices: dict[str, list[SliceRecord]] = {}
     for artifact in report.artifacts:
@@ -242,7 +239,7 @@ def plan(
     """
     columns = {LABEL: Column(labels, tuple(class_names)), **columns}
     for key, column in (*(("slices", c) for c in policy.slices), ("cluster", policy.cluster)):
-        if column is not None and (column not in columns or (key, column) == ("cluster", LABEL)):
+        if column is not None and column not in columns:
             raise UsageError(
                 f"gate.{key}: the task names no column {column!r}",
                 hint=nearest(
@@ -253,10 +250,6 @@ def plan(
         raise UsageError(f"gate.metric = {policy.metric!r}: a chain's networks tell classes")
     if policy.metric == "auc" and len(class_names) != 2:
         raise UsageError(f"gate.metric = 'auc' is of two classes, the task has {len(class_names)}")
-    if policy.cluster is not None and policy.max_negative_flip_rate is not None:
-        raise UsageError(
-            "gate.max_negative_flip_rate: flips of clusters have no exact bound", hint="leave it out"
-        )
     for name, asked in policy.slices.items():
         if not smoke and (unknown := [v for v in asked.values if v not in columns[name].values]):
             known = columns[name].values
@@ -264,9 +257,25 @@ def plan(
             raise UsageError(f"gate.slices.{name}.values: no sample is {unknown[0]!r}", hint=hint)
     if smoke:
         return None
-    if policy.cluster is not None and (few := gate.too_few_clusters(columns[policy.cluster])):
-        raise UsageError(f"gate.cluster = {policy.cluster!r}: {few}", hint="more of them in the test split")
+    if policy.cluster is not None:
+        _check_clusters(policy, columns, columns[policy.cluster].codes)
     return gate.joint_power({name: _counts(columns[name]) for name in policy.slices}, policy)
+
+
+def _check_clusters(policy: GateConfig, columns: Mapping[str, Column], clusters: NDArray[np.int64]) -> None:
+    """Joint power is not known of clusters; whether there is any is."""
+    if few := gate.too_few_clusters(clusters):
+        raise UsageError(f"gate.cluster = {policy.cluster!r}: {few}", hint="more of them in the test split")
+    for name, asked in policy.slices.items():
+        for code, value in enumerate(columns[name].values):
+            of = columns[name].codes == code
+            few = gate.too_few_clusters(clusters[of])
+            if asked.mandatory and of.any() and (few or of.sum() < asked.min_slice_n):
+                raise UsageError(
+                    f"gate.slices: {name} = {value} can never pass: "
+                    + (few or f"{of.sum():,} samples, min_slice_n is {asked.min_slice_n:,}"),
+                    hint="more samples, fewer mandatory slices, or mandatory = false",
+                )
 
 
 def _counts(column: Column) -> dict[str, int]:
@@ -304,11 +313,10 @@ def _judge_against(
 ) -> list[Check]:
     """What a file is held to beside the baseline report's file for the same target."""
     target, old = str(artifact.target), against.report
-    if old.teacher.predictions is None:
-        raise DataError("baseline report: the teacher has no stored predictions")
     checks = []
     if old.data.splits.test.sha256 == report.data.splits.test.sha256:
-        pair = gate.pair(teacher, read_predictions(old.teacher.predictions, against.folder))
+        teacher_then = replace(read_teacher(old, against.folder), columns={})  # named otherwise, perhaps
+        pair = gate.pair(teacher, teacher_then)
         checks.append(gate.judge_same_teacher(pair, target))
     else:
         detail = (

@@ -36,6 +36,7 @@ class Stage:
 
 STAGES = {
     "data": Stage("edgekd.stages.data", 2, ("numpy", "pillow", "scikit-learn"), 2),
+    "columns": Stage("edgekd.stages.columns", 1, ("numpy",), 1),
     "calibration": Stage("edgekd.stages.calibration", 1, ("numpy",), 1),
     "network": Stage("edgekd.stages.network", 4, (*_TORCH, "keras", "transformers"), 5),
     "file": Stage("edgekd.stages.file", 2, ("onnxruntime", "ai-edge-litert", "tensorflow"), 5),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from edgekd import config as configs
-from edgekd import processes, run_file
+from edgekd import processes, run_file, tasks
 from edgekd.assemble import assemble
 from edgekd.config import CalibrationPolicy, Recipe, Target
 from edgekd.devices.local import host_info
@@ -130,7 +130,11 @@ def resolve(
         data, where, text = copy.deepcopy(dict(recipe)), "recipe", ""
     for role in objects:
         # All that the recipe says of this role stood for another network or other data.
-        data[role] = {"kind": "object"} if role == "task" else {"model": {"kind": "object"}}
+        if role == "task":
+            said = data.get("task", {})
+            data[role] = {"kind": "object", **{k: said[k] for k in tasks.BESIDE if k in said}}
+        else:
+            data[role] = {"model": {"kind": "object"}}
     for key, value in overrides.items():
         configs.override(data, key, value)
     if targets is not None:
@@ -192,12 +196,10 @@ def fingerprint(role: str, value: Any) -> str:
 
     digest = hashlib.sha256()
     if role == "task":
-        from edgekd import tasks
-
         for name in sorted(value.splits):
             digest.update(tasks.split_sha256(value.splits[name]).encode())
             for column, texts in sorted(value.splits[name].columns.items()):
-                digest.update(repr((name, column, texts.tolist())).encode())
+                digest.update(repr((name, column, list(texts))).encode())
         said = (value.name, value.class_names, value.metrics, value.input_spec)
         digest.update(repr((*said, dict(value.modalities), dict(value.heads))).encode())
     else:

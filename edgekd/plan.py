@@ -53,6 +53,10 @@ def make_plan(
     builder = Builder(recipe.seed, store)
     objects = objects or {}
     data = builder.add("data", "data", _data_config(recipe, store, objects), {})
+    if (columns := recipe.task.columns) is not None:
+        # Nothing is made from them but the verdict: whoever slices otherwise trains nothing anew.
+        file = None if columns.file is None else source_of("task.columns.file", columns.file, store)["sha256"]
+        builder.add("columns", "columns", {"names": list(columns.names), "file": file}, {"data": data})
     teacher = None if recipe.teacher is None else _teacher(builder, recipe.teacher, data, objects)
     student = _student(builder, recipe, data, teacher, objects)
     calibration = builder.add(

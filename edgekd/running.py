@@ -26,7 +26,7 @@ def run_stages(context: Context, until: str | None = None) -> None:
     Raises:
         UsageError: `until` names no stage of this plan.
     """
-    nodes = context.plan.nodes
+    plan, nodes = context.plan, context.plan.nodes
     if until is not None:
         last = [i for i, n in enumerate(nodes) if until in (n.label, n.stage)]
         if not last:
@@ -37,6 +37,8 @@ def run_stages(context: Context, until: str | None = None) -> None:
     found = processes.tell([n.label for n in nodes if context.store.get(n.stage, n.key) is not None])
     if found:
         context.display.line(f"from earlier runs: {'all' if len(found) == len(nodes) else ', '.join(found)}")
+    # What the samples are is known: what could not be trained, or pass, is told before anything is.
+    sampled = "data" if plan.recipe.task.columns is None else "columns"
     for node in nodes:
         if node.label in found:
             entry = _stored(node, context)
@@ -45,7 +47,7 @@ def run_stages(context: Context, until: str | None = None) -> None:
         else:
             entry = _along(node, context)
         context.entries[node.label] = entry
-        if node.stage == "data":
+        if node.label == sampled:
             demands.check(context.plan.recipe, context.task)
             _check_policy(context)
             left = [node for node in nodes if node.label not in found]
@@ -68,16 +70,19 @@ def _check_policy(context: Context) -> None:
     assert labels is not None  # the data stage refuses a test split without labels
     split = context.entries["data"].result["splits"]["test"]["sha256"]
     asked = 1 + judgement_log.count(context.store.root, split)
+    unsure: dict[float, list[str]] = {}
     for target in context.plan.targets:
         policy = recipe.gate.on(target.gate).spent(asked)
         joint = judgement.plan(
             policy, np.asarray(labels), task.class_names, context.columns, smoke=recipe.smoke
         )
         if joint is not None and joint < gate.WARNED:
-            context.display.line(
-                f"  gate.slices: a file for {target.name} that lost nothing passes all with probability "
-                f"{joint:.0%} only"
-            )
+            unsure.setdefault(joint, []).append(target.name)
+    for joint, names in unsure.items():
+        context.display.line(
+            f"  gate.slices: a file for {', '.join(names)} that lost nothing passes all with probability "
+            f"{joint:.0%} only"
+        )
 
 
 def _stored(node: Node, context: Context) -> Entry:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from edgekd.columns import columns_of
+from edgekd.columns import columns_of, of_samples
 from edgekd.errors import DataError
-from edgekd.report.schema import MeasurementRecord, PredictionsFile
+from edgekd.report.schema import MeasurementRecord, PredictionsFile, Report
 from edgekd.store import sha256_file
 from edgekd.types import Measurement, Predictions, Protocol
 
@@ -28,6 +30,30 @@ def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
         DataError: missing, changed, or not what a run writes.
     """
     path = unchanged(folder, record.path, record.sha256)
+    found, more = _arrays(path)
+    if more:
+        raise DataError(f"{path}: {sorted(more)[0]!r} beside the scores: only the teacher's file has columns")
+    return found
+
+
+def read_teacher(report: Report, folder: Path) -> Predictions:
+    """The teacher's stored outputs, as `read_predictions`, with what is known of the samples.
+
+    Raises:
+        DataError: missing, changed, or not what a run writes.
+    """
+    if report.teacher.predictions is None:
+        raise DataError("report: the teacher has no stored predictions")
+    path = unchanged(folder, report.teacher.predictions.path, report.teacher.predictions.sha256)
+    found, more = _arrays(path)
+    for name, texts in more.items():
+        if not isinstance(texts, np.ndarray) or texts.dtype.kind != "U" or texts.shape != found.labels.shape:
+            raise DataError(f"{path}: {name!r} holds no texts, one a sample")
+    return replace(found, columns=columns_of(of_samples(more, str(path))))
+
+
+def _arrays(path: Path) -> tuple[Predictions, dict[str, Any]]:
+    """Ids, labels and scores, and whatever else lies there."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
@@ -41,10 +67,7 @@ def read_predictions(record: PredictionsFile, folder: Path) -> Predictions:
     ):
         if array.dtype.kind not in kinds or array.ndim != ndim:
             raise DataError(f"{path}: {name} of {array.dtype} {array.shape} are none")
-    for name, texts in arrays.items():
-        if texts.dtype.kind != "U" or texts.shape != ids.shape:
-            raise DataError(f"{path}: column {name!r} of {texts.dtype} {texts.shape} is none")
-    return Predictions(ids, labels, scores, columns_of({name: a.tolist() for name, a in arrays.items()}))
+    return Predictions(ids, labels, scores), arrays
 
 
 def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -30,7 +31,7 @@ COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow", "NOT_APPLIC
 
 def _width() -> int | None:
     """Off a terminal (a pipe, a log, CI) that of most logs; else, or where COLUMNS says, what Rich finds."""
-    told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    told = sys.stdout.isatty() or re.fullmatch(r"[1-9][0-9]{0,4}", os.environ.get("COLUMNS", ""))
     return None if told else 100
 
 

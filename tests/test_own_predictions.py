@@ -240,7 +240,7 @@ def test_flips_of_clusters_have_no_exact_bound(tmp_path, files):
     command = files(lambda i, label: i < 20, user=np.arange(2000) // 20)
     asked = 'max_drop_pp = 10.0\ncluster = "user"\n'
     assert gate(*command, *policy(tmp_path, asked)).exit_code == 0
-    with pytest.raises(UsageError, match="flips of clusters are not independent"):
+    with pytest.raises(UsageError, match="flips of clusters have no exact bound"):
         gate(*command, *policy(tmp_path, asked + "max_negative_flip_rate = 0.02\n"))
 
 
@@ -295,6 +295,9 @@ def test_what_is_asked_wrongly(arguments, said):
             "slices.label: max_drop = 2: f1",
         ),
         ('max_drop_pp = 1.0\nrequired_targets = ["host"]', "need a report"),
+        ('max_drop_pp = 1.0\ncluster = "label"', "the samples of a class are no cluster"),
+        ('metric = "auc"\nmax_drop = 0.1\ncluster = "user"', "auc is judged by samples and absolutely"),
+        ('metric = "auc"\nmax_relative_drop = 0.1', "auc is judged by samples and absolutely"),
     ],
 )
 def test_policies_that_are_wrong(tmp_path, text, said):

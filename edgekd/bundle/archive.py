@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from edgekd.bundle import MANIFEST
 from edgekd.errors import EvidenceError, UsageError
 from edgekd.store import no_space_is_clear
 
@@ -48,6 +49,15 @@ def write(path: Path, files: Mapping[str, Path | bytes]) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file looks like an archive of ours, whole or not."""
+    try:
+        with ZipFile(path) as found:
+            return MANIFEST in found.namelist()
+    except (BadZipFile, OSError):
+        return False
 
 
 def check_there(path: Path) -> None:

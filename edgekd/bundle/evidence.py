@@ -22,7 +22,7 @@ from edgekd.report.schema import (
     PredictionsFile,
     Report,
 )
-from edgekd.stored import read_measurement, read_predictions
+from edgekd.stored import read_measurement, read_predictions, read_teacher
 from edgekd.types import ACCURACY, Predictions
 
 # Other processors and library versions round the last digits otherwise.
@@ -52,14 +52,12 @@ def check_evidence(report: Report, folder: Path, targets: Sequence[Target]) -> R
 
 
 def _remade(report: Report, folder: Path, recipe: Recipe, targets: Sequence[Target]) -> Report:
-    if report.teacher.predictions is None:
-        raise EvidenceError("report.json: the teacher has no stored predictions")
     shipped = [a.target for a in report.artifacts if a.role == "target"]
     if shipped != [t.name for t in targets] or tuple(shipped) != recipe.targets:
         raise EvidenceError(
             f"report.json: files for {shipped}, where the recipe asks for {[*recipe.targets]}"
         )
-    baseline = read_predictions(report.teacher.predictions, folder)
+    baseline = read_teacher(report, folder)
     test = report.data.splits.test.model_copy(update={"n": len(baseline.labels)})
     splits = report.data.splits.model_copy(update={"test": test})
     report = report.model_copy(
@@ -94,10 +92,10 @@ def _metrics(
 ) -> tuple[MetricValue, ...]:
     if stored is None:
         raise EvidenceError("report.json: a stage or file has no stored predictions")
-    found = read_predictions(stored, folder)
     own = report.teacher.predictions
-    same = own is not None and stored.path == own.path
-    return (_metric(found, None if same else baseline, policy),)
+    if own is not None and (stored.path, stored.sha256) == (own.path, own.sha256):
+        return (_metric(baseline, None, policy),)
+    return (_metric(read_predictions(stored, folder), baseline, policy),)
 
 
 def _metric(

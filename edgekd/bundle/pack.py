@@ -74,6 +74,8 @@ def bundle(
         raise UsageError(f"{output}: no plain file", hint="-o release.zip")
     if output.exists() and not force:
         raise UsageError(f"{output}: is there already", hint="--force replaces it")
+    if output.exists() and not archive.is_bundle(output):
+        raise UsageError(f"{output}: no bundle, and not replaced", hint="-o release.zip")
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent}: no such folder", hint=f"mkdir -p {output.parent}")
     plan, _, _, store = run_file.read(workdir)

@@ -79,15 +79,20 @@ def evidence(pair: Pair, question: Question) -> Evidence:
     found, units = _estimate(pair, question)
     # Shares are percent where they are shown; margins are fractions.
     shown = by_estimate(found, units, question.margin, alpha, question.alpha_fail)
+    if metrics.is_share(metric) and not question.relative:
+        # Of few flips a bootstrap draws too few: clusters only add to what Tango's interval allows for.
+        plain = evidence(pair, replace(question, cluster=None)).interval
+        ends = min(shown.interval[0], plain[0]), max(shown.interval[1], plain[1])
+        shown = replace(shown, interval=ends)
     needed = _needed_to_see(pair, question, found, units) if shown.status is Status.PASS else 0
     if units < needed:
         return replace(shown, status=Status.INCONCLUSIVE, needed_lossless=needed)
     return shown
 
 
-def too_few_clusters(column: Column) -> str:
-    """Why no verdict can be reached by these clusters, or nothing."""
-    count = len(np.unique(column.codes))
+def too_few_clusters(clusters: NDArray[np.int64]) -> str:
+    """Why nothing can be shown of samples in these clusters, (N,) each sample's own; or nothing."""
+    count = len(np.unique(clusters))
     return "" if count >= MIN_CLUSTERS else _too_few(count, "clusters", MIN_CLUSTERS)
 
 
@@ -98,10 +103,9 @@ def clustered_interval(pair: Pair, cluster: str, alpha: float) -> tuple[float, f
         DataError: no such column.
     """
     try:
-        found, _ = _estimate(pair, Question(ACCURACY, 1.0, alpha, cluster=cluster))
+        return evidence(pair, Question(ACCURACY, 0.5, alpha, cluster=cluster)).interval
     except TooFew:
         return None
-    return found.bound(alpha), found.bound(1 - alpha)
 
 
 def _needed_to_see(pair: Pair, question: Question, found: Estimate, units: int) -> float:
@@ -142,9 +146,7 @@ def _too_few(units: int, what: str, least: int) -> str:
 def _auc(pair: Pair, question: Question, rng: np.random.Generator) -> Estimate:
     if question.cluster is not None or question.relative:
         what = "clusters" if question.cluster is not None else "a relative margin"
-        raise UsageError(
-            f"AUC with {what} cannot be judged", hint="judge the absolute drop, sample by sample"
-        )
+        raise UsageError(f"AUC with {what} cannot be judged", hint="judge the absolute drop, by samples")
     positive, negative = _by_class(pair)
     if min(len(positive), len(negative)) < auc.MIN_OF_A_CLASS:
         raise TooFew(

@@ -79,7 +79,9 @@ def pair(teacher: Predictions, candidate: Predictions) -> Pair:
         left, right = (_at(p, np.argsort(p.sample_ids)) for p in (teacher, candidate))
     _refuse("teacher and candidate have other labels", left.sample_ids[left.labels != right.labels])
     for name in left.columns.keys() & right.columns.keys():
-        different = left.columns[name].texts != right.columns[name].texts
+        one, other = left.columns[name], right.columns[name]
+        place = {text: code for code, text in enumerate(other.values)}
+        different = np.array([place.get(text, -1) for text in one.values])[one.codes] != other.codes
         _refuse(f"teacher and candidate differ in column {name!r}", left.sample_ids[different])
     return Pair(left, right)
 

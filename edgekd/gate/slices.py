@@ -87,7 +87,8 @@ def judge(
         strict = replace(question, margin=asked[name].margin, alpha_fail=question.alpha / max(mandatory, 1))
         shown = (_by_counts if share else _one_by_one)(pair, strict, pair.column(name), of)
         slices += [
-            _judged(name, value, n, asked[name], each) for (value, _, n), each in zip(of, shown, strict=True)
+            _judged(name, value, n, asked[name], each, clustered=question.cluster is not None)
+            for (value, _, n), each in zip(of, shown, strict=True)
         ]
     return tuple(_with_alarms(slices, question.alpha))
 
@@ -128,10 +129,10 @@ def _one_by_one(
     return found
 
 
-def _judged(name: str, value: str, n: int, asked: Asked, shown: Shown) -> Slice:
+def _judged(name: str, value: str, n: int, asked: Asked, shown: Shown, *, clustered: bool) -> Slice:
     if isinstance(shown, str):
         status, reason, known = Status.INCONCLUSIVE, shown, None
-    elif min(n, shown.units) < asked.min_n:
+    elif n < asked.min_n or (shown.units < asked.min_n and not clustered):  # clusters have a least number
         status, reason, known = Status.INCONCLUSIVE, f"fewer than {asked.min_n:,} samples", shown
     else:
         status, reason, known = shown.status, "", shown

@@ -164,14 +164,13 @@ def _files(report: Report, most: int | None) -> list[Block]:
     head += ["Speed-up over its own float, ×", "int8 operators, %", "Parity"]
     rows = []
     for row in tables.artifact_rows(report):
-        drop = row.drop if row.drop == words.ABSENT else f"{row.drop} {row.drop_interval}"
         rows.append(
             (
                 f"{row.name}{' (required)' if row.required else ''}",
                 f"{row.format}, {row.scheme}",
                 row.size_kb,
                 row.value,
-                drop,
+                row.drop_text,
                 row.median_ms,
                 row.p90_ms,
                 row.kind or words.ABSENT,

@@ -10,7 +10,7 @@ from typing import Any
 from edgekd.report import words
 from edgekd.report.markdown import escape
 from edgekd.report.markdown import table as block
-from edgekd.report.schema import ArtifactRecord, Report
+from edgekd.report.schema import ArtifactRecord, MetricValue, Report
 
 # What the hub calls tasks; a task that is none of these is not named.
 _TASKS = {
@@ -131,6 +131,11 @@ def _files(report: Report) -> str:
     return _table(head, rows, (3, 4, 5, 6))
 
 
+def _drop(found: MetricValue, decimals: int) -> str:
+    interval = "" if found.drop_interval is None else f" {words.interval(found.drop_interval, decimals)}"
+    return words.signed(found.drop, decimals) + interval
+
+
 def _file(report: Report, a: ArtifactRecord, metric: str, decimals: int) -> tuple[str, ...]:
     found, timed = words.find_metric(a.metrics, metric), words.measurements_of(report, a)
     own = timed[0] if timed else None
@@ -139,9 +144,7 @@ def _file(report: Report, a: ArtifactRecord, metric: str, decimals: int) -> tupl
         a.scheme,
         f"{a.size_bytes:,}",
         words.number(found.value if found else None, decimals),
-        f"{words.signed(found.drop, decimals)} {words.interval(found.drop_interval, decimals)}"
-        if found
-        else words.ABSENT,
+        words.ABSENT if found is None else _drop(found, decimals),
         words.ABSENT if own is None else words.number(own.median_ms, 3),
         words.ABSENT if own is None else f"{own.device} ({own.kind})",
     )

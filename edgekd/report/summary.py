@@ -60,7 +60,7 @@ def summary(report: Report) -> str:
         (
             f"{row.name}{' (required)' if row.required else ''}",
             row.value,
-            row.drop if row.drop == words.ABSENT else f"{row.drop} {row.drop_interval}",
+            row.drop_text,
             row.size_kb,
             f"{row.p90_ms}{'' if row.kind in ('', 'measured') else f' ({row.kind})'}",
             marked(verdicts.verdict_of(report, row.name)),

@@ -46,6 +46,11 @@ class ArtifactRow:
     parity_unit: str
     parity_agreement: str
 
+    @property
+    def drop_text(self) -> str:
+        """The drop with its interval, where there is one."""
+        return self.drop if self.drop_interval == words.ABSENT else f"{self.drop} {self.drop_interval}"
+
 
 def artifact_rows(report: Report) -> tuple[ArtifactRow, ...]:
     """Files that ship first, those that count before the others; then the float references."""

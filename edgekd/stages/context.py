@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import tasks
+from edgekd.columns import columns_of, of_samples
 from edgekd.nodes import Node, Plan
 from edgekd.progress import Display
 from edgekd.store import Entry, Store
@@ -57,7 +58,11 @@ class Context:
     @functools.cached_property
     def columns(self) -> Mapping[str, Column]:
         """What is known of the test samples beside their label."""
-        return tasks.columns_of(self.plan.recipe.task, self.task.splits["test"])
+        if (entry := self.entries.get("columns")) is None:
+            return columns_of(of_samples(self.task.splits["test"].columns, "split 'test'"))
+        with np.load(entry.file("columns.npz"), allow_pickle=False) as found:
+            named = {name: found[str(i)] for i, name in enumerate(entry.result["names"])}
+        return columns_of(of_samples(named, "the task's columns"))
 
     def seen_as(self, modality: str | None) -> Context:
         """The same run for a teacher that looks at a modality of the task; itself for None."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.columns import check_names, texts_of
+from edgekd.columns import of_samples
 from edgekd.errors import DataError
 from edgekd.tasks.common import apportion, sample_hashes
 from edgekd.types import ACCURACY, Split, Task
@@ -165,13 +165,16 @@ def _check_heads(task: Task, split: Split) -> None:
 
 def _check_columns(split: Split) -> None:
     where = f"split {split.name!r}"
-    check_names(tuple(split.columns), where)
     for name, values in split.columns.items():
+        if not isinstance(values, np.ndarray):
+            raise DataError(
+                f"{where}: column {name!r} is a {type(values).__name__}, expected an array of text"
+            )
         if values.shape != (len(split),) or values.dtype.kind != "U":
             raise DataError(
                 f"{where}: column {name!r} is {values.dtype} {values.shape}, expected text ({len(split)},)"
             )
-        texts_of(values, where, name)
+    of_samples(split.columns, where)
 
 
 def _check_values(split: Split) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgekd.columns import Texts, check_names, columns_of, read_csv, texts_of
+from edgekd.columns import Texts, columns_of, of_samples, read_csv
 from edgekd.errors import DataError, nearest
 from edgekd.settings import ColumnsConfig
 from edgekd.tasks.common import existing
@@ -24,12 +24,9 @@ def read_columns(split: Split, asked: ColumnsConfig | None, own: Mapping[str, Te
     Raises:
         DataError: a column that is not there, taken or given twice, a sample without a row, a missing value.
     """
-    found: dict[str, Texts] = {
-        name: texts_of(values, split.name, name) for name, values in split.columns.items()
-    }
+    found = of_samples(split.columns, f"split {split.name!r}")
     if asked is not None:
-        more = _of_file(asked, split) if asked.file is not None else dict(own)
-        check_names(tuple(more), "task.columns")
+        more = _of_file(asked, split) if asked.file is not None else of_samples(own, "task.columns")
         if both := found.keys() & more.keys():
             raise DataError(f"task.columns: the task has a column {sorted(both)[0]!r} of its own")
         found |= more
@@ -43,6 +40,8 @@ def _of_file(asked: ColumnsConfig, split: Split) -> dict[str, Texts]:
     if ID not in rows:
         raise DataError(f"{path}: no column {ID!r}", hint=f"columns: {', '.join(rows)}")
     names = asked.names or tuple(name for name in rows if name != ID)
+    if not names:
+        raise DataError(f"{path}: no column beside {ID!r}")
     for name in names:
         if name not in rows:
             raise DataError(
@@ -58,4 +57,4 @@ def _of_file(asked: ColumnsConfig, split: Split) -> dict[str, Texts]:
             f"{path}: no row for {len(lacking)} of {len(ids)} samples of {split.name!r}: {lacking[0]!r} ...",
             hint=f"a row for each; {ID} is what predictions call a sample",
         )
-    return {name: texts_of([rows[name][line[i]] for i in ids], str(path), name) for name in names}
+    return of_samples({name: [rows[name][line[i]] for i in ids] for name in names}, str(path))

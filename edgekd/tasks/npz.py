@@ -94,7 +94,7 @@ def _labels(where: str, y: NDArray[Any], count: int) -> NDArray[np.int64]:
 def _texts(where: str, values: NDArray[Any]) -> NDArray[np.str_]:
     if values.dtype.kind not in "iuU":
         raise DataError(f"{where} is {values.dtype}, expected texts or whole numbers")
-    return values.astype(np.str_)
+    return np.asarray(values, np.str_)
 
 
 def _inputs(where: str, x: NDArray[Any], options: Options) -> NDArray[Any]:

@@ -138,6 +138,8 @@ def cells(options: Options, names: Sequence[str], ids: NDArray[np.str_]) -> dict
                 hint = nearest(name, rows.header, f"columns: {', '.join(rows.header)}")
                 raise DataError(f"{rows.path}:1: no column {name!r}", hint=hint)
         of = {split: rows.column(name) for split, rows in files.items()}
+        if gone := [f"{split}:{line}" for split, _, line in places if line not in at[split]]:
+            raise DataError(f"{rows.path}: changed while it was read: {gone[0]} is not there")
         texts = [of[split][at[split][line]] for split, _, line in places]
         for (split, _, line), text in zip(places, texts, strict=True):
             if is_missing(text):

@@ -355,11 +355,17 @@ def test_mistakes_are_told_in_one_line(finished, keys, release, tmp_path):
 
 
 def test_an_archive_that_is_there_is_replaced_where_asked(finished, tmp_path):
-    command = ("bundle", "runs/tiny-smoke", "-o", tmp_path / "r.zip", "--license", "MIT")
-    (tmp_path / "r.zip").write_bytes(b"old")
-    assert finished.light(*command).returncode == 2 and (tmp_path / "r.zip").read_bytes() == b"old"
-    assert finished.light(*command, "--force").returncode == 0
+    command = ("bundle", "runs/tiny-smoke", "-o", tmp_path / "r.zip", "--license")
+    assert finished.light(*command, "MIT").returncode == 0
+    assert finished.light(*command, "0BSD").returncode == 2
     assert verify(tmp_path / "r.zip", None).license_ == "MIT"
+    assert finished.light(*command, "0BSD", "--force").returncode == 0
+    assert verify(tmp_path / "r.zip", None).license_ == "0BSD"
+    # What is no bundle is kept: it was meant otherwise.
+    (tmp_path / "r.zip").write_bytes(b"old")
+    refused = finished.light(*command, "MIT", "--force")
+    assert refused.returncode == 2 and "no bundle, and not replaced" in refused.stderr
+    assert (tmp_path / "r.zip").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize(

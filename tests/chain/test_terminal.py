@@ -66,7 +66,7 @@ def test_without_a_command(arguments, code, words):
     assert words in done.stdout
 
 
-@pytest.mark.parametrize(("columns", "width"), [(None, 100), ("60", 60), ("none", 100)])
+@pytest.mark.parametrize(("columns", "width"), [(None, 100), ("60", 60), ("none", 100), ("0", 100)])
 def test_tables_in_a_pipe_are_as_wide_as_a_log(monkeypatch, columns, width):
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)

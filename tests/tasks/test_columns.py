@@ -12,7 +12,7 @@ from edgekd.config import TaskConfig
 from edgekd.errors import DataError, UsageError
 from edgekd.tasks import check, columns_of, keep_first, load, save, split_sha256
 
-TABLE = 'age,"home, now",size,buys\n1,Köln,0.5,no\n2,"Os\nlo",1.5,yes\n3,Köln,2.5,yes\n\n4,Rom,3.5,no\n'
+TABLE = 'age,"home, now",size,buys\n1,Köln,0.5,no\n2,"Os, lo",1.5,yes\n3,Köln,2.5,yes\n\n4,Rom,3.5,no\n'
 
 
 def texts(columns):
@@ -41,10 +41,10 @@ def test_a_table_tells_by_the_lines_that_samples_stand_on(tmp_path):
     task, config = table(tmp_path)
     train = task.splits["train"]
     assert task.notes["features"] == ["age", "size"]  # a column is no feature for being named
-    assert texts(columns_of(config, train)) == {"home, now": ["Köln", "Os\nlo", "Köln", "Rom"]}
+    assert texts(columns_of(config, train)) == {"home, now": ["Köln", "Os, lo", "Köln", "Rom"]}
     # Whatever is left of the rows, in whatever order.
     assert texts(columns_of(config, replace(train, ids=train.ids[[3, 1]]))) == {
-        "home, now": ["Rom", "Os\nlo"]
+        "home, now": ["Rom", "Os, lo"]
     }
     assert texts(columns_of(config, task.splits["test"])) == {"home, now": ["Rom"]}
 
@@ -72,8 +72,8 @@ def test_of_a_split_that_was_cut_from_train_too(tmp_path):
     [
         (["homes, now"], TABLE, r"train.csv:1: no column 'homes, now'.*home, now"),
         (["buys"], TABLE, r"'buys' is the label.*gate\.slices\.label"),
-        (["home, now"], TABLE.replace("Rom", ""), r"train\.csv:7: home, now is empty"),
-        (["home, now"], TABLE.replace("Rom", "NaN"), r"train\.csv:7: home, now is empty"),
+        (["home, now"], TABLE.replace("Rom", ""), r"train\.csv:6: home, now is empty"),
+        (["home, now"], TABLE.replace("Rom", "NaN"), r"train\.csv:6: home, now is empty"),
         (
             ["label"],
             TABLE.replace('"home, now"', "label"),
@@ -124,6 +124,11 @@ def test_a_file_is_matched_by_sample_id(tmp_path, held_out):
         ("sample_id,scores\ntest-0,A\ntest-1,B\n", "no column may be called 'scores'"),
         ("sample_id,file\ntest-0,A\ntest-1,B\n", "no column may be called 'file'"),
         ("sample_id,a/b\ntest-0,A\ntest-1,B\n", "no column may be called 'a/b'"),
+        ("sample_id,user.npy\ntest-0,A\ntest-1,B\n", r"no column may be called 'user\.npy'"),
+        ("sample_id, shop\ntest-0,A\ntest-1,B\n", "no column may be called ' shop'"),
+        ("sample_id,shop\ntest-0,a\ntest-1,a\0\n", "'shop' has control characters in row 2"),
+        (f"sample_id,shop\ntest-0,a\ntest-1,{'b' * 201}\n", "a value of 201 characters: 'bbb"),
+        ("sample_id\ntest-0\ntest-1\n", "no column beside 'sample_id'"),
         ("sample_id,shop\ntest-0,A,x\n", r"meta\.csv:2: 3 values for 2 columns"),
     ],
 )
@@ -184,6 +189,9 @@ def test_a_task_that_was_stored_before_there_were_columns_is_read(named, tmp_pat
         ({"shop": np.array([1, 2])}, "column 'shop' is int64"),
         ({"shop": np.array(["a"])}, r"expected text \(2,\)"),
         ({"shop": np.array(["a", " "])}, "column 'shop' has no value in row 2"),
+        ({"shop": np.array(["a", "\ud800"])}, "'shop' has control characters in row 2"),
+        ({"shop": ["a", "b"]}, "column 'shop' is a list"),
+        ({3: np.array(["a", "b"])}, "no column may be called 3"),
         ({"label": np.array(["a", "b"])}, "no column may be called 'label'"),
     ],
 )
