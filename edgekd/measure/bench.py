@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.config import Target
-from edgekd.devices.local import host_info, local_kind
+from edgekd.devices.local import local_kind
+from edgekd.devices.machine import host_info
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.measure.inventory import inventory_of
 from edgekd.measure.latency import Subject, measure_latency

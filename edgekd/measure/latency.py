@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.devices.local import Event, run_agent
+from edgekd.devices.events import Event
+from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
 from edgekd.layouts import Layout, to_layout
 from edgekd.measure.memory import peak_memory_bytes
