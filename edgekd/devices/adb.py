@@ -5,17 +5,16 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgekd.devices.known import Device
 from edgekd.devices.link import LinkError, Sink
+from edgekd.devices.process import run_streamed
 from edgekd.errors import MeasurementError, UsageError
 
-_BLOCK, _COPY_S, _CONNECT_S = 1 << 16, 600.0, 30.0
+_COPY_S, _CONNECT_S = 600.0, 30.0
 # In the client's words: what went with the device rather than with the command.
 _GONE = (
     "device offline",
@@ -53,46 +52,14 @@ class AdbLink:
         """As `Link.run`. Where the client ends, so does the shell on the device, and the agent with it."""
         arguments = [self._adb, "-s", self._serial, "shell", "-T", shlex.join(command)]
         said = bytearray()
-        wrong: list[BaseException] = []
-        with subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
 
-            def drain(stream: object, sink: Sink) -> None:
-                try:
-                    while block := stream.read1(_BLOCK):  # type: ignore[attr-defined]
-                        sink(block)
-                except BaseException as error:
-                    wrong.append(error)
-                    process.kill()
+        def keep(block: bytes) -> None:
+            said.extend(block[-1000:])
+            noise(block)
 
-            def keep(block: bytes) -> None:
-                said.extend(block[-1000:])
-                noise(block)
-
-            threads = [
-                threading.Thread(target=drain, args=pair, daemon=True)
-                for pair in ((process.stdout, out), (process.stderr, keep))
-            ]
-            for thread in threads:
-                thread.start()
-            end, late = time.monotonic() + time_limit_s, False
-            try:
-                process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                late = True
-            finally:
-                process.kill()
-                for thread in threads:
-                    thread.join()
-        if wrong:
-            raise wrong[0]
-        if late:
-            raise MeasurementError(
-                f"{self._name}: not finished within {time_limit_s:g} s; the process was ended"
-            )
-        self._check_there(process.returncode, said.decode(errors="replace"))
-        return process.returncode
+        code = run_streamed(arguments, out, keep, time_limit_s, self._name)
+        self._check_there(code, said.decode(errors="replace"))
+        return code
 
     def push(self, source: Path, to: str) -> None:
         """As `Link.push`."""
@@ -130,9 +97,7 @@ class AdbLink:
         return done.stdout.decode(errors="replace")
 
     def _check_there(self, code: int, said: str) -> None:
-        if (
-            code != 0
-            and any(word in said.lower() for word in _GONE)
-            and said.lower().lstrip().startswith(("adb", "error"))
-        ):
+        words = said.lower().lstrip()
+        # A command on the device may use such words too, but does not begin as the client does.
+        if code != 0 and words.startswith(("adb", "error")) and any(word in words for word in _GONE):
             raise LinkError(f"{self._name}: {' '.join(said.split())[:300]}")

@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.devices.machine import clocks, host_info, peak_memory_bytes
+from edgekd.devices.machine import clocks, host_info, identity, peak_memory_bytes
 from edgekd.devices.turns import Ratios, Reference, Turn
 from edgekd.errors import EdgeKDError, MeasurementError
 from edgekd.runtimes import Session, list_operators, open_session, preload, version
@@ -168,7 +168,8 @@ def operators(job: Job, emit: Emit) -> None:
 
 def machine(job: Job, emit: Emit) -> None:
     """What this computer is, and the versions of the runtimes that it has."""
-    emit("machine", **host_info(), **clocks(), runtimes={name: _version(name) for name in job["runtimes"]})
+    runtimes = {name: _version(name) for name in job["runtimes"]}
+    emit("machine", **{**host_info(), **identity(), **clocks()}, runtimes=runtimes)
 
 
 def _version(runtime: str) -> str | None:

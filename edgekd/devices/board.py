@@ -9,21 +9,29 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, cast
 
+from edgekd.config import Target
 from edgekd.devices import package
 from edgekd.devices.events import Event, Events, named
 from edgekd.devices.known import Device
 from edgekd.devices.link import Link, LinkError
+from edgekd.devices.local import is_target
 from edgekd.errors import MeasurementError
+from edgekd.runtimes import RUNTIMES
 from edgekd.store import sha256_file
+from edgekd.types import Kind
 
-LINKS: Mapping[str, str] = {"ssh": "edgekd.devices.ssh:SshLink", "adb": "edgekd.devices.adb:AdbLink"}
+LINKS: Mapping[str, str] = {
+    "adb": "edgekd.devices.adb:AdbLink",
+    "local": "edgekd.devices.process:LocalLink",
+    "ssh": "edgekd.devices.ssh:SshLink",
+}
 _TRIES, _PAUSE_S = 3, 2.0
 _TIDY_S = 60.0
 # Keys of a job that name files which the agent reads.
@@ -41,7 +49,7 @@ class Board:
     def __init__(self, name: str, device: Device) -> None:
         self.name, self.device = name, device
         self._link: Link | None = None
-        self._folder = f"edgekd-{secrets.token_hex(8)}"
+        self._folders: list[str] = []  # the last is in use
         self._there: dict[str, str] = {}  # sha256 -> name in the folder
 
     def __enter__(self) -> Self:
@@ -55,7 +63,7 @@ class Board:
         if link is None:
             return
         try:
-            _command(link, ["rm", "-rf", "--", self._path(link)])
+            self._tidy(link, self._folders)
         except MeasurementError:
             if kind is None:  # else that is what must be told
                 raise
@@ -77,18 +85,39 @@ class Board:
                 if attempt == _TRIES:
                     raise MeasurementError(
                         f"{named(job)} on {self.name}: the link broke {_TRIES} times: {error.message}",
-                        hint=f"files may be left on it in {self._folder}; the same command goes on from here",
+                        hint=f"files may be left there in {', '.join(self._folders)}",
                     ) from None
                 time.sleep(_PAUSE_S * attempt)
         raise AssertionError("every try returns or raises")
+
+    def machine(self) -> Event:
+        """What the device is, and the versions of the runtimes that it has; None where it has not."""
+        found = self.run({"mode": "machine", "runtimes": list(RUNTIMES)}, time_limit_s=_TIDY_S)
+        told = next((event for event in found if event["event"] == "machine"), None)
+        if told is None:
+            raise MeasurementError(f"{self.name}: the agent did not say what it is")
+        return told
+
+    def kind(self, machine: Event, target: Target | None) -> Kind:
+        """What a time taken there is: `measured` on the target itself only, never on an emulator."""
+        if self.device.emulated:
+            return "emulated"
+        return "measured" if target is None or is_target(machine, target) else "host"
 
     def _open(self) -> Link:
         if self._link is None:
             module, _, kind = LINKS[self.device.scheme].partition(":")
             link = cast(Callable[[Device], Link], getattr(import_module(module), kind))(self.device)
+            self._link, old = link, list(self._folders)
+            # A folder of its own for each link: an agent that lost its own removes what it leaves behind.
+            self._folders.append(f"edgekd-{secrets.token_hex(8)}")
             _command(link, ["mkdir", "-p", "--", self._path(link)])
-            self._link = link
+            self._tidy(link, old)
         return self._link
+
+    def _tidy(self, link: Link, folders: Sequence[str]) -> None:
+        if folders:
+            _command(link, ["rm", "-rf", "--", *(f"{link.folder}/{name}" for name in folders)])
 
     def _drop(self) -> None:
         link, self._link, self._there = self._link, None, {}
@@ -96,7 +125,7 @@ class Board:
             link.close()
 
     def _path(self, link: Link) -> str:
-        return f"{link.folder}/{self._folder}"
+        return f"{link.folder}/{self._folders[-1]}"
 
     def _run(self, link: Link, job: Mapping[str, Any], time_limit_s: float) -> tuple[Event, ...]:
         with TemporaryDirectory() as place:

@@ -6,7 +6,7 @@ import json
 import math
 import signal
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from edgekd.errors import MeasurementError
 
@@ -16,7 +16,7 @@ Event = dict[str, Any]
 MOST_BYTES = 256 * 2**20
 _MOST_NOISE = 64 * 2**10
 
-_TEXTS, _NUMBERS, _LISTS = "text", "number", "list"
+_TEXTS, _NUMBERS, _LISTS, _TABLES = "text", "number", "list", "table"
 # Each event, and the fields that are read from it.
 _FIELDS: Mapping[str, Mapping[str, str]] = {
     "session": {
@@ -32,11 +32,18 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "reference": {"fastest_ms": _NUMBERS},
     "ratios": {"id": _TEXTS, "value": _NUMBERS, "standard_error": _NUMBERS, "reference_ms": _NUMBERS},
     "memory": {"id": _TEXTS, "peak_memory_bytes": _NUMBERS},
-    "operators": {"id": _TEXTS},
-    "machine": {"cpu": _TEXTS, "isa": _TEXTS},
+    "operators": {"id": _TEXTS, "operators": _LISTS},
+    "machine": {"cpu": _TEXTS, "isa": _TEXTS, "board": _TEXTS, "all_features": _LISTS, "runtimes": _TABLES},
     "error": {"message": _TEXTS, "hint": _TEXTS},
     "done": {},
 }
+
+
+class RunJob(Protocol):
+    """Does a job of the agent, here or on a device: `local.run_agent`, `Board.run`."""
+
+    def __call__(self, job: Mapping[str, Any], *, time_limit_s: float = ...) -> tuple[Event, ...]:
+        """The events of the job; a MeasurementError where it was not done."""
 
 
 class Events:
@@ -107,7 +114,7 @@ class Events:
 def _is(value: Any, kind: str) -> bool:
     if kind == _NUMBERS:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, str if kind == _TEXTS else list)
+    return isinstance(value, {_TEXTS: str, _LISTS: list, _TABLES: dict}[kind])
 
 
 def named(job: Mapping[str, Any]) -> str:

@@ -52,7 +52,8 @@ class Device(Strict):
             if parts.scheme not in ("ssh", "adb") or parts.path or parts.query or parts.fragment:
                 raise ValueError("give ssh://user@host[:port], adb://SERIAL, adb://host:port, or local")
             if parts.password is not None:
-                raise ValueError("no password: give a key (ssh-keygen, ssh-copy-id)")
+                # Not as the value that pydantic would show.
+                raise UsageError("via: no password stands there", hint="a key does: ssh-keygen, ssh-copy-id")
             names = [parts.hostname or ""] + ([parts.username] if parts.username is not None else [])
             if not all(_HOST.fullmatch(name) for name in names):
                 raise ValueError("its host or user is no name")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -82,11 +81,14 @@ def local_kind(target: Target, proc: Path = Path("/proc")) -> Kind:
         target: the profile.
         proc: where the kernel tells what this computer is (tests bring their own).
     """
+    return "measured" if is_target(machine.identity(proc), target) else "host"
+
+
+def is_target(identity: Mapping[str, Any], target: Target) -> bool:
+    """Whether a computer (`machine.identity`) is what a target's profile stands for."""
     processor = target.processor
-    if processor.isa not in ("any", platform.machine()):
-        return "host"
-    if not set(processor.features) <= machine.features(proc):
-        return "host"
-    if processor.board is not None and processor.board not in machine.read(proc / "device-tree" / "model"):
-        return "host"
-    return "measured"
+    return (
+        processor.isa in ("any", identity["isa"])
+        and set(processor.features) <= set(identity["all_features"])
+        and (processor.board is None or processor.board in identity["board"])
+    )

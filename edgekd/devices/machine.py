@@ -51,6 +51,12 @@ def host_info(proc: Path = Path("/proc")) -> dict[str, Any]:
     }
 
 
+def identity(proc: Path = Path("/proc")) -> dict[str, Any]:
+    """What tells whether a target's profile is of this computer."""
+    model = read(proc / "device-tree" / "model").strip("\0\n ")
+    return {"isa": platform.machine(), "all_features": sorted(features(proc)), "board": model}
+
+
 def read(path: Path) -> str:
     """A file of the kernel's, or nothing where it has none."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -68,7 +74,7 @@ def features(proc: Path) -> set[str]:
 
 
 def _cpu_model(proc: Path) -> str:
-    board = read(proc / "device-tree" / "model").strip("\0\n ")
+    board = identity(proc)["board"]
     pairs = _cpuinfo(proc)
     names = [value for key, value in pairs if key == "model name"]
     # Arm's kernel gives no names: 0x41 is Arm, 0xd0b its Cortex-A76.

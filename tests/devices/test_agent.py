@@ -9,7 +9,7 @@ import pytest
 from model_files import linear_onnx, linear_tflite
 
 import edgekd
-from edgekd.devices import agent
+from edgekd.devices import agent, turns
 from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
 

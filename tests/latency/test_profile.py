@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from edgekd import cli
 from edgekd.config import load_target
-from edgekd.devices import agent
+from edgekd.devices import agent, turns
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency import profile as profiling
 from edgekd.latency import timing
