@@ -16,7 +16,7 @@ CHROMIUM_ARGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-# The one test that has nothing to show where the older runtime is there, and boards where the kernel has none.
+# What has nothing to show: the older runtime where it is there, boards where the kernel has none.
 MAY_SKIP = ("tflite_runtime is installed here", "no board here: this kernel")
 
 if named := os.environ.get("EDGEKD_DATA"):
