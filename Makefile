@@ -1,5 +1,6 @@
 # make demo   the whole chain on scikit-learn's digits
 # make test   the test suite
+# make test-devices  the tests on an Arm board under qemu, alone
 # make check  ruff, mypy, import-linter
 # make bench  the benchmarks, each printing a table and one JSON line
 # Each makes .venv and installs what it needs; TORCH_INDEX_URL chooses a build of torch.
@@ -11,12 +12,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-devices check bench clean
 demo: $(VENV)/compress.done
 	$(BIN)/edgekd run digits # exit code: 0 PASS, 1 FAIL, 3 not enough evidence
 
 test: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+test-devices: $(VENV)/dev.done
+	$(BIN)/python -m pytest -n 2 -rs tests/devices
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -7,12 +7,13 @@ release half (bench, gate, report) must work where torch is not installed.
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edgekd import cli_release
+from edgekd import cli_devices, cli_release
 from edgekd.cli_release import Json
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ EXTRAS = {
 }
 store_app = typer.Typer(help="Finished stages on disk.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+app.add_typer(cli_devices.app, name="devices")
 
 MaxDrop = Annotated[float | None, typer.Option("--max-drop", help="Margin, in percentage points.")]
 
@@ -128,18 +130,25 @@ def bench(
     artifact: Annotated[Path, typer.Argument(help="An ONNX or TFLite file, made here or not.")],
     target: Annotated[str | None, typer.Option(help="Whose runtime and protocol to use.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for inference.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="On a device of `edgekd devices`, in place of this computer.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Measure a model file on this computer: size, latency, memory, operators."""
+    """Measure a model file, here or on a device: size, latency, memory, operators."""
     from rich.console import Console
 
     from edgekd import config, terminal
+    from edgekd.devices import known
+    from edgekd.devices.board import Board
     from edgekd.measure.bench import bench as measure
     from edgekd.progress import Display
 
     profile = config.load_target(target) if target else None
-    with Display(Console(quiet=json_)) as display:
-        found = measure(artifact, profile, threads, display=display)
+    with ExitStack() as stack:
+        board = stack.enter_context(Board(device, known.device(device))) if device else None
+        display = stack.enter_context(Display(Console(quiet=json_)))
+        found = measure(artifact, profile, threads, display=display, board=board)
     if json_:
         terminal.emit_json(found.as_dict())
     else:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.errors import EdgeKDError
 from edgekd.runtimes import RUNTIMES, probe
 

@@ -15,7 +15,7 @@ from edgekd import config as configs
 from edgekd import processes, run_file, tasks
 from edgekd.assemble import assemble
 from edgekd.config import CalibrationPolicy, Recipe, Target
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.errors import UsageError
 from edgekd.nodes import STAGES, Node, Plan
 from edgekd.plan import make_plan

@@ -206,3 +206,16 @@ def show_findings(findings: Iterable[Finding]) -> None:
         )
         table.add_row(escape(finding.name), state, escape(finding.detail))
     console.print(table)
+
+
+def show_machine(name: str, found: Mapping[str, Any]) -> None:
+    """What a device is, as its agent told."""
+    table = empty_table(name, ("what", "found"))
+    for key in ("cpu", "isa", "features", "cores", "memory_bytes", "os", "kernel", "python"):
+        value = found.get(key)
+        table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    for runtime, version in found["runtimes"].items():
+        table.add_row(str(runtime), str(version or "not there"))
+    for key in ("governors", "clock_khz", "temperature_c"):
+        table.add_row(key, ", ".join(map(str, found.get(key) or [])) or "not told")
+    console.print(table)

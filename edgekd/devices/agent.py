@@ -14,6 +14,10 @@ A job is a JSON object; `mode` chooses what is done. A model is
   perhaps `fastest_ms`: what each model takes in units of the reference, which runs around each turn.
 - `memory`: `model`, `num_runs`, `seed`.
 - `operators`: `model`.
+- `machine`: what the computer is, and which `runtimes` are there.
+
+Paths are relative to the job's own folder. `files` may name what lies there with its sha256: what differs
+is refused, and `predict` tells the sha256 of what it wrote.
 
 Each line on stdout is one JSON object with an `event`; the last one is `done`
 or `error`. What libraries print goes to stderr.
@@ -23,10 +27,10 @@ from __future__ import annotations
 
 import collections
 import gc
+import hashlib
 import json
 import os
-import resource
-import statistics
+import shutil
 import sys
 import threading
 import time
@@ -37,22 +41,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.devices.machine import clocks, host_info, identity, peak_memory_bytes
+from edgekd.devices.turns import Ratios, Reference, Turn
 from edgekd.errors import EdgeKDError, MeasurementError
-from edgekd.runtimes import Session, list_operators, open_session, preload
+from edgekd.runtimes import Session, list_operators, open_session, preload, version
 
 Job = dict[str, Any]
 Emit = Callable[..., None]
-
-# Models take turns for at least this long, and this many runs: short enough that
-# all of them see the same state of the machine, long enough to be at full speed.
-_TURN_MS = 20.0
-_TURN_RUNS = 5
-# For ratios the turns are short: thousands of small models are compared, and a processor that is shared
-# has its full speed for milliseconds only.
-_RATIO_TURN_MS = 1.0
-_RATIO_RUNS = 3
-_PATIENCE_S = 240.0
-_SETTLED_S = 10.0  # a processor that has been slower for so long is slower as a whole
 
 
 def predict(job: Job, emit: Emit) -> None:
@@ -72,7 +67,7 @@ def predict(job: Job, emit: Emit) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(final)
-    emit("scores", shape=list(scores.shape))
+    emit("scores", shape=list(scores.shape), sha256=_sha256(final))
 
 
 def latency(job: Job, emit: Emit) -> None:
@@ -84,7 +79,7 @@ def latency(job: Job, emit: Emit) -> None:
         start = time.perf_counter_ns()
         session.invoke(prepared)
         emit("first", id=model["id"], first_ms=(time.perf_counter_ns() - start) / 1e6)
-        turns.append(_Turn(session, prepared))
+        turns.append(Turn(session, prepared))
     for turn in turns:
         for _ in range(int(job["warmup_runs"])):
             turn.session.invoke(turn.prepared)
@@ -102,40 +97,6 @@ def latency(job: Job, emit: Emit) -> None:
         emit("latency", id=model["id"], values_ms=[round(ns / 1e6, 6) for ns in turn.values_ns])
 
 
-class _Turn:
-    """One model's runs so far."""
-
-    def __init__(self, session: Session, prepared: Any) -> None:
-        self.session, self.prepared = session, prepared
-        self.values_ns: list[int] = []
-
-    def take(self, settle: bool) -> None:
-        """One turn; `settle` runs once uncounted, since another model has just had the caches."""
-        invoke, prepared, clock = self.session.invoke, self.prepared, time.perf_counter_ns
-        if settle:
-            invoke(prepared)
-        begin, runs = clock(), 0
-        while runs < _TURN_RUNS or clock() - begin < _TURN_MS * 1e6:
-            start = clock()
-            invoke(prepared)
-            self.values_ns.append(clock() - start)
-            runs += 1
-
-    def fastest_ms(self) -> float:
-        """The fastest run of one short turn, after a run that warms up: what disturbs a run only adds."""
-        invoke, prepared, clock = self.session.invoke, self.prepared, time.perf_counter_ns
-        invoke(prepared)
-        begin, values = clock(), list[int]()
-        while len(values) < _RATIO_RUNS or clock() - begin < _RATIO_TURN_MS * 1e6:
-            start = clock()
-            invoke(prepared)
-            values.append(clock() - start)
-        return min(values) / 1e6
-
-    def finished(self, min_runs: int, min_seconds: float) -> bool:
-        return len(self.values_ns) >= min_runs and sum(self.values_ns) >= min_seconds * 1e9
-
-
 def ratios(job: Job, emit: Emit) -> None:
     """Compares models with a reference until each ratio is known to `precision`, or max_rounds are over.
 
@@ -146,19 +107,19 @@ def ratios(job: Job, emit: Emit) -> None:
     """
     seed = int(job["seed"])
 
-    def turn_of(model: Job) -> _Turn:
+    def turn_of(model: Job) -> Turn:
         session = _open(model, emit)
-        return _Turn(session, session.prepare(_inputs(session, model, seed)))
+        return Turn(session, session.prepare(_inputs(session, model, seed)))
 
-    reference = _Reference(
+    reference = Reference(
         turn_of(job["reference"]),
         float(job.get("fastest_ms") or "inf"),
         float(job["full_speed"]),
         float(job["slowest"]),
     )
-    turns = [(turn_of(model), _Ratios(str(model["id"]))) for model in job["models"]]
+    turns = [(turn_of(model), Ratios(str(model["id"]))) for model in job["models"]]
 
-    def known(kept: _Ratios) -> bool:
+    def known(kept: Ratios) -> bool:
         kept.drop(lambda found_ms: not reference.is_near_fastest(found_ms))
         enough = len(kept.values) >= max(int(job["min_rounds"]), 1)
         return enough and (
@@ -186,83 +147,6 @@ def ratios(job: Job, emit: Emit) -> None:
         emit("ratios", id=kept.id, num_turns=len(kept.values), **found)
 
 
-class _Reference:
-    """The model that tells whether the processor is all ours just now."""
-
-    def __init__(self, turn: _Turn, fastest_ms: float, full_speed: float, slowest: float) -> None:
-        self._turn, self.fastest_ms, self._full_speed, self._slowest = turn, fastest_ms, full_speed, slowest
-        self.since = time.monotonic()  # when a turn counted last
-        self._level_ms = self._lately_ms = float("inf")  # what it takes undisturbed; its fastest of late
-        self._begun = self.since  # of late
-
-    def take_ms(self) -> float:
-        """One short turn now."""
-        found = self._turn.fastest_ms()
-        self.fastest_ms, self._level_ms, self._lately_ms = (
-            min(known, found) for known in (self.fastest_ms, self._level_ms, self._lately_ms)
-        )
-        return found
-
-    def is_near_fastest(self, found_ms: float) -> bool:
-        """Whether a turn may count at all: the processor is not much slower than it has ever been."""
-        return found_ms <= self._slowest * self._full_speed * self.fastest_ms
-
-    def is_steady(self, found_ms: float) -> bool:
-        """Whether a turn took at most `full_speed` times what it takes undisturbed at this time."""
-        return found_ms <= self._full_speed * self._level_ms and self.is_near_fastest(found_ms)
-
-    def at_full_speed(self) -> float:
-        """Its time as soon as it is undisturbed; an error where no turn has counted for too long."""
-        while True:
-            found, now = self.take_ms(), time.monotonic()
-            if now - max(self.since, self._begun) > _SETTLED_S:
-                self._level_ms, self._lately_ms, self._begun = self._lately_ms, float("inf"), now
-            if now - self.since > _PATIENCE_S:
-                raise MeasurementError(
-                    f"for {_PATIENCE_S:.0f} s the processor was never undisturbed for long enough "
-                    f"(just now it takes {found / self.fastest_ms:.1f} times as long as at its fastest)",
-                    hint="end other programs, let the device cool, and run the same command again",
-                )
-            if self.is_steady(found):
-                return found
-
-
-class _Ratios:
-    """What one model took in units of the reference, and what the reference took around it."""
-
-    def __init__(self, id: str) -> None:
-        self.id = id
-        self._kept: list[tuple[float, float]] = []
-
-    @property
-    def values(self) -> list[float]:
-        """The ratios, in order."""
-        return [value for value, _ in self._kept]
-
-    def add(self, value: float, reference_ms: float) -> None:
-        """Keeps one turn's."""
-        self._kept.append((value, reference_ms))
-
-    def drop(self, disturbed: Callable[[float], bool]) -> None:
-        """Forgets turns around which the reference was disturbed."""
-        self._kept = [one for one in self._kept if not disturbed(one[1])]
-
-    def slowest_ms(self) -> float:
-        """What the reference took at most around a turn."""
-        return max(found_ms for _, found_ms in self._kept)
-
-    def median(self) -> tuple[float, float]:
-        """Median and its standard error, from the median deviation."""
-        middle = statistics.median(self.values)
-        spread = 1.4826 * statistics.median(abs(value - middle) for value in self.values)
-        return middle, 1.2533 * spread / len(self.values) ** 0.5
-
-    def is_precise(self, precision: float) -> bool:
-        """Whether the standard error is at most that share of the median."""
-        middle, error = self.median()
-        return error <= precision * middle
-
-
 def memory(job: Job, emit: Emit) -> None:
     """High-water mark of this process after it has loaded the file and run it a few times."""
     session = _open(job["model"], emit)
@@ -282,28 +166,27 @@ def operators(job: Job, emit: Emit) -> None:
     )
 
 
+def machine(job: Job, emit: Emit) -> None:
+    """What this computer is, and the versions of the runtimes that it has."""
+    runtimes = {name: _version(name) for name in job["runtimes"]}
+    emit("machine", **{**host_info(), **identity(), **clocks()}, runtimes=runtimes)
+
+
+def _version(runtime: str) -> str | None:
+    try:
+        return version(runtime)
+    except (MeasurementError, ImportError):
+        return None
+
+
 MODES = {
     "predict": predict,
     "latency": latency,
     "ratios": ratios,
     "memory": memory,
     "operators": operators,
+    "machine": machine,
 }
-
-
-def peak_memory_bytes() -> int:
-    """This process's largest resident size.
-
-    Not getrusage's, where /proc tells: Linux carries the size of the process
-    that started this one into it.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _open(model: Job, emit: Emit) -> Session:
@@ -350,12 +233,26 @@ def _claim_stdout() -> Emit:
     return emit
 
 
-def _follow_stdin() -> None:
-    """Ends this process when whoever holds the other end of stdin is gone, however it went."""
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _follow_stdin(leave: Path | None) -> None:
+    """Ends this process when whoever holds the other end of stdin is gone, however it went.
+
+    Args:
+        leave: a folder that nobody is left to remove.
+    """
 
     def wait() -> None:
         while os.read(0, 4096):
             pass
+        if leave is not None:
+            shutil.rmtree(leave, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -365,9 +262,13 @@ def main(arguments: list[str]) -> int:
     """Does one job; 0 where it was done, 1 where an `error` event says why not."""
     emit = _claim_stdout()
     if "--follow-stdin" in arguments:
-        _follow_stdin()
+        _follow_stdin(Path(arguments[-1]).parent if "--leave-nothing" in arguments else None)
     try:
         job = json.loads(Path(arguments[-1]).read_text(encoding="utf-8"))
+        os.chdir(Path(arguments[-1]).resolve().parent)
+        for name, sha256 in job.get("files", {}).items():
+            if _sha256(Path(name)) != sha256:
+                raise MeasurementError(f"{name}: changed on the way here")
         if job.get("mode") not in MODES:
             raise MeasurementError(f"unknown mode {job.get('mode')!r} (known: {', '.join(MODES)})")
         MODES[job["mode"]](job, emit)
@@ -384,9 +285,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    # No teardown: a runtime that crashes while it unloads must not spoil a finished job.
+def run() -> None:
+    """Does the job that the command line names, and ends."""
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
+    # No teardown: a runtime that crashes while it unloads must not spoil a finished job.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.config import PruneConfig, Target
-from edgekd.devices.local import TELLING, local_kind
+from edgekd.devices.local import local_kind
+from edgekd.devices.machine import TELLING
 from edgekd.errors import UsageError
 from edgekd.latency.profile import clock_here
 from edgekd.latency.table import Clock, Table, load
@@ -35,7 +36,7 @@ def clocks(
         config: names tables, and whether this computer may stand in for targets that have none.
         targets: all that are pruned to a latency.
         store: remembers the hashes of files.
-        host: what this computer is (`devices.local.host_info`).
+        host: what this computer is (`devices.machine.host_info`).
 
     Raises:
         UsageError: a table that serves none of the targets, two for one, or none for a target whose clock

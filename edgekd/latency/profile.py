@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from edgekd import probes, runtimes
 from edgekd.config import Recipe, Target
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.errors import UsageError
 from edgekd.latency.costs import Costs
 from edgekd.latency.profiler import MATTERS, STRAIGHT, Measure, axes_of, fill, fill_exactly
@@ -31,7 +31,7 @@ _CLASSES = 10
 
 
 def clock_here(target: Target, host: Mapping[str, Any] | None = None) -> Clock:
-    """The clock of a target on this computer, or on one that `host` describes (`devices.local.host_info`).
+    """The clock of a target on this computer, or on one that `host` describes (`devices.machine.host_info`).
 
     Raises:
         UsageError: the target's scheme has no probes.

@@ -63,7 +63,7 @@ def clock_of(target: Target, runtime_version: str, host: Mapping[str, Any]) -> C
     Args:
         target: the profile.
         runtime_version: of the runtime that is there.
-        host: what the computer is (`devices.local.host_info`).
+        host: what the computer is (`devices.machine.host_info`).
     """
     return Clock(
         runtime=target.runtime.name,

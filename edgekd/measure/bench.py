@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekd.config import Target
-from edgekd.devices.local import host_info, local_kind
+from edgekd.devices.board import Board
+from edgekd.devices.events import RunJob
+from edgekd.devices.local import local_kind, run_agent
+from edgekd.devices.machine import host_info
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.measure.inventory import inventory_of
 from edgekd.measure.latency import Subject, measure_latency
 from edgekd.progress import QUIET, Display
-from edgekd.types import Format, Inventory, Measurement, Protocol
+from edgekd.types import Format, Inventory, Kind, Measurement, Protocol
 
 _PROTOCOL = Protocol(warmup_runs=10, min_runs=1000, min_seconds=1.0, num_processes=3, num_threads=1)
 _RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -30,6 +34,7 @@ class Bench:
     target: str | None
     measurement: Measurement
     inventory: Inventory
+    machine: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
         """The findings for JSON, without raw values."""
@@ -55,7 +60,8 @@ class Bench:
             "int8_ops": self.inventory.int8_ops,
             "float_ops": self.inventory.float_ops,
             "operators": _tally(self.inventory),
-            "host": host_info(),
+            "device": m.device,
+            "host": dict(self.machine),
         }
 
 
@@ -67,6 +73,7 @@ def bench(
     protocol: Protocol = _PROTOCOL,
     seed: int = 0,
     display: Display = QUIET,
+    board: Board | None = None,
 ) -> Bench:
     """Size, latency, peak memory and operators of a model file, on random inputs.
 
@@ -77,13 +84,21 @@ def bench(
         protocol: of the runs, where no target is given.
         seed: of the random inputs.
         display: where progress is shown.
+        board: an open device; None for this computer.
 
     Raises:
         UsageError: there is no such file, or it is not of the target's format.
         MeasurementError: it is no model, or does not run.
     """
     found = sniff(path)
-    runtime, delegate, kind = _RUNTIME[found], "cpu", local_kind(target) if target else "host"
+    runtime, delegate = _RUNTIME[found], "cpu"
+    kind: Kind = local_kind(target) if target else "host"
+    host: Mapping[str, Any] = host_info()
+    device = target.name if target else "this computer"
+    run: RunJob = run_agent
+    if board is not None:
+        host = board.machine()
+        device, kind, run = board.name, board.kind(host, target), board.run
     if target is not None:
         if target.artifact.format != found:
             raise UsageError(
@@ -93,7 +108,6 @@ def bench(
         protocol = Protocol(**target.protocol.model_dump(), num_threads=target.runtime.num_threads)
     if num_threads is not None:
         protocol = Protocol(**{**vars(protocol), "num_threads": num_threads})
-    device = target.name if target else "this computer"
     (measured,) = measure_latency(
         [Subject(path.name, path, runtime, delegate)],
         protocol,
@@ -101,9 +115,16 @@ def bench(
         device=device,
         seed=seed,
         display=display,
+        run=run,
     )
     return Bench(
-        path, found, path.stat().st_size, target.name if target else None, measured, inventory_of(path, found)
+        path,
+        found,
+        path.stat().st_size,
+        target.name if target else None,
+        measured,
+        inventory_of(path, found, run=run),
+        host,
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgekd.devices.events import RunJob
 from edgekd.devices.local import run_agent
+from edgekd.errors import MeasurementError
 from edgekd.types import Format, Inventory, Operator
 
 _RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -33,7 +35,9 @@ _FLOAT = ("float16", "bfloat16", "float32", "float64")
 HYBRID = "float32xint8"
 
 
-def inventory_of(path: Path, file_format: Format, *, time_limit_s: float = 300.0) -> Inventory:
+def inventory_of(
+    path: Path, file_format: Format, *, time_limit_s: float = 300.0, run: RunJob = run_agent
+) -> Inventory:
     """The operators of a file, counted as int8 or float.
 
     ONNX: the graph that ONNX Runtime builds where int8 kernels take signed
@@ -53,9 +57,13 @@ def inventory_of(path: Path, file_format: Format, *, time_limit_s: float = 300.0
         "num_threads": 1,
     }
     # In a process of its own, since a broken file can take its runtime down with it.
-    events = run_agent({"mode": "operators", "model": model}, time_limit_s=time_limit_s)
-    listed = next(event["operators"] for event in events if event["event"] == "operators")
-    return count([Operator(name, kind, _dtype(kind, dtypes)) for name, kind, dtypes in listed])
+    events = run({"mode": "operators", "model": model}, time_limit_s=time_limit_s)
+    listed = next((event["operators"] for event in events if event["event"] == "operators"), ())
+    try:
+        read = [(str(name), str(kind), [str(dtype) for dtype in dtypes]) for name, kind, dtypes in listed]
+    except (TypeError, ValueError):
+        raise MeasurementError(f"{path.name}: the agent listed no operators: {str(listed)[:100]}") from None
+    return count([Operator(name, kind, _dtype(kind, dtypes)) for name, kind, dtypes in read])
 
 
 def count(operators: Sequence[Operator]) -> Inventory:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.devices.local import Event, run_agent
+from edgekd.devices.events import Event, RunJob
+from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
 from edgekd.layouts import Layout, to_layout
 from edgekd.measure.memory import peak_memory_bytes
@@ -61,6 +62,7 @@ def measure_latency(
     seed: int = 0,
     time_limit_s: float = 600.0,
     display: Display = QUIET,
+    run: RunJob = run_agent,
 ) -> tuple[Measurement, ...]:
     """One measurement a file, in the order given.
 
@@ -71,11 +73,12 @@ def measure_latency(
     Args:
         subjects: files that are compared with each other, of one target.
         protocol: runs, seconds, processes and threads.
-        kind: whether this computer is the target (`edgekd.devices.local.local_kind`).
+        kind: whether what it runs on is the target (`edgekd.devices.machine.stands_for`).
         device: what the runs are on, for the record.
         seed: of random inputs.
         time_limit_s: for each process.
         display: where progress is shown.
+        run: does the agent's jobs, here or on a device.
 
     Raises:
         MeasurementError: a file does not run, or on another backend than asked for.
@@ -94,9 +97,9 @@ def measure_latency(
             "seed": seed,
         }
         times = display.track(range(protocol.num_processes), "latency", protocol.num_processes)
-        processes = [run_agent(job, time_limit_s=time_limit_s) for _ in times]
+        processes = [run(job, time_limit_s=time_limit_s) for _ in times]
         loaded = display.track(models, "memory", len(models))
-        memory = [peak_memory_bytes(model, seed=seed, time_limit_s=time_limit_s) for model in loaded]
+        memory = [peak_memory_bytes(m, seed=seed, time_limit_s=time_limit_s, run=run) for m in loaded]
     return tuple(
         _measurement(s, processes, peak, protocol, kind, device)
         for s, peak in zip(subjects, memory, strict=True)
@@ -148,4 +151,7 @@ def _measurement(
 
 
 def _event(events: Sequence[Event], name: str, model: str) -> Event:
-    return next(event for event in events if event["event"] == name and event["id"] == model)
+    found = next((event for event in events if event["event"] == name and event["id"] == model), None)
+    if found is None:
+        raise MeasurementError(f"{model}: the agent said nothing of its {name}")
+    return found

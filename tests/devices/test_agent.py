@@ -9,7 +9,7 @@ import pytest
 from model_files import linear_onnx, linear_tflite
 
 import edgekd
-from edgekd.devices import agent
+from edgekd.devices import agent, turns
 from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
 
@@ -257,13 +257,13 @@ def test_a_processor_that_is_never_ours_is_an_error(monkeypatch, busy):
 
 
 def test_patience_is_about_turns_that_count_not_about_all_of_them(monkeypatch):
-    monkeypatch.setattr(agent, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(turns, "_PATIENCE_S", 60.0)
     found, _ = ratios_of(monkeypatch, lambda ms: ms % 40 > 20, min_rounds=5000, max_rounds=5000)
     assert found["b"]["num_turns"] == 5000  # which takes more than 60 s of that clock
 
 
 def test_the_standard_error_of_a_median_by_hand():
-    kept = agent._Ratios("x")
+    kept = turns.Ratios("x")
     for value in (1.00, 1.02, 1.01, 1.04):
         kept.add(value, 0.1 * value)
     # Median 1.015; deviations 0.015, 0.005, 0.005, 0.025, their median 0.01, so 1.4826 * 0.01 / 2 * 1.2533

@@ -10,7 +10,8 @@ from model_files import linear_onnx
 
 from edgekd.config import EmissionConfig, Processor, RuntimeConfig, Target
 from edgekd.devices import local
-from edgekd.devices.local import host_info, local_kind, run_agent
+from edgekd.devices.local import local_kind, run_agent
+from edgekd.devices.machine import host_info
 from edgekd.errors import MeasurementError
 
 X86_CPUINFO = """processor\t: 0
@@ -162,7 +163,8 @@ def fake_agent(monkeypatch, code):
         ('print(\'{"event": "surprise"}\')', "wrote what is no event"),
         ("import os; os.abort()", "latency of slow-one: the process was ended by SIGABRT"),
         ("raise SystemExit('out of paper')", "ended early with code 1: out of paper"),
-        ('print(\'{"event": "session"}\')', "ended early with code 0"),
+        ('print(\'{"event": "session"}\')', "event 'session' has id = 'None', no text"),
+        ("", "ended early with code 0"),
         ('print(\'{"event": "done"}\'); raise SystemExit(3)', "ended early with code 3"),
         (
             'print(\'{"event": "error", "message": "no luck", "hint": "try again"}\')',
@@ -181,7 +183,8 @@ def test_agent_starts_in_an_empty_folder_with_the_package_at_hand(monkeypatch, e
 import json, os, sys
 import edgekd
 names = [n for n in os.listdir() if n != "job.json"]
-print(json.dumps({"event": "session", "cwd": os.getcwd(), "names": names, "package": edgekd.__file__}))
+found = {"cwd": os.getcwd(), "names": names, "package": edgekd.__file__}
+print(json.dumps({"event": "operators", "id": "m", "operators": [], **found}))
 print('{"event": "done"}')
 """
     fake_agent(monkeypatch, code)

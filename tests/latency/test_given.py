@@ -7,7 +7,7 @@ import pytest
 from runs import TINY
 
 from edgekd.config import PruneConfig, load_target
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.errors import UsageError
 from edgekd.latency import given
 from edgekd.latency.profile import clock_here

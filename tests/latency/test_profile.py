@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from edgekd import cli
 from edgekd.config import load_target
-from edgekd.devices import agent
+from edgekd.devices import agent, turns
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency import profile as profiling
 from edgekd.latency import timing
@@ -94,7 +94,7 @@ def run_here(job, **_):
 
 def test_a_computer_that_became_slower_for_good_is_told_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "FULL_SPEED", 1.08)
-    monkeypatch.setattr(agent, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(turns, "_PATIENCE_S", 0.5)
     monkeypatch.setattr(timing, "run_agent", run_here)
     table = Table(profiling.clock_here(load_target("host")), fastest_ms=1e-6)
     with pytest.raises(MeasurementError, match=r"1e-06 ms when the table was begun") as caught:

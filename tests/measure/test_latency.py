@@ -6,7 +6,6 @@ from model_files import linear_onnx, linear_tflite
 from nets import Tracking
 
 from edgekd.errors import MeasurementError
-from edgekd.measure import latency, memory
 from edgekd.measure.latency import Subject, measure_latency, subject
 from edgekd.types import Artifact, File, InputSpec, Protocol
 
@@ -51,25 +50,24 @@ def events_of(job):
 
 
 @pytest.fixture
-def fake_agent(monkeypatch):
+def fake_agent():
     events_of.calls = []
-    monkeypatch.setattr(latency, "run_agent", lambda job, time_limit_s: events_of(job))
-    monkeypatch.setattr(memory, "run_agent", lambda job, time_limit_s: events_of(job))
-    return events_of.calls
+    return lambda job, time_limit_s: events_of(job)
 
 
 def test_raw_values_are_kept_with_their_process(fake_agent, tmp_path):
     subjects = [Subject("a", tmp_path / "a", "litert"), Subject("b", tmp_path / "b", "litert")]
-    a, b = measure_latency(subjects, PROTOCOL, "measured", device="d")
+    a, b = measure_latency(subjects, PROTOCOL, "measured", device="d", run=fake_agent)
     assert a.latency_ms.tolist() == [10, 20] and a.process.tolist() == [0, 1]
     assert b.latency_ms.tolist() == [11, 12, 21, 22] and b.process.tolist() == [0, 0, 1, 1]
     assert b.first_ms == (11, 21) and b.init_ms == (10, 20)
     assert b.process_medians_ms == (11.5, 21.5) and b.median_ms == 16.5
     assert a.peak_memory_bytes == 111 and a.runtime_version == "9"
-    modes = [job["mode"] for job in fake_agent]
+    calls = events_of.calls
+    modes = [job["mode"] for job in calls]
     assert modes == ["latency", "latency", "memory", "memory"]
-    assert [job["model"]["id"] for job in fake_agent[2:]] == ["a", "b"]
-    assert fake_agent[0]["min_runs"] == 13 and fake_agent[0]["min_seconds"] == 0.025
+    assert [job["model"]["id"] for job in calls[2:]] == ["a", "b"]
+    assert calls[0]["min_runs"] == 13 and calls[0]["min_seconds"] == 0.025
 
 
 def test_one_id_twice_is_an_error(tmp_path):
@@ -78,13 +76,24 @@ def test_one_id_twice_is_an_error(tmp_path):
         measure_latency(twice, PROTOCOL, "host", device="d")
 
 
-def test_threads_that_the_runtime_did_not_take_are_an_error(fake_agent, tmp_path, monkeypatch):
+def test_threads_that_the_runtime_did_not_take_are_an_error(fake_agent, tmp_path):
     def stubborn(job, time_limit_s):
         return tuple({**e, "num_threads": 7} for e in events_of(job))
 
-    monkeypatch.setattr(latency, "run_agent", stubborn)
     with pytest.raises(MeasurementError, match="a: the runtime did not take 1 threads"):
-        measure_latency([Subject("a", tmp_path / "a", "litert")], PROTOCOL, "host", device="d")
+        measure_latency([Subject("a", tmp_path / "a", "litert")], PROTOCOL, "host", device="d", run=stubborn)
+
+
+def test_what_an_agent_leaves_out_is_an_error(fake_agent, tmp_path):
+    for left in ("session", "first", "latency", "memory"):
+        with pytest.raises(MeasurementError, match=f"a: the agent said nothing of its {left}"):
+            measure_latency(
+                [Subject("a", tmp_path / "a", "litert")],
+                PROTOCOL,
+                "host",
+                device="d",
+                run=lambda job, time_limit_s, left=left: [e for e in events_of(job) if e["event"] != left],
+            )
 
 
 def test_sample_is_fed_in_the_files_layout(tmp_path):

@@ -9,7 +9,7 @@ from runs import TINY, Commands
 
 import edgekd
 from edgekd import config, processes, stage_facts
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency import timing
 from edgekd.latency.profile import clock_here, path_of

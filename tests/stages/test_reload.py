@@ -34,7 +34,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from edgekd import config, tasks
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.pipeline import resolve
 from edgekd.plan import make_plan
 from edgekd.stages import saved

@@ -1,0 +1,212 @@
+"""Jobs on a device: the agent and what it needs go there, its events and outputs come back, nothing stays.
+
+A link that breaks is opened again and the job that it broke begun anew; jobs that were done stay done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self, cast
+
+from edgekd.config import Target
+from edgekd.devices import package
+from edgekd.devices.events import Event, Events, named
+from edgekd.devices.known import Device
+from edgekd.devices.link import Link, LinkError
+from edgekd.devices.local import is_target
+from edgekd.errors import MeasurementError
+from edgekd.runtimes import RUNTIMES
+from edgekd.store import sha256_file
+from edgekd.types import Kind
+
+LINKS: Mapping[str, str] = {
+    "adb": "edgekd.devices.adb:AdbLink",
+    "local": "edgekd.devices.process:LocalLink",
+    "ssh": "edgekd.devices.ssh:SshLink",
+}
+_TRIES, _PAUSE_S = 3, 2.0
+_TIDY_S = 60.0
+# Keys of a job that name files which the agent reads.
+_READ = ("path", "inputs", "input")
+
+
+class Board:
+    """A device, open for jobs. Use it as a context: what was copied there is removed at the end.
+
+    Args:
+        name: of the device, for messages.
+        device: the way to it.
+    """
+
+    def __init__(self, name: str, device: Device) -> None:
+        self.name, self.device = name, device
+        self._link: Link | None = None
+        self._folders: list[str] = []  # the last is in use
+        self._there: dict[str, str] = {}  # sha256 -> name in the folder
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        try:
+            self._tidy(link, self._folders)
+        except MeasurementError:
+            if kind is None:  # else that is what must be told
+                raise
+        finally:
+            link.close()
+
+    def run(self, job: Mapping[str, Any], *, time_limit_s: float = 600.0) -> tuple[Event, ...]:
+        """Does a job as `local.run_agent` does, with files of this computer.
+
+        Raises:
+            MeasurementError: the job failed, the device sent what is none of its answers, or the link broke
+                time and again.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return self._run(self._open(), job, time_limit_s)
+            except LinkError as error:
+                self._drop()
+                if attempt == _TRIES:
+                    raise MeasurementError(
+                        f"{named(job)} on {self.name}: the link broke {_TRIES} times: {error.message}",
+                        hint=f"files may be left there in {', '.join(self._folders)}",
+                    ) from None
+                time.sleep(_PAUSE_S * attempt)
+        raise AssertionError("every try returns or raises")
+
+    def machine(self) -> Event:
+        """What the device is, and the versions of the runtimes that it has; None where it has not."""
+        found = self.run({"mode": "machine", "runtimes": list(RUNTIMES)}, time_limit_s=_TIDY_S)
+        told = next((event for event in found if event["event"] == "machine"), None)
+        if told is None:
+            raise MeasurementError(f"{self.name}: the agent did not say what it is")
+        return told
+
+    def kind(self, machine: Event, target: Target | None) -> Kind:
+        """What a time taken there is: `measured` on the target itself only, never on an emulator."""
+        if self.device.emulated:
+            return "emulated"
+        return "measured" if target is None or is_target(machine, target) else "host"
+
+    def _open(self) -> Link:
+        if self._link is None:
+            module, _, kind = LINKS[self.device.scheme].partition(":")
+            link = cast(Callable[[Device], Link], getattr(import_module(module), kind))(self.device)
+            self._link, old = link, list(self._folders)
+            # A folder of its own for each link: an agent that lost its own removes what it leaves behind.
+            self._folders.append(f"edgekd-{secrets.token_hex(8)}")
+            _command(link, ["mkdir", "-p", "--", self._path(link)])
+            self._tidy(link, old)
+        return self._link
+
+    def _tidy(self, link: Link, folders: Sequence[str]) -> None:
+        if folders:
+            _command(link, ["rm", "-rf", "--", *(f"{link.folder}/{name}" for name in folders)])
+
+    def _drop(self) -> None:
+        link, self._link, self._there = self._link, None, {}
+        if link is not None:
+            link.close()
+
+    def _path(self, link: Link) -> str:
+        return f"{link.folder}/{self._folders[-1]}"
+
+    def _run(self, link: Link, job: Mapping[str, Any], time_limit_s: float) -> tuple[Event, ...]:
+        with TemporaryDirectory() as place:
+            here = Path(place)
+            files: dict[str, str] = {}
+            outputs = job.get("outputs")
+            asked = self._there_of(link, {**job, "outputs": "scores.npy"} if outputs else job, files)
+            (here / "agent.pyz").write_bytes(package.archive())
+            agent = self._put(link, here / "agent.pyz", "agent.pyz")
+            (here / "job.json").write_text(json.dumps({**asked, "files": files}), encoding="utf-8")
+            link.push(here / "job.json", f"{self._path(link)}/job.json")
+            events = Events(job)
+            code = link.run(self._agent(link, agent), events.feed, events.feed_noise, time_limit_s)
+            found = events.ended(code)
+            if outputs is not None:
+                self._fetch(link, found, here / "scores.npy", Path(outputs), job)
+        return found
+
+    def _agent(self, link: Link, agent: str) -> list[str]:
+        folder, device = self._path(link), self.device
+        variables = dict(device.environment)
+        if device.packages is not None:
+            variables["PYTHONPATH"] = device.packages
+        setting = (
+            ["env", *(f"{name}={value}" for name, value in sorted(variables.items()))] if variables else []
+        )
+        options = ["--follow-stdin", "--leave-nothing"]
+        return [*setting, device.python, f"{folder}/{agent}", *options, f"{folder}/job.json"]
+
+    def _there_of(self, link: Link, job: Any, files: dict[str, str]) -> Any:
+        """The job with names of files there, which are copied where they are not there yet."""
+        if isinstance(job, list | tuple):
+            return [self._there_of(link, each, files) for each in job]
+        if not isinstance(job, Mapping):
+            return job
+        found = {}
+        for key, value in job.items():
+            if key in _READ and value is not None:
+                digest = sha256_file(Path(value))
+                found[key] = self._put(link, Path(value), f"{digest[:16]}{Path(value).suffix}", digest)
+                files[found[key]] = digest
+            else:
+                found[key] = self._there_of(link, value, files)
+        return found
+
+    def _put(self, link: Link, source: Path, name: str, digest: str | None = None) -> str:
+        digest = digest or sha256_file(source)
+        if digest not in self._there:
+            link.push(source, f"{self._path(link)}/{name}")
+            self._there[digest] = name
+        return self._there[digest]
+
+    def _fetch(
+        self, link: Link, events: tuple[Event, ...], came: Path, to: Path, job: Mapping[str, Any]
+    ) -> None:
+        """The scores, which must be what the agent says that it wrote, and no larger."""
+        told = next((event for event in events if event["event"] == "scores"), None)
+        if told is None:
+            raise MeasurementError(f"{named(job)} on {self.name}: the agent wrote no scores")
+        most = 4096 + 4 * _count(told["shape"], job, self.name)
+        link.pull(f"{self._path(link)}/scores.npy", came, most)
+        if (digest := hashlib.sha256(came.read_bytes()).hexdigest()) != told["sha256"]:
+            raise MeasurementError(
+                f"{named(job)} on {self.name}: scores with sha256 {digest[:16]}..., "
+                f"the agent wrote {told['sha256'][:16]}..."
+            )
+        to.write_bytes(came.read_bytes())
+
+
+def _count(shape: list[Any], job: Mapping[str, Any], name: str) -> int:
+    ok = len(shape) == 2 and all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**31 for n in shape
+    )
+    if not ok or shape[0] * shape[1] > 2**30:
+        raise MeasurementError(f"{named(job)} on {name}: scores of shape {str(shape)[:60]} are none")
+    return int(shape[0] * shape[1])
+
+
+def _command(link: Link, command: list[str]) -> None:
+    said = bytearray()
+    code = link.run(command, lambda block: None, lambda block: said.extend(block[:1000]), _TIDY_S)
+    if code != 0:
+        words = " ".join(said.decode(errors="replace").split())[:300]
+        raise MeasurementError(f"{command[0]} on the device: code {code}: {words}")

@@ -1,0 +1,134 @@
+"""Devices that the user has named: where they are, and how the agent runs there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from edgekd.config import Strict, build
+from edgekd.errors import UsageError, nearest
+from edgekd.store import write_atomic
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # never an option of ssh or adb
+
+
+class Device(Strict):
+    """A device by the way to it."""
+
+    via: str = Field(description="ssh://user@host[:port], adb://SERIAL, adb://host:port, or local")
+    python: str = Field(
+        default="python3", description="the interpreter on the device, 3.10 or later, with numpy"
+    )
+    packages: str | None = Field(
+        default=None, description="a folder on the device that holds numpy and runtimes"
+    )
+    environment: Mapping[str, str] = Field(default_factory=dict, description="variables for the agent")
+    folder: str | None = Field(
+        default=None, description="where it may write; left out: /tmp, on Android /data/local/tmp"
+    )
+    identity: str | None = Field(
+        default=None, description="file of the SSH key; left out: the agent's and yours"
+    )
+    known_hosts: str | None = Field(default=None, description="file of SSH host keys; left out: yours")
+    emulated: bool = Field(default=False, description="whether it is an emulator: its times are none")
+
+    @field_validator("via")
+    @classmethod
+    def _reachable(cls, via: str) -> str:
+        if via != "local":
+            parts = urlsplit(via)
+            try:
+                port = parts.port
+            except ValueError:
+                raise ValueError("its port is no number up to 65535") from None
+            if parts.scheme not in ("ssh", "adb") or parts.path or parts.query or parts.fragment:
+                raise ValueError("give ssh://user@host[:port], adb://SERIAL, adb://host:port, or local")
+            if parts.password is not None:
+                # Not as the value that pydantic would show.
+                raise UsageError("via: no password stands there", hint="a key does: ssh-keygen, ssh-copy-id")
+            names = [parts.hostname or ""] + ([parts.username] if parts.username is not None else [])
+            if not all(_HOST.fullmatch(name) for name in names):
+                raise ValueError("its host or user is no name")
+            if parts.scheme == "adb" and parts.username is not None:
+                raise ValueError("ADB has no users")
+            del port
+        return via
+
+    @property
+    def scheme(self) -> Literal["local", "ssh", "adb"]:
+        """How it is reached."""
+        return "local" if self.via == "local" else urlsplit(self.via).scheme  # type: ignore[return-value]
+
+
+def file_of() -> Path:
+    """The file that devices are kept in: EDGEKD_DEVICES, or the user's own."""
+    if named := os.environ.get("EDGEKD_DEVICES"):
+        return Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "edgekd" / "devices.json"
+
+
+def devices() -> dict[str, Device]:
+    """All that were added, by name.
+
+    Raises:
+        UsageError: their file is damaged.
+    """
+    path = file_of()
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        items = sorted(found.items())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path}: no list of devices: {error}") from None
+    return {name: build(Device, device, f"{path}: {name}") for name, device in items}
+
+
+def device(name: str) -> Device:
+    """One of them; `local` is always there.
+
+    Raises:
+        UsageError: no such device.
+    """
+    found = devices()
+    if name == "local" and name not in found:
+        return Device(via="local")
+    if name not in found:
+        hint = nearest(name, found, f"edgekd devices add {name} --via ...")
+        raise UsageError(f"no device {name!r}", hint=hint)
+    return found[name]
+
+
+def add(name: str, new: Device) -> None:
+    """Keeps a device under a name, in place of one that had it.
+
+    Raises:
+        UsageError: no name for a device.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for a device", hint="small letters, digits, - and _")
+    found = {**devices(), name: new}
+    path = file_of()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {n: d.model_dump(exclude_defaults=True) for n, d in sorted(found.items())}
+    write_atomic(path, json.dumps(kept, indent=1) + "\n")
+
+
+def remove(name: str) -> None:
+    """Forgets a device.
+
+    Raises:
+        UsageError: no such device.
+    """
+    device(name)
+    kept = {n: d.model_dump(exclude_defaults=True) for n, d in devices().items() if n != name}
+    write_atomic(file_of(), json.dumps(kept, indent=1) + "\n")

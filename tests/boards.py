@@ -1,0 +1,236 @@
+"""An Arm board without hardware: an arm64 tree under qemu, with a real sshd and a real adbd of its own.
+
+The tree is built once, in EDGEKD_BOARDS or the user's cache, in some twenty seconds. Nothing that is timed
+on it means anything.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CACHE = Path(os.environ.get("EDGEKD_BOARDS") or Path.home() / ".cache" / "edgekd-boards")
+VERSION = "1"  # of the tree: raised when it is built otherwise
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
+DEBIAN = "libc6 python3.11-minimal libpython3.11-stdlib libstdc++6 dash coreutils openssh-server".split()
+BACKPORTS = ["adbd"]
+WHEELS = "numpy onnxruntime ai-edge-litert flatbuffers protobuf packaging".split()
+PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
+# Of a Cortex-A76: runtimes choose their kernels by it, so it must say what qemu is told to be.
+CPU = "cortex-a76"
+FEATURES = (
+    "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+)
+CORE = (
+    "processor\t: {n}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
+    "CPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n"
+)
+USERS = "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
+
+
+def obstacle() -> str:
+    """Why there can be no board here, or nothing."""
+    if os.geteuid() != 0:
+        return "only root can change into another root directory"
+    for program in ("qemu-aarch64-static", "apt-get", "dpkg-deb", "unshare", "nsenter"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed (apt-get install qemu-user-static)"
+    if not (BINFMT / "register").exists():
+        _run("mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT, check=False)
+    if not (BINFMT / "qemu-aarch64").exists():
+        _run("update-binfmts", "--enable", "qemu-aarch64", check=False)
+    if not (BINFMT / "qemu-aarch64").exists():
+        return "this kernel starts no programs of other processors (binfmt_misc)"
+    if _run("unshare", "-m", "-n", "true", check=False).returncode:
+        return "this kernel gives no namespaces of their own (unshare)"
+    return ""
+
+
+def tree() -> Path:
+    """The board's files, built where they are not there yet."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of pytest
+        root = CACHE / f"arm64-{VERSION}"
+        if not root.exists():
+            new = Path(tempfile.mkdtemp(dir=CACHE))
+            _build(new)
+            new.chmod(0o755)
+            new.rename(root)
+    return root
+
+
+def copy(folder: Path) -> Path:
+    """A tree for one process of tests alone, in a moment: its files are links to those that were built."""
+    root = folder / "board"
+    _run("cp", "-al", tree(), root)
+    return root
+
+
+def _build(root: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        _unpack(root, Path(place))
+    target = root / "opt" / "site"
+    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
+    constraints = Path(__file__).parents[1] / "constraints.txt"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", target, "--no-deps"]
+    pip += ["--only-binary=:all:", "--python-version", "3.11", *platforms, "-c", constraints, *WHEELS]
+    _run(*pip)
+    for name in ("proc", "dev", "run/sshd", "root", "data/local/tmp", "sys/devices/system/cpu", "tmp"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for name in ("tmp", "data/local/tmp"):
+        (root / name).chmod(0o1777)
+    cores = "".join(CORE.format(n=n, features=FEATURES) for n in range(2))
+    (root / "proc/cpuinfo").write_text(cores)
+    for name in ("possible", "present", "online"):
+        (root / "sys/devices/system/cpu" / name).write_text("0-1\n")
+    (root / "etc/passwd").write_text(USERS)
+    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    for name in ("null", "zero", "random", "urandom"):
+        _run("cp", "-a", f"/dev/{name}", root / "dev" / name)
+    getprop = root / "usr/bin/getprop"  # Android's, which adbd asks
+    getprop.write_text("#!/bin/sh\n")
+    getprop.chmod(0o755)
+    shell = root / "system/bin"
+    shell.mkdir(parents=True)
+    (shell / "sh").symlink_to("/bin/sh")
+
+
+def _unpack(root: Path, place: Path) -> None:
+    """Debian's packages for arm64, from where this machine has its own from."""
+    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)"]
+    asked.append("Created-By: Packages")
+    own = next(line.split() for line in _run(*asked).stdout.splitlines() if line.endswith("bookworm main"))
+    keys = "[arch=arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    suites = ("bookworm", "bookworm-backports")
+    (place / "sources.list").write_text("".join(f"deb {keys} {own[0]} {suite} main\n" for suite in suites))
+    (place / "status").touch()
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "root",
+        "Dir::Etc::sourcelist": place / "sources.list",
+        "Dir::Etc::sourceparts": "-",
+        "Dir::State": place / "state",
+        "Dir::State::lists": place / "lists",
+        "Dir::State::status": place / "status",
+        "Dir::Cache": place / "cache",
+    }
+    for name in ("state", "lists/partial", "cache/archives/partial"):
+        (place / name).mkdir(parents=True)
+    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    _run("apt-get", *options, "update", "-qq")
+    install = ["apt-get", *options, "--yes", "-qq", "--download-only", "install"]
+    _run(*install, *DEBIAN)
+    _run(*install, "-t", "bookworm-backports", *BACKPORTS)
+    for package in sorted((place / "cache/archives").glob("*.deb")):
+        _run("dpkg-deb", "-x", package, root)
+
+
+@contextlib.contextmanager
+def sshd(root: Path, folder: Path):
+    """An arm64 sshd on loopback: (port, file of the client's key, process). It is ended by its process id."""
+    key, host = folder / "id", folder / "host"
+    for file in (key, host):
+        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file)
+    port = _free_port()
+    own = root / "etc/ssh" / str(port)
+    own.mkdir()
+    shutil.copy(key.with_suffix(".pub"), own / "clients")
+    shutil.copy(host, own / "host")
+    (own / "host").chmod(0o600)
+    (own / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey /etc/ssh/{port}/host\nStrictModes no\nPidFile none\n"
+        f"AuthorizedKeysFile /etc/ssh/{port}/clients\nPasswordAuthentication no\nUsePAM no\n"
+        f"KbdInteractiveAuthentication no\nSetEnv QEMU_CPU={CPU}\n"
+        "Subsystem sftp /usr/lib/openssh/sftp-server\n"
+    )
+    command = ["chroot", root, "/usr/sbin/sshd", "-D", "-e", "-f", f"/etc/ssh/{port}/config"]
+    with (folder / "sshd.log").open("w") as log:
+        server = subprocess.Popen([*map(str, command)], stderr=log, env={**os.environ, "QEMU_CPU": CPU})
+    try:
+        _wait_for(port, server)
+        yield port, key, server
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextlib.contextmanager
+def adbd(root: Path, folder: Path):
+    """An arm64 adbd in namespaces of its own: (port, a folder for PATH with `adb` in them, its process)."""
+    port = 5599  # of a network that nobody else is in
+    inner = (
+        "ip link set lo up && exec env ADBD_PORT=$1 LD_LIBRARY_PATH=/usr/lib/aarch64-linux-gnu/android "
+        "chroot $2 /usr/lib/android-sdk/platform-tools/adbd"
+    )
+    with (folder / "adbd.log").open("w") as log:
+        server = subprocess.Popen(
+            ["unshare", "-m", "-n", "sh", "-c", inner, "sh", str(port), str(root)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "QEMU_CPU": CPU},
+        )
+    # The real client, where it can see the server.
+    bin_ = folder / "bin"
+    bin_.mkdir()
+    script = bin_ / "adb"
+    script.write_text(
+        f"#!/bin/sh\nexport HOME={folder} ANDROID_ADB_SERVER_PORT=5038\n"
+        f'exec nsenter --target {server.pid} --net {shutil.which("adb")} "$@"\n'
+    )
+    script.chmod(0o755)
+    try:
+        for _ in range(50):
+            time.sleep(0.2)
+            if "connected" in _run(script, "connect", f"127.0.0.1:{port}", check=False).stdout:
+                break
+        yield port, bin_, server
+    finally:
+        _run(script, "kill-server", check=False)
+        server.kill()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _wait_for(port: int, server: subprocess.Popen) -> None:
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert server.poll() is None, "sshd ended"
+        time.sleep(0.2)
+    raise AssertionError("sshd does not answer")
+
+
+def processes_of(root: Path) -> list[int]:
+    """Processes of the board that run Python: none, when nothing is asked of it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (path / "root").readlink() == root and b"python3.11" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def end(pid: int) -> None:
+    """Ends a process that a test started."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def _run(*command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done

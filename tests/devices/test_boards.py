@@ -1,0 +1,203 @@
+"""The agent on an Arm board, through a real sshd and a real adbd: its answers are those of this computer."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import boards
+import numpy as np
+import pytest
+from model_files import linear_onnx
+from typer.testing import CliRunner
+
+from edgekd import cli
+from edgekd.config import load_target
+from edgekd.devices import board as board_module
+from edgekd.devices import ssh
+from edgekd.devices.board import Board
+from edgekd.devices.known import Device
+from edgekd.devices.local import run_agent
+from edgekd.errors import MeasurementError
+
+PYTHON = {"python": "python3.11", "packages": "/opt/site", "emulated": True}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    if told := boards.obstacle():
+        pytest.skip(f"no board here: {told}")
+    return boards.copy(tmp_path_factory.mktemp("arm64"))
+
+
+@pytest.fixture(scope="module")
+def over_ssh(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ssh")
+    with boards.sshd(root, folder) as (port, key, _):
+        device = Device(
+            via=f"ssh://root@127.0.0.1:{port}", identity=str(key), known_hosts=str(folder / "known"), **PYTHON
+        )
+        ssh.accept(device)
+        yield device
+
+
+@pytest.fixture(scope="module")
+def over_adb(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adb")
+    with boards.adbd(root, folder) as (port, bin_, _), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(bin_), prepend=os.pathsep)
+        yield Device(via=f"adb://127.0.0.1:{port}", **PYTHON)
+
+
+@pytest.fixture(params=["ssh", "adb"])
+def device(request):
+    return request.getfixturevalue(f"over_{request.param}")
+
+
+def left_behind(root, device):
+    folder = "data/local/tmp" if device.scheme == "adb" else "tmp"
+    return [path.name for path in (root / folder).glob("edgekd-*")]
+
+
+def predict(path, inputs, tmp_path, name="scores.npy"):
+    np.save(tmp_path / "inputs.npy", inputs)
+    runtime = "litert" if path.suffix == ".tflite" else "onnxruntime"
+    return {
+        "mode": "predict",
+        "model": {
+            "id": path.stem,
+            "path": str(path),
+            "runtime": runtime,
+            "delegate": "cpu",
+            "num_threads": 1,
+        },
+        "inputs": str(tmp_path / "inputs.npy"),
+        "outputs": str(tmp_path / name),
+        "batch_size": 8,
+    }
+
+
+def test_a_board_tells_what_it_is(device, root):
+    with Board("arm", device) as board:
+        found = board.machine()
+        assert board.kind(found, load_target("raspberry-pi-5")) == "emulated"
+    assert (found["isa"], found["cores"]) == ("aarch64", 2)
+    assert found["cpu"] == "aarch64 implementer 0x41 part 0xd0b"
+    assert "asimddp" in found["all_features"] and found["runtimes"]["onnxruntime"]
+    assert found["runtimes"]["tflite_runtime"] is None
+    assert left_behind(root, device) == []
+
+
+def test_scores_of_an_int8_file_are_those_of_this_computer(device, root, data_root, tmp_path):
+    path = data_root / "models/mlperf_tiny/pretrainedResnet_quant.tflite"
+    inputs = np.random.default_rng(0).standard_normal((20, 32, 32, 3)).astype(np.float32)
+    with Board("arm", device) as board:
+        events = board.run(predict(path, inputs, tmp_path))
+    assert [e["backend"] for e in events if e["event"] == "session"] == ["xnnpack+builtin"]
+    run_agent(predict(path, inputs, tmp_path, "here.npy"))
+    there, here = np.load(tmp_path / "scores.npy"), np.load(tmp_path / "here.npy")
+    assert there.shape == (20, 10) and np.ptp(here) > 0.5
+    np.testing.assert_array_equal(there, here)
+    assert left_behind(root, device) == [] and boards.processes_of(root) == []
+
+
+def test_a_file_by_hand_and_an_error_in_the_agents_words(device, tmp_path):
+    path = linear_onnx(tmp_path / "one.onnx", [[1, -2], [0.5, 3]], [10, 20])
+    with Board("arm", device) as board:
+        board.run(predict(path, np.array([[1, 2]], np.float32), tmp_path))
+        assert np.load(tmp_path / "scores.npy").tolist() == [[1 + 1 + 10, -2 + 6 + 20]]
+        with pytest.raises(MeasurementError, match="takes samples of shape"):
+            board.run(predict(path, np.ones((1, 3), np.float32), tmp_path))
+        # After an error the board is asked on.
+        board.run(predict(path, np.array([[0, 0]], np.float32), tmp_path))
+    assert np.load(tmp_path / "scores.npy").tolist() == [[10, 20]]
+
+
+def test_what_takes_too_long_is_ended_there_too(device, root, tmp_path):
+    path = linear_onnx(tmp_path / "one.onnx", [[1, -2], [0.5, 3]], [10, 20])
+    job = predict(path, np.ones((1, 2), np.float32), tmp_path)
+    endless = {"mode": "latency", "models": [job["model"]], "seed": 0}
+    endless |= {"warmup_runs": 1, "min_runs": 10**9, "min_seconds": 0.0}
+    with Board("arm", device) as board:
+        with pytest.raises(MeasurementError, match="not finished within 6 s"):
+            board.run(endless, time_limit_s=6)
+        gone_within(root, 10)
+
+
+def gone_within(root, seconds):
+    end = time.monotonic() + seconds
+    while boards.processes_of(root):
+        assert time.monotonic() < end, "the agent lives on"
+        time.sleep(0.2)
+
+
+def test_a_key_of_another_host_is_refused(over_ssh, tmp_path):
+    known = tmp_path / "known"
+    kept = Path(over_ssh.known_hosts).read_text()
+    other = [*kept.split()[:-1], "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43]
+    for text in ("", " ".join(other) + "\n"):
+        known.write_text(text)
+        with pytest.raises(MeasurementError, match="its host key is not known, or is another than it was"):
+            Board("arm", over_ssh.model_copy(update={"known_hosts": str(known)})).__enter__()
+
+
+def test_a_link_that_breaks_is_opened_again_and_done_jobs_stay_done(root, tmp_path, monkeypatch):
+    """The sshd of the connection is killed in the middle of a job; its parent goes on."""
+    monkeypatch.setattr(board_module, "_PAUSE_S", 0.5)
+    path = linear_onnx(tmp_path / "one.onnx", [[1, -2], [0.5, 3]], [10, 20])
+    inputs = np.random.default_rng(1).standard_normal((4, 2)).astype(np.float32)
+    (tmp_path / "ssh").mkdir()
+    with boards.sshd(root, tmp_path / "ssh") as (port, key, server):
+        device = Device(
+            via=f"ssh://root@127.0.0.1:{port}", identity=str(key), known_hosts=str(tmp_path / "k"), **PYTHON
+        )
+        ssh.accept(device)
+        began = []
+
+        def cut():
+            while not boards.processes_of(root):
+                time.sleep(0.05)
+            began.append(True)
+            for pid in children(server.pid):
+                boards.end(pid)
+
+        with Board("arm", device) as board:
+            thread = threading.Thread(target=cut)
+            thread.start()
+            board.run(predict(path, inputs, tmp_path))
+            thread.join()
+        assert began
+        np.testing.assert_allclose(np.load(tmp_path / "scores.npy")[:, 0], inputs @ [1, 0.5] + 10, rtol=1e-6)
+        gone_within(root, 10)
+        assert left_behind(root, device) == []
+        # The whole server gone: an error that says so, after three tries.
+        with Board("arm", device) as board:
+            board.run(predict(path, inputs, tmp_path))
+            for pid in (*children(server.pid), server.pid):
+                boards.end(pid)
+            with pytest.raises(MeasurementError, match="on arm: the link broke 3 times"):
+                board.run(predict(path, inputs, tmp_path))
+
+
+def children(pid):
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_commands(over_ssh, data_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path / "devices.json"))
+    run = CliRunner()
+    options = ["--via", over_ssh.via, "--python", "python3.11", "--packages", "/opt/site", "--emulated"]
+    options += ["--identity", over_ssh.identity, "--known-hosts", over_ssh.known_hosts]
+    added = run.invoke(cli.app, ["devices", "add", "arm", *options])
+    assert added.exit_code == 0 and "aarch64" in added.stdout, added.output
+    assert "arm" in run.invoke(cli.app, ["devices", "list"]).stdout
+    found = run.invoke(cli.app, ["devices", "check", "arm", "--json"])
+    assert json.loads(found.stdout)["isa"] == "aarch64"
+    model = str(data_root / "models/mlperf_tiny/ad01_int8.tflite")
+    found = run.invoke(cli.app, ["bench", model, "--device", "arm", "--json"], catch_exceptions=False)
+    bench = json.loads(found.stdout)
+    assert (bench["kind"], bench["device"], bench["host"]["isa"]) == ("emulated", "arm", "aarch64")
+    assert bench["num_processes"] == 3 and bench["median_ms"] > 0 and bench["peak_memory_bytes"] > 10**7
+    assert run.invoke(cli.app, ["devices", "remove", "arm"]).exit_code == 0
+    assert "arm" not in run.invoke(cli.app, ["devices", "list"]).stdout

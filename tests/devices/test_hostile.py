@@ -1,0 +1,103 @@
+"""A device that lies: what it sends is refused and named, and nothing is written but what was asked for."""
+
+import sys
+
+import numpy as np
+import pytest
+from model_files import linear_onnx
+
+from edgekd.devices import events
+from edgekd.devices.board import Board
+from edgekd.devices.known import Device
+from edgekd.errors import MeasurementError
+
+# Stands on the device in place of Python: it gets the agent and the job, and says what it likes.
+LIAR = """#!{python}
+import json, os, sys
+job = json.load(open(sys.argv[-1]))
+folder = os.path.dirname(sys.argv[-1])
+def say(**event):
+    print(json.dumps(event), flush=True)
+{code}
+"""
+SCORES = """
+import hashlib, numpy as np
+path = os.path.join(folder, "scores.npy")
+np.save(path, np.ones((2, 2), np.float32))
+sha256 = hashlib.sha256(open(path, "rb").read()).hexdigest()
+"""
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Asks a lying device for the scores of two samples."""
+
+    def ask(code):
+        (tmp_path / "board").mkdir()
+        liar = tmp_path / "liar"
+        liar.write_text(LIAR.format(python=sys.executable, code=code))
+        liar.chmod(0o755)
+        path = linear_onnx(tmp_path / "one.onnx", np.eye(2), [0, 0])
+        np.save(tmp_path / "inputs.npy", np.ones((2, 2), np.float32))
+        model = {
+            "id": "one",
+            "path": str(path),
+            "runtime": "onnxruntime",
+            "delegate": "cpu",
+            "num_threads": 1,
+        }
+        job = {"mode": "predict", "model": model, "batch_size": 2}
+        job |= {"inputs": str(tmp_path / "inputs.npy"), "outputs": str(tmp_path / "out.npy")}
+        with Board("liar", Device(via="local", python=str(liar), folder=str(tmp_path / "board"))) as board:
+            return board.run(job, time_limit_s=60)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print('Traceback: no luck')", "wrote what is no event: 'Traceback: no luck'"),
+        ("print('[' * 100_000)", "wrote what is no event"),
+        ("say(event='surprise')", "wrote what is no event"),
+        ("say(event='scores', shape=[2, 2], sha256=3); say(event='done')", "has sha256 = '3', no text"),
+        ("say(event='done')", "predict of one on liar: the agent wrote no scores"),
+        ("say(event='scores', shape=[2, 2], sha256='x'); say(event='done')", "No such file"),
+        (
+            SCORES + "say(event='scores', shape=[2, 2], sha256='0' * 64); say(event='done')",
+            r"the agent wrote 0000000000000000\.\.\.",
+        ),
+        (
+            SCORES + "say(event='scores', shape=[2**20, 2**20], sha256=sha256); say(event='done')",
+            r"scores of shape \[1048576, 1048576\] are none",
+        ),
+        (
+            SCORES + "say(event='scores', shape=[1, -4], sha256=sha256); say(event='done')",
+            "scores of shape .* are none",
+        ),
+        (
+            "open(os.path.join(folder, 'scores.npy'), 'wb').truncate(2**30)\n"
+            "say(event='scores', shape=[2, 2], sha256='x'); say(event='done')",
+            "1,073,741,824 bytes, where 4,112 are expected",
+        ),
+        ("os.kill(os.getpid(), 9)", "the process was ended by SIGKILL"),
+    ],
+)
+def test_lies(ask, tmp_path, code, message):
+    before = {path for path in tmp_path.parent.rglob("*")}
+    with pytest.raises(MeasurementError, match=message):
+        ask(code)
+    made = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.parent.rglob("*")) - before}
+    assert made <= {"board", "liar", "one.onnx", "inputs.npy"}
+    assert list((tmp_path / "board").iterdir()) == []
+
+
+def test_a_device_that_writes_on_and_on_is_cut_off(ask, monkeypatch):
+    monkeypatch.setattr(events, "MOST_BYTES", 2**20)
+    with pytest.raises(MeasurementError, match="wrote more than 1,048,576 bytes"):
+        ask("while True: sys.stdout.write('x' * 65536)")
+
+
+def test_what_is_true_is_taken(ask, tmp_path):
+    ask(SCORES + "say(event='scores', shape=[2, 2], sha256=sha256); say(event='done')")
+    assert np.load(tmp_path / "out.npy").tolist() == [[1, 1], [1, 1]]

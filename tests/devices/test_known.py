@@ -1,0 +1,84 @@
+"""Devices by name: where they are, and what no device can be."""
+
+import json
+import sys
+import zipfile
+
+import pytest
+
+from edgekd.config import build
+from edgekd.devices import known, package
+from edgekd.devices.known import Device
+from edgekd.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def own_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path / "some" / "devices.json"))
+    return tmp_path / "some" / "devices.json"
+
+
+def test_what_was_added_is_there_until_it_is_removed(own_file):
+    pi, phone = Device(via="ssh://pi@10.0.0.7:2222", folder="/var/tmp"), Device(via="adb://R58M12ABCDE")
+    known.add("pi", pi)
+    known.add("phone", phone)
+    known.add("pi", pi)
+    assert known.devices() == {"phone": phone, "pi": pi}
+    assert json.loads(own_file.read_text())["pi"] == {"via": "ssh://pi@10.0.0.7:2222", "folder": "/var/tmp"}
+    with pytest.raises(UsageError, match=r"no device 'phon' \(did you mean 'phone'\?\)"):
+        known.device("phon")
+    known.remove("pi")
+    assert known.devices() == {"phone": phone}
+    assert known.device("local").via == "local"
+
+
+@pytest.mark.parametrize(
+    ("via", "message"),
+    [
+        ("ssh://pi:secret@10.0.0.7", "via: no password stands there"),
+        ("ssh://", "its host or user is no name"),
+        ("ssh://-oProxyCommand=x", "its host or user is no name"),
+        ("ssh://-l@host", "its host or user is no name"),
+        ("ssh://host:99999", "its port is no number"),
+        ("ssh://host/path", "give ssh://"),
+        ("http://host", "give ssh://"),
+        ("adb://me@host:5555", "ADB has no users"),
+        ("adb://--help", "its host or user is no name"),
+        ("host", "give ssh://"),
+    ],
+)
+def test_ways_that_lead_nowhere(via, message):
+    with pytest.raises(UsageError, match=message) as told:
+        build(Device, {"via": via}, "device pi")
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["", "Pi", "a b", "../x", "-x"])
+def test_names_that_are_none(name):
+    with pytest.raises(UsageError, match="is no name for a device"):
+        known.add(name, Device(via="local"))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"pi": 3}', '{"pi": {"vi": "local"}}', "[" * 100_000])
+def test_a_damaged_file(own_file, text):
+    own_file.parent.mkdir()
+    own_file.write_text(text)
+    with pytest.raises(UsageError, match=r"devices\.json"):
+        known.devices()
+
+
+def test_the_agent_is_one_file_of_what_boards_have(tmp_path):
+    assert package.archive() == package.archive()
+    (tmp_path / "agent.pyz").write_bytes(package.archive())
+    with zipfile.ZipFile(tmp_path / "agent.pyz") as found:
+        texts = {name: found.read(name).decode() for name in found.namelist()}
+    for name, text in texts.items():
+        compile(text, name, "exec")
+    lines = [line for text in texts.values() for line in text.splitlines()]
+    own = {line.split()[1] for line in lines if line.startswith("from edgekd")}
+    held = {name.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".") for name in texts}
+    assert own <= held and len(own) > 5
+    known_there = {"numpy", "ai_edge_litert", "onnxruntime", "tflite_runtime"}
+    imports = [line for line in lines if line.startswith(("import ", "from ")) and "edgekd" not in line]
+    others = {line.split()[1].partition(".")[0] for line in imports}
+    assert others - known_there <= {*sys.stdlib_module_names, "__future__"}
