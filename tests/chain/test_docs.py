@@ -38,7 +38,8 @@ def test_the_options_in_the_readme_exist():
     lines = [line.replace("--nproc-per-node", "") for line in README.splitlines() if "edgekd " in line]
     named = {option for line in lines for option in re.findall(r"(?<![\w-])--[\w-]+", line)}
     assert named >= {"--set", "--dry-run", "--targets", "--max-drop"}
-    commands = typer.main.get_command(app).commands.values()
+    top = typer.main.get_command(app).commands.values()
+    commands = [*top, *(below for c in top for below in getattr(c, "commands", {}).values())]
     assert named <= {"--help"} | {option for c in commands for p in c.params for option in p.opts}
 
 
