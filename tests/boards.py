@@ -1,7 +1,7 @@
 """An Arm board without hardware: an arm64 tree under qemu, with a real sshd and a real adbd of its own.
 
 The tree is built once, in EDGEKD_BOARDS or the user's cache, in some twenty seconds. Nothing that is timed
-on it means anything.
+on it means anything. `python tests/boards.py` starts one, says how to name it, and runs until it is ended.
 """
 
 import contextlib
@@ -234,3 +234,21 @@ def _run(*command: object, check: bool = True) -> subprocess.CompletedProcess[st
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done
+
+
+def main() -> None:
+    """A board over SSH until it is interrupted."""
+    if told := obstacle():
+        sys.exit(f"no board here: {told}")
+    with tempfile.TemporaryDirectory() as place, sshd(copy(Path(place)), Path(place)) as (port, key, server):
+        print(
+            f"edgekd devices add emulated-arm --via ssh://root@127.0.0.1:{port} --identity {key} \\\n"
+            f"  --known-hosts {place}/known --accept-new --python python3.11 --packages /opt/site --emulated",
+            flush=True,
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
