@@ -149,6 +149,8 @@ def bench(
         board = stack.enter_context(Board(device, known.device(device))) if device else None
         display = stack.enter_context(Display(Console(quiet=json_)))
         found = measure(artifact, profile, threads, display=display, board=board)
+    if board is not None and board.left:
+        typer.echo(board.left, err=True)
     if json_:
         terminal.emit_json(found.as_dict())
     else:

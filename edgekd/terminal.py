@@ -108,7 +108,7 @@ def show_bench(found: Bench) -> None:
     for key, value in values.items():
         if value is not None:
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
-    table.add_row("operators", "\n".join(f"{count} x {name}" for name, count in operators.items()))
+    table.add_row("operators", escape("\n".join(f"{n} x {name}" for name, n in operators.items())))
     table.add_row("host", escape(f"{host['cpu']}, {host['usable_cores']} cores, {host['os']}"))
     console.print(table)
 
@@ -213,9 +213,9 @@ def show_machine(name: str, found: Mapping[str, Any]) -> None:
     table = empty_table(name, ("what", "found"))
     for key in ("cpu", "isa", "features", "cores", "memory_bytes", "os", "kernel", "python"):
         value = found.get(key)
-        table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        table.add_row(key, escape(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     for runtime, version in found["runtimes"].items():
-        table.add_row(str(runtime), str(version or "not there"))
+        table.add_row(escape(str(runtime)), escape(str(version or "not there")))
     for key in ("governors", "clock_khz", "temperature_c"):
-        table.add_row(key, ", ".join(map(str, found.get(key) or [])) or "not told")
+        table.add_row(key, escape(", ".join(map(str, found.get(key) or []))) or "not told")
     console.print(table)

@@ -39,9 +39,20 @@ def obstacle() -> str:
     """Why there can be no board here, or nothing."""
     if os.geteuid() != 0:
         return "only root can change into another root directory"
-    for program in ("qemu-aarch64-static", "apt-get", "dpkg-deb", "unshare", "nsenter"):
+    for program in (
+        "qemu-aarch64-static",
+        "apt-get",
+        "dpkg-deb",
+        "unshare",
+        "nsenter",
+        "adb",
+        "ssh-keygen",
+        "ip",
+    ):
         if shutil.which(program) is None:
-            return f"{program} is not installed (apt-get install qemu-user-static)"
+            return (
+                f"{program} is not installed (apt-get install qemu-user-static binfmt-support adb iproute2)"
+            )
     if not (BINFMT / "register").exists():
         _run("mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT, check=False)
     if not (BINFMT / "qemu-aarch64").exists():
@@ -216,11 +227,13 @@ def _wait_for(port: int, server: subprocess.Popen) -> None:
 
 
 def processes_of(root: Path) -> list[int]:
-    """Processes of the board that run Python: none, when nothing is asked of it."""
+    """Agents that run on the board: none, when nothing is asked of it."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (path / "root").readlink() == root and b"python3.11" in (path / "cmdline").read_bytes():
+            command = (path / "cmdline").read_bytes()
+            # The shell that starts it names it too.
+            if (path / "root").readlink() == root and b"agent.pyz" in command and b"\0-c\0" not in command:
                 found.append(int(path.name))
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -38,6 +40,8 @@ class AdbLink:
         parts = urlsplit(device.via)
         self._serial = parts.netloc
         if parts.port is not None:
+            # A server may hold a link that broke, and answer that all is well.
+            subprocess.run([self._adb, "disconnect", self._serial], capture_output=True, timeout=_CONNECT_S)
             said = self._client(["connect", self._serial], _CONNECT_S)
             if "connected to" not in said:  # adb's exit code is 0 either way
                 raise LinkError(f"{self._name}: {said.strip()[:300]}")
@@ -50,31 +54,45 @@ class AdbLink:
 
     def run(self, command: Sequence[str], out: Sink, noise: Sink, time_limit_s: float) -> int:
         """As `Link.run`. Where the client ends, so does the shell on the device, and the agent with it."""
-        arguments = [self._adb, "-s", self._serial, "shell", "-T", shlex.join(command)]
+        # Where the device is gone the client says 0: only the device itself can tell how a command ended.
+        mark = f"edgekd-{secrets.token_hex(8)}"
+        line = f"{shlex.join(command)}; echo {mark} $? >&2"
         said = bytearray()
 
         def keep(block: bytes) -> None:
-            said.extend(block[-1000:])
-            noise(block)
+            said.extend(block)
+            del said[: -len(mark) - 200]
+            noise(block.partition(mark.encode())[0])
 
-        code = run_streamed(arguments, out, keep, time_limit_s, self._name)
-        self._check_there(code, said.decode(errors="replace"))
-        return code
+        run_streamed(
+            [self._adb, "-s", self._serial, "shell", "-T", line], out, keep, time_limit_s, self._name
+        )
+        found = re.search(rf"{mark} (\d+)", said.decode(errors="replace"))
+        if found is None:
+            words = " ".join(said.decode(errors="replace").split())[-300:]
+            raise LinkError(f"{self._name}: the link broke: {words or 'the device is gone'}")
+        return int(found[1])
 
     def push(self, source: Path, to: str) -> None:
         """As `Link.push`."""
         self._client(["-s", self._serial, "push", str(source), to], _COPY_S)
 
     def pull(self, source: str, to: Path, most_bytes: int) -> None:
-        """As `Link.pull`."""
-        size = self._client(
-            ["-s", self._serial, "shell", "-T", shlex.join(["stat", "-c", "%s", source])], _COPY_S
-        )
-        if not size.strip().isdecimal() or int(size) > most_bytes:
-            raise MeasurementError(
-                f"{self._name}: {source} is larger than the {most_bytes:,} bytes expected, or nobody knows"
-            )
-        self._client(["-s", self._serial, "pull", source, str(to)], _COPY_S)
+        """As `Link.pull`: as a stream, so that it is one file, and no larger than it may be."""
+        with to.open("wb") as file:
+
+            def keep(block: bytes) -> None:
+                if file.tell() + len(block) > most_bytes:
+                    raise MeasurementError(
+                        f"{self._name}: {source} is larger than the {most_bytes:,} bytes expected"
+                    )
+                file.write(block)
+
+            said = bytearray()
+            code = self.run(["cat", "--", source], keep, lambda block: said.extend(block[:1000]), _COPY_S)
+        if code != 0:
+            words = " ".join(said[:300].decode(errors="replace").split())
+            raise MeasurementError(f"{self._name}: {source} cannot be read: {words}")
 
     def close(self) -> None:
         """As `Link.close`; the server keeps the device."""

@@ -30,6 +30,7 @@ import gc
 import hashlib
 import json
 import os
+import select
 import shutil
 import sys
 import threading
@@ -45,6 +46,8 @@ from edgekd.devices.machine import clocks, host_info, identity, peak_memory_byte
 from edgekd.devices.turns import Ratios, Reference, Turn
 from edgekd.errors import EdgeKDError, MeasurementError
 from edgekd.runtimes import Session, list_operators, open_session, preload, version
+
+SILENCE_S = 10.0
 
 Job = dict[str, Any]
 Emit = Callable[..., None]
@@ -249,7 +252,8 @@ def _follow_stdin(leave: Path | None) -> None:
     """
 
     def wait() -> None:
-        while os.read(0, 4096):
+        # A link that is frozen ends nothing: this end is told every few seconds that the other is there.
+        while (leave is None or select.select([0], [], [], SILENCE_S)[0]) and os.read(0, 4096):
             pass
         if leave is not None:
             shutil.rmtree(leave, ignore_errors=True)

@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 
 from edgekd.config import Target
 from edgekd.devices import package
+from edgekd.devices.agent import SILENCE_S
 from edgekd.devices.events import Event, Events, named
 from edgekd.devices.known import Device
 from edgekd.devices.link import Link, LinkError
@@ -32,7 +33,8 @@ LINKS: Mapping[str, str] = {
     "local": "edgekd.devices.process:LocalLink",
     "ssh": "edgekd.devices.ssh:SshLink",
 }
-_TRIES, _PAUSE_S = 3, 2.0
+# By then an agent whose link fell silent has ended: two at once would disturb each other's clocks.
+_TRIES, _PAUSE_S = 3, 1.2 * SILENCE_S
 _TIDY_S = 60.0
 # Keys of a job that name files which the agent reads.
 _READ = ("path", "inputs", "input")
@@ -51,6 +53,8 @@ class Board:
         self._link: Link | None = None
         self._folders: list[str] = []  # the last is in use
         self._there: dict[str, str] = {}  # sha256 -> name in the folder
+        self._ended = True  # whether the last agent ended by itself
+        self.left = ""  # what could not be removed, at the end
 
     def __enter__(self) -> Self:
         self._open()
@@ -59,16 +63,14 @@ class Board:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        link, self._link = self._link, None
-        if link is None:
-            return
+        # What was measured is not lost because it cannot be tidied up after.
         try:
-            self._tidy(link, self._folders)
-        except MeasurementError:
-            if kind is None:  # else that is what must be told
-                raise
+            self._tidy(self._open(), self._folders)
+            self._folders = []
+        except MeasurementError as problem:
+            self.left = f"{self.name}: {', '.join(self._folders)} may be left there: {problem.message}"
         finally:
-            link.close()
+            self._drop()
 
     def run(self, job: Mapping[str, Any], *, time_limit_s: float = 600.0) -> tuple[Event, ...]:
         """Does a job as `local.run_agent` does, with files of this computer.
@@ -87,7 +89,11 @@ class Board:
                         f"{named(job)} on {self.name}: the link broke {_TRIES} times: {error.message}",
                         hint=f"files may be left there in {', '.join(self._folders)}",
                     ) from None
-                time.sleep(_PAUSE_S * attempt)
+                time.sleep(_PAUSE_S)
+            except MeasurementError:
+                if not self._ended:
+                    self._drop()  # its agent removes the folder
+                raise
         raise AssertionError("every try returns or raises")
 
     def machine(self) -> Event:
@@ -100,8 +106,10 @@ class Board:
 
     def kind(self, machine: Event, target: Target | None) -> Kind:
         """What a time taken there is: `measured` on the target itself only, never on an emulator."""
-        if self.device.emulated:
+        if self.device.emulated or self.device.via.startswith("adb://emulator-"):
             return "emulated"
+        if self.device.scheme == "local" and target is None:
+            return "host"
         return "measured" if target is None or is_target(machine, target) else "host"
 
     def _open(self) -> Link:
@@ -111,8 +119,12 @@ class Board:
             self._link, old = link, list(self._folders)
             # A folder of its own for each link: an agent that lost its own removes what it leaves behind.
             self._folders.append(f"edgekd-{secrets.token_hex(8)}")
-            _command(link, ["mkdir", "-p", "--", self._path(link)])
-            self._tidy(link, old)
+            try:
+                _command(link, ["mkdir", "-m", "700", "--", self._path(link)])
+                self._tidy(link, old)
+            except BaseException:
+                self._drop()
+                raise
         return self._link
 
     def _tidy(self, link: Link, folders: Sequence[str]) -> None:
@@ -138,7 +150,9 @@ class Board:
             (here / "job.json").write_text(json.dumps({**asked, "files": files}), encoding="utf-8")
             link.push(here / "job.json", f"{self._path(link)}/job.json")
             events = Events(job)
+            self._ended = False
             code = link.run(self._agent(link, agent), events.feed, events.feed_noise, time_limit_s)
+            self._ended = True
             found = events.ended(code)
             if outputs is not None:
                 self._fetch(link, found, here / "scores.npy", Path(outputs), job)
@@ -206,7 +220,11 @@ def _count(shape: list[Any], job: Mapping[str, Any], name: str) -> int:
 
 def _command(link: Link, command: list[str]) -> None:
     said = bytearray()
-    code = link.run(command, lambda block: None, lambda block: said.extend(block[:1000]), _TIDY_S)
+
+    def keep(block: bytes) -> None:
+        said.extend(block[: 300 - len(said)])
+
+    code = link.run(command, lambda block: None, keep, _TIDY_S)
     if code != 0:
-        words = " ".join(said.decode(errors="replace").split())[:300]
+        words = " ".join(said.decode(errors="replace").split())
         raise MeasurementError(f"{command[0]} on the device: code {code}: {words}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ Event = dict[str, Any]
 
 # More than the raw times of an hour take; a board that writes on and on is cut off.
 MOST_BYTES = 256 * 2**20
+MOST_LINE = 16 * 2**20
 _MOST_NOISE = 64 * 2**10
 
 _TEXTS, _NUMBERS, _LISTS, _TABLES = "text", "number", "list", "table"
@@ -56,7 +56,7 @@ class Events:
     def __init__(self, job: Mapping[str, Any]) -> None:
         self._job, self._name = job, named(job)
         self._found: list[Event] = []
-        self._rest, self._size, self._noise = b"", 0, b""
+        self._rest, self._size, self._noise = bytearray(), 0, b""
 
     def feed(self, chunk: bytes) -> None:
         """A piece of the agent's stdout.
@@ -67,8 +67,13 @@ class Events:
         self._size += len(chunk)
         if self._size > MOST_BYTES:
             raise MeasurementError(f"{self._name}: the agent wrote more than {MOST_BYTES:,} bytes")
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        self._found += [self._event(line) for line in lines]
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            self._found.append(self._event(bytes(self._rest + line)))
+            self._rest.clear()
+        self._rest += rest
+        if len(self._rest) > MOST_LINE:
+            raise MeasurementError(f"{self._name}: the agent wrote a line of more than {MOST_LINE:,} bytes")
 
     def feed_noise(self, chunk: bytes) -> None:
         """A piece of its stderr, of which the end is kept."""
@@ -81,7 +86,7 @@ class Events:
             MeasurementError: it was not, in the agent's own words where it had some.
         """
         if self._rest:
-            self._found.append(self._event(self._rest))
+            self._found.append(self._event(bytes(self._rest)))
         last: Event = self._found[-1] if self._found else {"event": None}
         if last["event"] == "error":
             told = any(model in last["message"] for model in _ids(self._job))
@@ -94,26 +99,43 @@ class Events:
 
     def _event(self, line: bytes) -> Event:
         try:
-            event = json.loads(line)
+            event = _printable(json.loads(line))
         except (ValueError, RecursionError):
             event = None
-        if not isinstance(event, dict) or event.get("event") not in _FIELDS:
+        name = event.get("event") if isinstance(event, dict) else None
+        if not isinstance(event, dict) or not isinstance(name, str) or name not in _FIELDS:
             shown = line[:200].decode(errors="replace")
             raise MeasurementError(f"{self._name}: the agent wrote what is no event: {shown!r}")
-        for field, kind in _FIELDS[event["event"]].items():
+        for field, kind in _FIELDS[name].items():
             if not _is(event.get(field), kind):
                 raise MeasurementError(
-                    f"{self._name}: the agent's event {event['event']!r} has {field} = "
+                    f"{self._name}: the agent's event {name!r} has {field} = "
                     f"{str(event.get(field))[:50]!r}, no {kind}"
                 )
-        if not all(_is(value, _NUMBERS) for value in event.get("values_ms", ())):
-            raise MeasurementError(f"{self._name}: the agent sent times that are no numbers")
+        if name == "latency" and not (values := event["values_ms"]):
+            raise MeasurementError(f"{self._name}: the agent sent no times")
+        if name == "latency" and not all(_is(value, _NUMBERS) and value > 0 for value in values):
+            raise MeasurementError(f"{self._name}: the agent sent times that are none")
+        if name == "machine" and not all(isinstance(text, str) for text in event["all_features"]):
+            raise MeasurementError(f"{self._name}: the agent sent features that are no texts")
         return event
+
+
+def _printable(value: Any) -> Any:
+    """Texts without what could move a terminal's cursor, or end a line of its markup."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "?" for c in value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_printable(each) if isinstance(each, str | list | dict) else each for each in value]
+    return value
 
 
 def _is(value: Any, kind: str) -> bool:
     if kind == _NUMBERS:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        sound = isinstance(value, int | float) and not isinstance(value, bool)
+        return sound and abs(value) < 1e300  # and so no NaN, and no whole number that is no float
     return isinstance(value, {_TEXTS: str, _LISTS: list, _TABLES: dict}[kind])
 
 

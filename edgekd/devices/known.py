@@ -46,7 +46,7 @@ class Device(Strict):
         if via != "local":
             parts = urlsplit(via)
             try:
-                port = parts.port
+                _ = parts.port
             except ValueError:
                 raise ValueError("its port is no number up to 65535") from None
             if parts.scheme not in ("ssh", "adb") or parts.path or parts.query or parts.fragment:
@@ -59,8 +59,14 @@ class Device(Strict):
                 raise ValueError("its host or user is no name")
             if parts.scheme == "adb" and parts.username is not None:
                 raise ValueError("ADB has no users")
-            del port
         return via
+
+    @field_validator("folder")
+    @classmethod
+    def _absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.startswith("/"):
+            raise ValueError("a path from the root: /...")
+        return folder
 
     @property
     def scheme(self) -> Literal["local", "ssh", "adb"]:

@@ -9,6 +9,7 @@ from typing import Protocol
 from edgekd.errors import MeasurementError
 
 Sink = Callable[[bytes], None]
+HEARTBEAT_S = 2.0  # several times within `agent.SILENCE_S`
 
 
 class LinkError(MeasurementError):
@@ -21,7 +22,7 @@ class Link(Protocol):
     folder: str  # where anybody may write
 
     def run(self, command: Sequence[str], out: Sink, noise: Sink, time_limit_s: float) -> int:
-        """Runs a command, its stdin held open, and gives its exit code.
+        """Runs a command, its stdin held open and fed a byte every HEARTBEAT_S, and gives its exit code.
 
         What `out` raises ends the command.
 

@@ -58,8 +58,11 @@ def identity(proc: Path = Path("/proc")) -> dict[str, Any]:
 
 
 def read(path: Path) -> str:
-    """A file of the kernel's, or nothing where it has none."""
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    """A file of the kernel's, or nothing where it has none, or does not give it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _cpuinfo(proc: Path) -> list[tuple[str, str]]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import IO
 
 from edgekd.devices.known import Device
-from edgekd.devices.link import Sink
+from edgekd.devices.link import HEARTBEAT_S, Sink
 from edgekd.errors import MeasurementError
 
-_BLOCK = 1 << 16
+_BLOCK, _GRACE_S = 1 << 16, 5.0
 
 
 class LocalLink:
@@ -54,6 +54,18 @@ def _told() -> Iterator[None]:
         raise MeasurementError(f"this computer: {error.strerror}: {error.filename}") from None
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _beat(stdin: IO[bytes] | None, over: threading.Event) -> None:
+    assert stdin is not None  # a pipe
+    with contextlib.suppress(OSError, ValueError):
+        while not over.wait(HEARTBEAT_S):
+            os.write(stdin.fileno(), b".")
+
+
 def run_streamed(command: Sequence[str], out: Sink, noise: Sink, time_limit_s: float, where: str) -> int:
     """A process of this computer, its stdin held open, its output handed on as it comes.
 
@@ -78,12 +90,14 @@ def run_streamed(command: Sequence[str], out: Sink, noise: Sink, time_limit_s: f
                 sink(block)
         except BaseException as error:
             wrong.append(error)
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
 
     with process:
         assert process.stdout is not None and process.stderr is not None  # pipes
         pairs = ((process.stdout, out), (process.stderr, noise))
         threads = [threading.Thread(target=drain, args=pair, daemon=True) for pair in pairs]
+        over = threading.Event()
+        threading.Thread(target=_beat, args=(process.stdin, over), daemon=True).start()
         for thread in threads:
             thread.start()
         try:
@@ -93,10 +107,10 @@ def run_streamed(command: Sequence[str], out: Sink, noise: Sink, time_limit_s: f
                 f"{where}: not finished within {time_limit_s:g} s; the process was ended"
             ) from None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            over.set()
+            _kill(process)
             for thread in threads:
-                thread.join()
+                thread.join(_GRACE_S)  # who inherited the pipe may hold it open
     if wrong:
         raise wrong[0]
     return code

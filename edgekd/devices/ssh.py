@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from edgekd.devices.known import Device
-from edgekd.devices.link import LinkError, Sink
+from edgekd.devices.link import HEARTBEAT_S, LinkError, Sink
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.store import write_atomic
 
@@ -37,7 +37,7 @@ class SshLink:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        known = Path(device.known_hosts).expanduser() if device.known_hosts else None
+        known = Path(device.known_hosts or "~/.ssh/known_hosts").expanduser()
         try:
             self._connection: SSHClientConnection = self._do(
                 _awaited(
@@ -45,7 +45,10 @@ class SshLink:
                         parts.hostname,
                         port=parts.port or 22,
                         **({} if parts.username is None else {"username": parts.username}),
-                        **({} if known is None else {"known_hosts": str(known)}),
+                        # Said here, so that no file of settings says otherwise.
+                        config=[],
+                        known_hosts=known.read_bytes() if known.is_file() else b"",
+                        agent_forwarding=False,
                         **({} if device.identity is None else {"client_keys": [_key(device.identity)]}),
                         preferred_auth="publickey",
                         connect_timeout=_CONNECT_S,
@@ -59,7 +62,8 @@ class SshLink:
             self._end()
             raise MeasurementError(
                 f"{self._name}: its host key is not known, or is another than it was: {error.reason}",
-                hint="compare it with the device's own, then: edgekd devices add NAME --via ... --accept-new",
+                hint="one that is new: edgekd devices add NAME ... --known-hosts FILE --accept-new; "
+                f"one that changed: find out why, then delete its line in {known}",
             ) from None
         except asyncssh.PermissionDenied as error:
             self._end()
@@ -67,6 +71,9 @@ class SshLink:
                 f"{self._name}: it lets nobody in with these keys: {error.reason}",
                 hint="ssh-copy-id puts your key there; --identity FILE names another",
             ) from None
+        except (asyncssh.KeyImportError, ValueError, UnicodeError) as error:
+            self._end()
+            raise MeasurementError(f"{self._name}: {' '.join(str(error).split())}") from None
         except BaseException:
             self._end()
             raise
@@ -77,8 +84,9 @@ class SshLink:
 
     async def _run(self, command: Sequence[str], out: Sink, noise: Sink, time_limit_s: float) -> int:
         process: SSHClientProcess[bytes] = await self._connection.create_process(
-            shlex.join(command), encoding=None
+            shlex.join(command), encoding=None, request_pty=False
         )
+        beat = asyncio.create_task(_beat(process))
         try:
             async with asyncio.timeout(time_limit_s):
                 streams = (_drain(process.stdout, out), _drain(process.stderr, noise))
@@ -93,7 +101,10 @@ class SshLink:
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
         finally:
+            beat.cancel()
             with contextlib.suppress(*self._broken):
+                if process.returncode is None:
+                    process.kill()  # what does not read its stdin does not see its end
                 process.close()
         if (code := process.returncode) is None:
             raise LinkError(f"{self._name}: the connection broke")
@@ -160,6 +171,12 @@ class SshLink:
         self._loop.close()
 
 
+async def _beat(process: Any) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        process.stdin.write(b".")
+
+
 async def _awaited(what: Any) -> Any:
     return await what
 
@@ -184,6 +201,8 @@ def accept(device: Device) -> str:
         MeasurementError: nobody answers there.
     """
     asyncssh = _asyncssh()
+    if device.scheme != "ssh":
+        raise UsageError(f"--accept-new is for SSH, not for {device.via}")
     if device.known_hosts is None:
         raise UsageError("--accept-new needs a file of its own to write to", hint="--known-hosts FILE")
     parts = urlsplit(device.via)
@@ -196,13 +215,18 @@ def accept(device: Device) -> str:
         raise MeasurementError(f"{device.via}: it has no host key")
     name = host if port == 22 else f"[{host}]:{port}"
     path = Path(device.known_hosts).expanduser()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    own = [line for line in lines if line.split(" ", 1)[0] == name]
+    said = key.export_public_key().decode().strip()
+    if any(line.split()[1:3] == said.split()[:2] for line in own):
+        return str(key.get_fingerprint())
+    if own:
+        raise MeasurementError(
+            f"{device.via}: another host key is known of it; it shows {key.get_fingerprint()} now",
+            hint=f"find out why; where that is right, delete the lines of {name} in {path}",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    others = [
-        line
-        for line in (path.read_text(encoding="utf-8").splitlines() if path.is_file() else [])
-        if line.split(" ", 1)[0] != name
-    ]
-    write_atomic(path, "\n".join([*others, f"{name} {key.export_public_key().decode().strip()}"]) + "\n")
+    write_atomic(path, "\n".join([*lines, f"{name} {said}"]) + "\n")
     return str(key.get_fingerprint())
 
 

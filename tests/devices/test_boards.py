@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -123,6 +125,10 @@ def test_what_takes_too_long_is_ended_there_too(device, root, tmp_path):
         with pytest.raises(MeasurementError, match="not finished within 6 s"):
             board.run(endless, time_limit_s=6)
         gone_within(root, 10)
+        # And the board is asked on.
+        board.run(job)
+    assert np.load(tmp_path / "scores.npy").tolist() == [[11.5, 21.0]]
+    assert left_behind(root, device) == []
 
 
 def gone_within(root, seconds):
@@ -140,6 +146,108 @@ def test_a_key_of_another_host_is_refused(over_ssh, tmp_path):
         known.write_text(text)
         with pytest.raises(MeasurementError, match="its host key is not known, or is another than it was"):
             Board("arm", over_ssh.model_copy(update={"known_hosts": str(known)})).__enter__()
+
+
+def test_a_key_that_changed_is_not_taken_for_a_new_one(over_ssh, tmp_path):
+    kept = Path(over_ssh.known_hosts).read_text()
+    other = " ".join([*kept.split()[:2], "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43]) + "\n"
+    known = tmp_path / "known"
+    device = over_ssh.model_copy(update={"known_hosts": str(known)})
+    known.write_text("elsewhere ssh-ed25519 AAAA\n" + other)
+    with pytest.raises(MeasurementError, match="another host key is known of it; it shows SHA256:"):
+        ssh.accept(device)
+    assert known.read_text().endswith(other)
+    known.write_text("elsewhere ssh-ed25519 AAAA\n")
+    assert ssh.accept(device) == ssh.accept(device)
+    assert known.read_text() == "elsewhere ssh-ed25519 AAAA\n" + kept
+
+
+def test_no_file_of_settings_lets_another_host_in(over_ssh, tmp_path, monkeypatch):
+    """The user's own ~/.ssh/config would have it so."""
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text("Host *\n  UserKnownHostsFile none\n  StrictHostKeyChecking no\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(MeasurementError, match="its host key is not known"):
+        Board("arm", over_ssh.model_copy(update={"known_hosts": None})).__enter__()
+
+
+def test_an_adb_link_that_is_cut_in_a_job_is_opened_again(root, over_adb, tmp_path, monkeypatch):
+    path = linear_onnx(tmp_path / "one.onnx", [[1, -2], [0.5, 3]], [10, 20])
+    job = predict(path, np.ones((1, 2), np.float32), tmp_path)
+    serial = over_adb.via.removeprefix("adb://")
+    cut = []
+
+    def disconnect():
+        while not boards.processes_of(root):
+            time.sleep(0.05)
+        cut.append(subprocess.run(["adb", "disconnect", serial], check=True, capture_output=True))
+
+    with Board("arm", over_adb) as board:
+        thread = threading.Thread(target=disconnect)
+        thread.start()
+        board.run(job)
+        thread.join()
+    assert cut and np.load(tmp_path / "scores.npy").tolist() == [[11.5, 21.0]]
+    assert left_behind(root, over_adb) == [] and board.left == ""
+
+
+class Freezer:
+    """A way to a port that can fall silent, its connections open, as when a cable is pulled."""
+
+    def __init__(self, port):
+        self.frozen, self._port, self._pairs = threading.Event(), port, []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            came, _ = self._server.accept()
+            on = socket.create_connection(("127.0.0.1", self._port))
+            first = not self._pairs
+            self._pairs.append((came, on))
+            for source, to in ((came, on), (on, came)):
+                threading.Thread(target=self._pass, args=(source, to, first), daemon=True).start()
+
+    def _pass(self, source, to, may_freeze):
+        while block := source.recv(1 << 16):
+            while may_freeze and self.frozen.is_set():
+                time.sleep(0.1)
+            to.sendall(block)
+
+
+def test_an_agent_whose_link_is_frozen_has_ended_before_the_next_begins(root, tmp_path):
+    path = linear_onnx(tmp_path / "one.onnx", [[1, -2], [0.5, 3]], [10, 20])
+    job = predict(path, np.ones((1, 2), np.float32), tmp_path)
+    long = {"mode": "latency", "models": [job["model"]], "seed": 0}
+    long |= {"warmup_runs": 1, "min_runs": 1, "min_seconds": 6.0}
+    (tmp_path / "ssh").mkdir()
+    most = 0
+    with boards.sshd(root, tmp_path / "ssh") as (port, key, _):
+        freezer = Freezer(port)
+        via = f"ssh://root@127.0.0.1:{freezer.port}"
+        device = Device(via=via, identity=str(key), known_hosts=str(tmp_path / "k"), **PYTHON)
+        (tmp_path / "k").write_text(
+            f"[127.0.0.1]:{freezer.port} " + (tmp_path / "ssh/host.pub").read_text().rsplit(" ", 1)[0] + "\n"
+        )
+        over = threading.Event()
+
+        def watch():
+            nonlocal most
+            while not over.wait(0.05):
+                running = len(boards.processes_of(root))
+                most = max(most, running)
+                if running:
+                    freezer.frozen.set()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        with Board("arm", device) as board:
+            board.run(long)
+            over.set()
+            thread.join()
+        assert freezer.frozen.is_set() and most == 1
+        gone_within(root, 10)
 
 
 def test_a_link_that_breaks_is_opened_again_and_done_jobs_stay_done(root, tmp_path, monkeypatch):

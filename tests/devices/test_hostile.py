@@ -1,6 +1,7 @@
 """A device that lies: what it sends is refused and named, and nothing is written but what was asked for."""
 
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -61,6 +62,14 @@ def ask(tmp_path):
         ("print('[' * 100_000)", "wrote what is no event"),
         ("say(event='surprise')", "wrote what is no event"),
         ("say(event='scores', shape=[2, 2], sha256=3); say(event='done')", "has sha256 = '3', no text"),
+        ("say(event=[])", "wrote what is no event"),
+        (
+            'print(\'{"event": "first", "id": "one", "first_ms": 1\' + \'0\' * 400 + \'}\')',
+            "first_ms = '1000",
+        ),
+        ("say(event='latency', id='one', values_ms=[])", "sent no times"),
+        ("say(event='latency', id='one', values_ms=[1.0, -1.0])", "sent times that are none"),
+        ("say(event='error', message='\\x1b[2Jno', hint='')", r"predict of one: \?\[2Jno"),
         ("say(event='done')", "predict of one on liar: the agent wrote no scores"),
         ("say(event='scores', shape=[2, 2], sha256='x'); say(event='done')", "No such file"),
         (
@@ -95,9 +104,16 @@ def test_lies(ask, tmp_path, code, message):
 def test_a_device_that_writes_on_and_on_is_cut_off(ask, monkeypatch):
     monkeypatch.setattr(events, "MOST_BYTES", 2**20)
     with pytest.raises(MeasurementError, match="wrote more than 1,048,576 bytes"):
-        ask("while True: sys.stdout.write('x' * 65536)")
+        ask("while True: say(event='memory', id='one', peak_memory_bytes=1)")
 
 
 def test_what_is_true_is_taken(ask, tmp_path):
     ask(SCORES + "say(event='scores', shape=[2, 2], sha256=sha256); say(event='done')")
     assert np.load(tmp_path / "out.npy").tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_line_without_an_end_is_cut_off_at_once(ask):
+    start = time.monotonic()
+    with pytest.raises(MeasurementError, match="a line of more than 16,777,216 bytes"):
+        ask("while True: sys.stdout.write('x' * 65536)")
+    assert time.monotonic() - start < 30

@@ -1,7 +1,6 @@
 """Devices by name: where they are, and what no device can be."""
 
 import json
-import sys
 import zipfile
 
 import pytest
@@ -67,18 +66,16 @@ def test_a_damaged_file(own_file, text):
         known.devices()
 
 
-def test_the_agent_is_one_file_of_what_boards_have(tmp_path):
+def test_the_agent_is_one_file(tmp_path):
     assert package.archive() == package.archive()
     (tmp_path / "agent.pyz").write_bytes(package.archive())
     with zipfile.ZipFile(tmp_path / "agent.pyz") as found:
         texts = {name: found.read(name).decode() for name in found.namelist()}
+    assert {"__main__.py", "edgekd/devices/agent.py", "edgekd/runtimes/litert.py"} <= texts.keys()
     for name, text in texts.items():
         compile(text, name, "exec")
-    lines = [line for text in texts.values() for line in text.splitlines()]
-    own = {line.split()[1] for line in lines if line.startswith("from edgekd")}
-    held = {name.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".") for name in texts}
-    assert own <= held and len(own) > 5
-    known_there = {"numpy", "ai_edge_litert", "onnxruntime", "tflite_runtime"}
-    imports = [line for line in lines if line.startswith(("import ", "from ")) and "edgekd" not in line]
-    others = {line.split()[1].partition(".")[0] for line in imports}
-    assert others - known_there <= {*sys.stdlib_module_names, "__future__"}
+
+
+def test_a_folder_is_named_from_the_root():
+    with pytest.raises(UsageError, match="a path from the root"):
+        build(Device, {"via": "local", "folder": "~/edge"}, "device pi")

@@ -11,7 +11,7 @@ from model_files import linear_onnx
 from edgekd.config import EmissionConfig, Processor, RuntimeConfig, Target
 from edgekd.devices import local
 from edgekd.devices.local import local_kind, run_agent
-from edgekd.devices.machine import host_info
+from edgekd.devices.machine import clocks, host_info
 from edgekd.errors import MeasurementError
 
 X86_CPUINFO = """processor\t: 0
@@ -192,3 +192,16 @@ print('{"event": "done"}')
     assert first["names"] == []
     assert not Path(first["cwd"]).exists()  # gone with its job
     assert first["package"] == str(Path(local.__file__).parents[1] / "__init__.py")
+
+
+def test_what_a_kernel_does_not_give_is_not_told(tmp_path):
+    zone = tmp_path / "class/thermal/thermal_zone0"
+    zone.mkdir(parents=True)
+    (zone / "temp").mkdir()  # reading it is an error, as of a sensor that is off
+    (tmp_path / "class/thermal/thermal_zone1").mkdir()
+    (tmp_path / "class/thermal/thermal_zone1/temp").write_text("41500\n")
+    core = tmp_path / "devices/system/cpu/cpu0/cpufreq"
+    core.mkdir(parents=True)
+    (core / "scaling_governor").write_text("ondemand\n")
+    (core / "scaling_cur_freq").write_text("1800000\n")
+    assert clocks(tmp_path) == {"governors": ["ondemand"], "clock_khz": [1800000], "temperature_c": [41.5]}

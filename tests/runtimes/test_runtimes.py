@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import edgekd.runtimes as runtimes
+from edgekd.devices import package
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.runtimes import TensorInfo, open_session
 
 PACKAGE = Path(runtimes.__file__).parents[1]
-TRAVELLERS = [*sorted((PACKAGE / "runtimes").glob("*.py")), PACKAGE / "devices" / "agent.py"]
+TRAVELLERS = [PACKAGE / name for name in package.FILES]
 
 
 @pytest.mark.parametrize("name", sorted(runtimes.RUNTIMES))
@@ -50,7 +51,10 @@ def test_files_that_travel_to_boards_need_nothing_else_and_no_newer_python(path)
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
     ours = {name for name in imported if name.startswith("edgekd")}
-    assert all(n == "edgekd.errors" or n.split(".")[1] == "runtimes" for n in ours), ours
+    there = {
+        f"edgekd/{n}".removesuffix(".py").removesuffix("/__init__").replace("/", ".") for n in package.FILES
+    }
+    assert ours <= there, ours - there
     others = {name.split(".")[0] for name in imported - ours}
     assert others <= sys.stdlib_module_names | {"numpy", "onnxruntime", "ai_edge_litert"}
     assert "tomllib" not in others  # standard only from Python 3.11
