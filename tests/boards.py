@@ -253,6 +253,7 @@ def main() -> None:
     """A board over SSH until it is interrupted."""
     if told := obstacle():
         sys.exit(f"no board here: {told}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it takes its sshd along
     with tempfile.TemporaryDirectory() as place, sshd(copy(Path(place)), Path(place)) as (port, key, server):
         print(
             f"edgekd devices add emulated-arm --via ssh://root@127.0.0.1:{port} --identity {key} \\\n"
