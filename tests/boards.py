@@ -116,9 +116,17 @@ def _build(root: Path) -> None:
 
 def _unpack(root: Path, place: Path) -> None:
     """Debian's packages for arm64, from where this machine has its own from."""
-    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)"]
-    asked.append("Created-By: Packages")
-    own = next(line.split() for line in _run(*asked).stdout.splitlines() if line.endswith("bookworm main"))
+    # Also where nothing was updated yet, when apt knows of no release.
+    asked = [
+        "apt-get",
+        "indextargets",
+        "--no-release-info",
+        "--format",
+        "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+    ]
+    lines = _run(*asked, "Created-By: Packages").stdout.splitlines()
+    own = next((line.split() for line in lines if line.endswith("bookworm main")), None)
+    assert own is not None, f"this machine has no packages of Debian bookworm: {lines}"
     keys = "[arch=arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
     suites = ("bookworm", "bookworm-backports")
     (place / "sources.list").write_text("".join(f"deb {keys} {own[0]} {suite} main\n" for suite in suites))
