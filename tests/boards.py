@@ -48,6 +48,7 @@ def obstacle() -> str:
         "adb",
         "ssh-keygen",
         "ip",
+        "update-binfmts",
     ):
         if shutil.which(program) is None:
             return (
