@@ -17,7 +17,7 @@ demo: $(VENV)/compress.done
 	$(BIN)/edgekd run digits # exit code: 0 PASS, 1 FAIL, 3 not enough evidence
 
 test: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs --dist worksteal $(PYTEST_ARGS)
 
 test-devices: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 -rs tests/devices

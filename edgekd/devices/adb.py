@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shlex
@@ -41,7 +42,8 @@ class AdbLink:
         self._serial = parts.netloc
         if parts.port is not None:
             # A server may hold a link that broke, and answer that all is well.
-            subprocess.run([self._adb, "disconnect", self._serial], capture_output=True, timeout=_CONNECT_S)
+            with contextlib.suppress(MeasurementError):  # of one that it does not hold it says so
+                self._client(["disconnect", self._serial], _CONNECT_S)
             said = self._client(["connect", self._serial], _CONNECT_S)
             if "connected to" not in said:  # adb's exit code is 0 either way
                 raise LinkError(f"{self._name}: {said.strip()[:300]}")

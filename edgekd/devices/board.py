@@ -19,7 +19,7 @@ from typing import Any, Self, cast
 from edgekd.config import Target
 from edgekd.devices import package
 from edgekd.devices.agent import SILENCE_S
-from edgekd.devices.events import Event, Events, named
+from edgekd.devices.events import Event, Events, named, printable
 from edgekd.devices.known import Device
 from edgekd.devices.link import Link, LinkError
 from edgekd.devices.local import is_target
@@ -226,5 +226,5 @@ def _command(link: Link, command: list[str]) -> None:
 
     code = link.run(command, lambda block: None, keep, _TIDY_S)
     if code != 0:
-        words = " ".join(said.decode(errors="replace").split())
+        words = printable(" ".join(said.decode(errors="replace").split()))
         raise MeasurementError(f"{command[0]} on the device: code {code}: {words}")

@@ -99,7 +99,7 @@ class Events:
 
     def _event(self, line: bytes) -> Event:
         try:
-            event = _printable(json.loads(line))
+            event = printable(json.loads(line))
         except (ValueError, RecursionError):
             event = None
         name = event.get("event") if isinstance(event, dict) else None
@@ -121,14 +121,14 @@ class Events:
         return event
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
     """Texts without what could move a terminal's cursor, or end a line of its markup."""
     if isinstance(value, str):
         return "".join(c if c.isprintable() else "?" for c in value)
     if isinstance(value, dict):
-        return {_printable(key): _printable(each) for key, each in value.items()}
+        return {printable(key): printable(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_printable(each) if isinstance(each, str | list | dict) else each for each in value]
+        return [printable(each) if isinstance(each, str | list | dict) else each for each in value]
     return value
 
 
@@ -160,4 +160,4 @@ def _ending(returncode: int) -> str:
 
 def _last_words(noise: str) -> str:
     lines = [line.strip() for line in noise.splitlines() if line.strip()]
-    return f": {lines[-1][:300]}" if lines else ""
+    return f": {printable(lines[-1][:300])}" if lines else ""

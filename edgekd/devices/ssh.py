@@ -194,11 +194,11 @@ def _key(path: str) -> str:
 
 
 def accept(device: Device) -> str:
-    """Writes the host's key, whatever it is, into the device's file of known hosts; its fingerprint.
+    """Writes the key of a host that is not known into the device's file of known hosts; its fingerprint.
 
     Raises:
         UsageError: the device has no such file of its own.
-        MeasurementError: nobody answers there.
+        MeasurementError: nobody answers there, or another key is known of it.
     """
     asyncssh = _asyncssh()
     if device.scheme != "ssh":
@@ -208,9 +208,12 @@ def accept(device: Device) -> str:
     parts = urlsplit(device.via)
     host, port = parts.hostname, parts.port or 22
     try:
-        key = asyncio.run(asyncio.wait_for(asyncssh.get_server_host_key(host, port=port), _CONNECT_S))
-    except (OSError, asyncssh.Error, TimeoutError) as error:
-        raise MeasurementError(f"{device.via}: {error or 'no answer'}") from None
+        asked = asyncssh.get_server_host_key(host, port=port, config=[])
+        key = asyncio.run(asyncio.wait_for(asked, _CONNECT_S))
+    except TimeoutError:
+        raise MeasurementError(f"{device.via}: no answer for {_CONNECT_S:g} s") from None
+    except (OSError, asyncssh.Error, UnicodeError) as error:
+        raise MeasurementError(f"{device.via}: {' '.join(str(error).split())}") from None
     if key is None:
         raise MeasurementError(f"{device.via}: it has no host key")
     name = host if port == 22 else f"[{host}]:{port}"
