@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 
+from edgekd import gate
 from edgekd.errors import DataError, UsageError
 from edgekd.gate import slices
 from edgekd.gate.drops import Question, TooFew, evidence, values
@@ -397,3 +398,17 @@ def test_power_is_the_share_of_simulated_passes(n, margin, psi):
 def test_power_where_nothing_is_discordant():
     assert slices.power(1000, 0.01, 0.0, 0.05) == pytest.approx(1.0)
     assert slices.power(100, 0.01, 0.0, 0.05) == 0.0, "too few to show even that"
+
+
+def test_of_clusters_without_a_flip_the_interval_is_no_point():
+    """A bootstrap alone draws zeros; Tango's interval for (b, c, n) = (0, 0, 500) is in the specification."""
+    labels = np.arange(500) % 2
+    scores = np.eye(2, dtype=np.float32)[labels]
+    ids = np.array([f"s{i}" for i in range(500)])
+    users = {"user": Column(np.arange(500) // 5, tuple(f"u{i}" for i in range(100)))}
+    teacher, file = Predictions(ids, labels, scores, users), Predictions(ids, labels, scores)
+    found = gate.compare(teacher, file, None, 0.05, "user").drop
+    assert found.interval == pytest.approx((-0.538196, 0.538196), abs=1e-5)
+    few = {"user": Column(np.arange(500) // 20, tuple(f"u{i}" for i in range(25)))}
+    teacher = Predictions(ids, labels, scores, few)
+    assert gate.compare(teacher, file, None, 0.05, "user").drop.interval is None
