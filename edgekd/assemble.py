@@ -17,11 +17,11 @@ import numpy as np
 from edgekd import gate, judgement_log, stage_facts
 from edgekd import timings as timings_of
 from edgekd.config import Target
+from edgekd.emissions import evaluation_of
 from edgekd.figures import with_figures
 from edgekd.gallery import with_gallery
 from edgekd.judgement import logged
 from edgekd.nodes import BOTH, Emission, Node, Plan
-from edgekd.plan import evaluation_of
 from edgekd.report import schema
 from edgekd.report.files import REPORTS
 from edgekd.stages.context import Context
@@ -103,6 +103,7 @@ def _report(
         seed=plan.recipe.seed,
         versions=dict(made.versions),
         host=dict(made.host),
+        devices={place["name"]: place["machine"] for place in timings_of.places(plan)},
         data=_data(data, entries),
         class_names=tuple(data["class_names"]),
         teacher=schema.TeacherRecord(
@@ -292,7 +293,7 @@ def _artifacts(
         # A target may ship what is another target's reference: here it is its own file.
         names = {**{label: label for label in references}, emission.export: target.name}
         measurements += [
-            timings_of.record(found, target, names[label], emission.measure, made.folder, made.host)
+            timings_of.record(found, target, names[label], made.plan.node(emission.measure), made.folder)
             for label, found in timings.items()
             if label in names
         ]
@@ -308,10 +309,10 @@ def _artifact(
     margin_pp = policy.max_drop_pp if policy.metric == ACCURACY.name else None
     comparison = gate.compare(made.baseline, found, margin_pp, policy.alpha)
     own = timings[emission.export]
-    teacher = timings.get(emission.teacher_float) if emission.teacher_float else None
-    student = (
-        timings.get(emission.student_float) if emission.student_float not in (None, emission.export) else None
-    )
+    teacher = student = None
+    if timings_of.kind_of(made.plan.node(emission.measure), target) != "emulated":  # times of nothing
+        teacher = timings.get(emission.teacher_float) if emission.teacher_float else None
+        student = timings.get(emission.student_float) if emission.student_float != emission.export else None
     size = _size(entries[emission.export])
     teacher_size = None
     if emission.teacher_float and entries[emission.teacher_float].result.get("absent") is None:
@@ -334,7 +335,26 @@ def _artifact(
         speedup_over_float=timings_of.ratio(student, own, policy.alpha, made.context.seed),
         size_ratio_to_teacher=teacher_size / size if teacher_size else None,
         predictions=_store_predictions(made, f"files/{target.name}", found),
+        outputs_from=_outputs_from(made, emission),
     )
+
+
+def _outputs_from(made: Assembly, emission: Emission) -> schema.DeviceOutputs | None:
+    """The device that the judged outputs came from, and how far they are from those here."""
+    place = made.plan.node(emission.evaluate).config.get("device")
+    if place is None:
+        return None
+    result = made.context.entries[emission.evaluate].result
+    return schema.DeviceOutputs(
+        device=place["name"],
+        backend=result["backend"],
+        parity=_parity(result["parity"]),
+        output_range=result["output_range"],
+    )
+
+
+def _parity(found: Mapping[str, Any]) -> schema.ParityRecord:
+    return schema.ParityRecord(**{**found, "batch_sizes": tuple(found["batch_sizes"])})
 
 
 def _reference(made: Assembly, label: str, role: str) -> schema.ArtifactRecord:
@@ -375,9 +395,7 @@ def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.Art
         scheme=result["scheme"],
         files=tuple(files),
         size_bytes=_size(entry),
-        parity=schema.ParityRecord(**{**parity, "batch_sizes": tuple(parity["batch_sizes"])})
-        if parity
-        else None,
+        parity=_parity(parity) if parity else None,
         inventory=schema.InventoryRecord(**result["inventory"]),
         input_spec=schema.InputSpecRecord.model_validate(tuples),
         **rest,

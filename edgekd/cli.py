@@ -67,16 +67,22 @@ def run(
     log_to: Annotated[
         list[str] | None, typer.Option(help="tensorboard or mlflow, beside the workdir's logs/*.csv.")
     ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="TARGET=NAME: judge and time its file on a device of `edgekd devices`."),
+    ] = None,
     json_: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Run the whole chain of a recipe; exit code 0 PASS, 1 FAIL, 3 INCONCLUSIVE."""
     from edgekd import config, pipeline
+    from edgekd.devices import places
 
     overrides = dict(config.parse_override(text) for text in set_ or ())
     names = None if targets is None else [name.strip() for name in targets.split(",")]
+    devices = places.parse(device or ())
     if dry_run:
-        _print_plan(recipe, overrides, names, max_drop, json_)
+        _print_plan(pipeline.plan_of(recipe, overrides, names, max_drop, devices), json_)
         return
     report = pipeline.compress(
         recipe,
@@ -86,6 +92,7 @@ def run(
         max_drop_pp=max_drop,
         until=until,
         log_to=log_to or (),
+        devices=devices,
         show=not json_,
     )
     if report is not None:
@@ -96,12 +103,10 @@ def run(
         )
 
 
-def _print_plan(
-    recipe: str, overrides: dict[str, Any], names: list[str] | None, max_drop: float | None, json_: bool
-) -> None:
+def _print_plan(planned: Any, json_: bool) -> None:
     from edgekd import pipeline, terminal
 
-    plan, store = pipeline.plan_of(recipe, overrides, names, max_drop)
+    plan, store = planned
     rows = pipeline.describe(plan, store)
     if json_:
         terminal.emit_json(

@@ -251,7 +251,7 @@ def _cautions(old: Report, new: Report) -> dict[str, str]:
             found[what] = f"The {what} of {words.listed(other)} differ, so verdicts do not say the same."
     if smoked := [which for r, which in ((old, "old"), (new, "new")) if r.recipe.config.get("smoke")]:
         found["a smoke run"] = f"A smoke run on a sliver of data: the {words.listed(smoked)} report."
-    if hosts := host_differences(old, new):
+    if hosts := host_differences(old.host, new.host):
         found["host"] = f"The hosts differ ({then_and_now(hosts)}): latency and memory are not compared."
     systems = {key: (old.host.get(key), new.host.get(key)) for key in ("os", "kernel", "python")}
     if systems := {key: both for key, both in systems.items() if both[0] != both[1]}:

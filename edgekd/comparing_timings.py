@@ -11,7 +11,7 @@ import numpy as np
 from edgekd.gate.against import ratio_interval
 from edgekd.gate.judge import MAX_PROCESS_VARIATION, MIN_PROCESSES
 from edgekd.report.compared import Change, Ends, Word
-from edgekd.report.hosts import host_differences
+from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report
 from edgekd.stored import read_measurement
 from edgekd.types import Measurement
@@ -120,7 +120,7 @@ def _otherwise(
         "warm-up runs": (first.warmup_runs, second.warmup_runs),
     }
     differs = {what: both for what, both in pairs.items() if both[0] != both[1]}
-    differs |= host_differences(old.report, new.report)
+    differs |= host_differences(*(machine_of(side.report, first.target) for side in (old, new)))
     if not differs:
         return None
     return replace(absent, basis=then_and_now(differs), brief=f"other {', '.join(differs)}")

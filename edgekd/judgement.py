@@ -19,10 +19,12 @@ from edgekd import gate, judgement_log
 from edgekd.config import BudgetConfig, GateConfig, PolicyGate, TargetGateConfig, build
 from edgekd.errors import DataError, UsageError, nearest
 from edgekd.gate.slices import LABEL
-from edgekd.report.hosts import host_differences
+from edgekd.measure.parity import complaint_of
+from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import (
     ArtifactRecord,
     CheckRecord,
+    DeviceOutputs,
     MetricValue,
     PredictionsFile,
     Report,
@@ -38,6 +40,7 @@ from edgekd.types import (
     Column,
     Inventory,
     Measurement,
+    Parity,
     Predictions,
     Status,
     Verdict,
@@ -298,9 +301,26 @@ def _judge_file(artifact: ArtifactRecord, report: Report, folder: Path, policy: 
         gate.judge_memory(own, budgets.peak_memory_bytes, target),
         gate.judge_int8_share(_inventory(artifact), policy.min_int8_share, artifact.scheme, target),
     ]
+    if artifact.outputs_from is not None:
+        checks.append(_judge_device(artifact, artifact.outputs_from))
     if "wi8" in artifact.scheme and not artifact.scheme.startswith("weight_only"):  # they save no time
         checks.append(gate.judge_int8_beats_float(own, reference, target))
     return checks
+
+
+def _judge_device(artifact: ArtifactRecord, outputs: DeviceOutputs) -> Check:
+    """Does the device compute what the same file computes on this computer?"""
+    p = outputs.parity
+    found = Parity(**{name: getattr(p, name) for name in type(p).model_fields})
+    # A GPU that was not asked for single precision computes in half.
+    scheme = "fp16" if outputs.backend == "gpu" and artifact.scheme == "fp32" else artifact.scheme
+    complaint = complaint_of(found, scheme, outputs.output_range)
+    unit, observed = ("steps", p.mean_steps) if p.mean_steps is not None else ("", p.max_abs)
+    same = f"same class on {p.argmax_agreement:.2%} of {p.num_samples:,} samples"
+    said = f"on {outputs.device}, in {outputs.backend}, beside this computer's outputs of the same file: "
+    said += complaint or f"largest difference {p.max_abs:.3g}, {same}"
+    status = Status.FAIL if complaint else Status.PASS
+    return Check("device_parity", str(artifact.target), observed, None, unit, status, said)
 
 
 def _judge_against(
@@ -330,7 +350,7 @@ def _judge_against(
     if policy.max_latency_ratio is not None:
         own = _measurements(report, target, folder).get(artifact.id)
         then = None if before is None else _measurements(old, target, against.folder).get(before.id)
-        differs = ", ".join(host_differences(old, report))
+        differs = ", ".join(host_differences(machine_of(old, target), machine_of(report, target)))
         checks += gate.judge_latency_ratio(own, then, policy.max_latency_ratio, target, other_host=differs)
     return checks
 

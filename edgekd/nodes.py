@@ -46,9 +46,9 @@ STAGES = {
     "prune": Stage("edgekd.stages.prune", 8, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 2, (*_TORCH, "nncf"), 30),
     "quantize": Stage("edgekd.stages.quantize", 7, (*_TORCH, "nncf"), 30),
-    "export": Stage("edgekd.stages.export", 7, _EXPORT, 8),
-    "evaluate": Stage("edgekd.stages.evaluate", 2, ("onnxruntime", "ai-edge-litert"), 4),
-    "measure": Stage("edgekd.stages.measure", 2, ("onnxruntime", "ai-edge-litert"), 12),
+    "export": Stage("edgekd.stages.export", 8, _EXPORT, 8),
+    "evaluate": Stage("edgekd.stages.evaluate", 3, ("onnxruntime", "ai-edge-litert"), 4),
+    "measure": Stage("edgekd.stages.measure", 3, ("onnxruntime", "ai-edge-litert"), 12),
 }
 
 

@@ -15,6 +15,7 @@ from edgekd import config as configs
 from edgekd import processes, run_file, tasks
 from edgekd.assemble import assemble
 from edgekd.config import CalibrationPolicy, Recipe, Target
+from edgekd.devices import places
 from edgekd.devices.machine import host_info
 from edgekd.errors import UsageError
 from edgekd.nodes import STAGES, Node, Plan
@@ -49,6 +50,7 @@ def compress(
     max_drop_pp: float | None = None,
     until: str | None = None,
     log_to: Sequence[str] = (),
+    devices: Mapping[str, str] | None = None,
     show: bool = False,
 ) -> Report | None:
     """Runs the whole chain and returns the report, verdict included.
@@ -69,6 +71,7 @@ def compress(
         max_drop_pp: another margin for the gate.
         until: name of the last stage to run; then nothing is judged and None is returned.
         log_to: "tensorboard", "mlflow" or both: where losses and metrics go beside workdir/logs/*.csv.
+        devices: target -> name of the device (`edgekd devices`) that its file is judged and timed on.
         show: whether to show progress on the terminal.
 
     Raises:
@@ -84,7 +87,8 @@ def compress(
     fingerprints = {role: fingerprint(role, value) for role, value in objects.items()}
     processes.join()
     host = processes.tell(host_info())
-    plan = make_plan(chosen, profiles, policy, kept, host, fingerprints)
+    found = places.ask(devices or {}, profiles) if processes.rank() == 0 else None
+    plan = make_plan(chosen, profiles, policy, kept, host, fingerprints, processes.tell(found))
     if processes.rank() > 0:
         with kept.in_use(), chatter_to(folder / f"run-{processes.rank()}.log"):
             run_stages(Context(plan, kept, QUIET, objects), until)
@@ -244,13 +248,18 @@ def rebuild(workdir: Path) -> Report:
 
 
 def plan_of(
-    recipe: str, overrides: Mapping[str, Any], targets: Sequence[str] | None, max_drop_pp: float | None
+    recipe: str,
+    overrides: Mapping[str, Any],
+    targets: Sequence[str] | None,
+    max_drop_pp: float | None,
+    devices: Mapping[str, str],
 ) -> tuple[Plan, Store]:
     """The plan of a run that is not started, and the store that it would use."""
     chosen, profiles = resolve(recipe, {}, overrides, max_drop_pp, targets)
     store = Store(Store.default_root())
     policy = configs.load_calibration(chosen.calibration, beside=_folder_of(recipe))
-    return make_plan(chosen, profiles, policy, store, host_info()), store
+    found = places.ask(devices, profiles)
+    return make_plan(chosen, profiles, policy, store, host_info(), places=found), store
 
 
 def describe(plan: Plan, store: Store) -> list[tuple[Node, bool, float | None, int]]:

@@ -15,17 +15,18 @@ from edgekd import demands, lessons, models, processes, tasks, teachers
 from edgekd.config import (
     CalibrationPolicy,
     DistillConfig,
-    EmissionConfig,
     ModelConfig,
     Recipe,
     Target,
     TeacherConfig,
 )
+from edgekd.devices.places import Place
+from edgekd.emissions import emit
 from edgekd.errors import UsageError
 from edgekd.latency import given
 from edgekd.latency.profile import clock_here
 from edgekd.latency.table import Clock
-from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Emission, Plan
+from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Plan
 from edgekd.sources import hashes_of, source_of
 from edgekd.store import Store, hash_of
 from edgekd.user_code import check_call
@@ -38,6 +39,7 @@ def make_plan(
     store: Store,
     host: Mapping[str, Any],
     objects: Mapping[str, str] | None = None,
+    places: Mapping[str, Place] | None = None,
 ) -> Plan:
     """Works out every node of a run.
 
@@ -48,6 +50,7 @@ def make_plan(
         store: remembers the hashes of source files.
         host: what identifies this computer for measurements.
         objects: role (teacher, student, task) -> fingerprint of objects passed in Python.
+        places: target -> the device that its file is judged on; this computer for the others.
     """
     demands.check_losses(recipe)
     builder = Builder(recipe.seed, store)
@@ -71,7 +74,7 @@ def make_plan(
         for target in targets
     }
     emissions = {
-        target.name: _emit(
+        target.name: emit(
             builder,
             recipe,
             target,
@@ -79,6 +82,7 @@ def make_plan(
             teacher,
             networks[target.name],
             calibration,
+            places.get(target.name) if places else None,
             host,
             _clocks(recipe, [t for t in targets if networks[t.name] == networks[target.name]], host),
         )
@@ -90,7 +94,7 @@ def make_plan(
 def _clocks(recipe: Recipe, targets: Sequence[Target], host: Mapping[str, Any]) -> list[Clock]:
     """Those that layers in float are weighed by, of all targets that one quantized network serves.
 
-    A delegate that files are judged without here (`_stand_in`) has no clock here.
+    A delegate that files are judged without here (`emissions.stand_in`) has no clock here.
     """
     if recipe.quantize is None or recipe.quantize.max_val_drop_pp is None:
         return []
@@ -217,87 +221,6 @@ def _distilled(
     return builder.add(label, "distill", said, {"data": data, **told})
 
 
-def _emit(
-    builder: Builder,
-    recipe: Recipe,
-    target: Target,
-    data: str,
-    teacher: str | None,
-    network: str,
-    calibration: str,
-    host: Mapping[str, Any],
-    clocks: Sequence[Clock],
-) -> Emission:
-    name, emission = target.name, target.artifact
-    from_file = recipe.student is not None and recipe.student.onnx is not None
-    if from_file and emission.format != "onnx":
-        raise UsageError(
-            f"target {name!r} takes {emission.format}, but an ONNX file can only be emitted as ONNX",
-            hint="choose ONNX targets, or give the student as a network",
-        )
-    source = network
-    if emission.scheme == STATIC and not from_file:
-        source = _quantized(builder, recipe, data, teacher, calibration, network, clocks)
-    export = _export(builder, source, emission, data, calibration if from_file else None, name)
-    student_float = _export(builder, network, _float(emission), data, None, name)
-    teacher_float = None
-    if teacher is not None and _can_be_emitted(builder, teacher, emission):
-        # A teacher that ships nothing may be one that this format cannot express.
-        teacher_float = _export(
-            builder, teacher, _float(emission), data, None, name, may_fail=teacher != network
-        )
-    references = [label for label in (teacher_float, student_float) if label is not None]
-    runtime, delegate = target.runtime.name, _stand_in(target.runtime.delegate)
-    evaluate = evaluation_of(export) + ("" if delegate == "cpu" else f"-{delegate}")
-    config = {"runtime": runtime, "delegate": delegate}
-    builder.add(evaluate, "evaluate", config, {"data": data, "export": export}, name)
-    for label in references:
-        config = {"runtime": runtime, "delegate": "cpu"}
-        builder.add(evaluation_of(label), "evaluate", config, {"data": data, "export": label}, name)
-    protocol = {
-        "smoke": recipe.smoke,
-        "num_threads": target.runtime.num_threads,
-    } | target.protocol.model_dump()
-    together = list(dict.fromkeys([export, *references]))
-    measured = {"runtime": runtime, "delegate": delegate, "protocol": protocol, "host": dict(host)}
-    measure = builder.add(
-        f"measure-{hash_of([measured, together])[:8]}",
-        "measure",
-        measured,
-        {"data": data, **{f"artifact{i}": label for i, label in enumerate(together)}},
-        name,
-    )
-    return Emission(export, evaluate, measure, teacher_float, student_float)
-
-
-def _can_be_emitted(builder: Builder, teacher: str, emission: EmissionConfig) -> bool:
-    """A network may be written in any format, several as one; a file is timed in its own."""
-    node = builder.nodes[teacher]
-    if node.config.get("modality") is not None:
-        return False  # timed beside the student it would be fed something else
-    if node.stage == "ensemble":
-        members = [label for role, label in node.parents.items() if role != "data"]
-        networks = all(builder.nodes[label].stage == "network" for label in members)
-        return networks and node.config["weights"] != "confidence"
-    own = node.stage == "file" and str(node.config.get("path")).endswith(".onnx")
-    return node.stage not in lessons.OUTPUTS_ONLY or (own and emission.format == "onnx")
-
-
-def evaluation_of(export: str) -> str:
-    """The label of the node that runs an exported file on the test split, as the runtime likes."""
-    return export.replace("export", "evaluate", 1)
-
-
-def _stand_in(delegate: str) -> str:
-    """What the file runs on here: a GPU target's accuracy is judged on the processor, its time is not."""
-    return "cpu" if delegate == "gpu" else delegate
-
-
-def _float(emission: EmissionConfig) -> EmissionConfig:
-    """The same network in float; it never ships, so it may use operators that the target lacks."""
-    return emission.model_copy(update={"scheme": "fp32", "unavailable_ops": ()})
-
-
 def _pruned(
     builder: Builder,
     recipe: Recipe,
@@ -335,56 +258,3 @@ def _pruned(
         )
     told = lessons.told(builder, recipe.prune, data, teacher)
     return builder.add(label, "prune", config, {"data": data, **told, "network": student})
-
-
-def _quantized(
-    builder: Builder,
-    recipe: Recipe,
-    data: str,
-    teacher: str | None,
-    calibration: str,
-    network: str,
-    clocks: Sequence[Clock],
-) -> str:
-    config = recipe.quantize
-    if config is None:
-        raise UsageError(
-            "a target has the scheme static_wi8_ai8, but the recipe has no [quantize]",
-            hint='add [quantize] with method = "qat" or "ptq"',
-        )
-    told = {}
-    if config.method == "qat":
-        told = lessons.told(builder, config, data, lessons.taught_by(builder, config, data, teacher, network))
-    parents = {"data": data, "calibration": calibration, "network": network}
-    if config.sensitivity or config.max_val_drop_pp is not None:
-        ranked = builder.add(f"sensitivity-{network}", "sensitivity", {}, parents)
-        told |= {"sensitivity": ranked} if config.max_val_drop_pp is not None else {}
-    settings = {"quantize": config.model_dump(exclude={"sensitivity"}), **lessons.own_losses(builder, config)}
-    if config.max_val_drop_pp is not None:  # which layers are cheapest in float is a matter of these
-        settings["clocks"] = [clock.model_dump() for clock in clocks]
-    return builder.add(f"quantize-{network}", "quantize", settings, {**parents, **told})
-
-
-def _export(
-    builder: Builder,
-    source: str,
-    emission: EmissionConfig,
-    data: str,
-    calibration: str | None,
-    target: str,
-    may_fail: bool = False,
-) -> str:
-    config = {
-        "format": emission.format,
-        "scheme": emission.scheme,
-        "activations": emission.activation_signedness if emission.scheme == STATIC else None,
-        "unavailable_ops": list(emission.unavailable_ops),
-        "may_fail": may_fail,
-    }
-    parts = [source, emission.format, emission.scheme]
-    if emission.scheme == STATIC and emission.format == "onnx":
-        parts.append(emission.activation_signedness)
-    if emission.unavailable_ops:
-        parts.append(hash_of(config)[:6])
-    parents = {"data": data, "model": source, "calibration": calibration}
-    return builder.add("export-" + "-".join(parts), "export", config, parents, target)

@@ -17,7 +17,7 @@ def predicted(plan: Plan, node: Node, found: Mapping[str, float] | None) -> Pred
         return None
     if "table_sha256" in node.config:  # accepted as the targets' own
         return PredictedLatency(**found, kind="measured")
-    kinds = {timings.kind(target) for target in plan.targets if target.name in node.targets}
+    kinds = {timings.kind_here(target) for target in plan.targets if target.name in node.targets}
     return PredictedLatency(**found, kind="measured" if kinds == {"measured"} else "host")
 
 

@@ -57,6 +57,13 @@ def _interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{interval[0]:+.2f} {interval[1]:+.2f}"
 
 
+_MARKS = {
+    "measured": ("", ""),
+    "host": ("*", "on a computer that is not the target"),
+    "emulated": ("†", "in an emulator, whose time means nothing"),
+}
+
+
 def _artifact_table(report: Report) -> Table:
     columns = (
         "target",
@@ -69,7 +76,7 @@ def _artifact_table(report: Report) -> Table:
         "Float (x)",
     )
     table = empty_table("artifacts", columns)
-    stands_in = False
+    marks: set[str] = set()
     table.caption_justify = "left"
     table.caption = "(x): times faster than the float teacher, and than the same network in float"
     for artifact in report.artifacts:
@@ -81,13 +88,13 @@ def _artifact_table(report: Report) -> Table:
             size_text(artifact.size_bytes),
             f"{metric.value:.2f}",
             "" if metric.drop is None else f"{metric.drop:+.2f}",
-            "" if timing is None else f"{timing.median_ms:.3f}{'' if timing.kind == 'measured' else '*'}",
+            "" if timing is None else f"{timing.median_ms:.3f}{_MARKS[timing.kind][0]}",
             "" if artifact.speedup_over_teacher is None else f"{artifact.speedup_over_teacher.value:.1f}",
             "" if artifact.speedup_over_float is None else f"{artifact.speedup_over_float.value:.1f}",
         )
-        stands_in = stands_in or (timing is not None and timing.kind != "measured")
-    if stands_in:
-        table.caption += "\n* on this computer, which is not the target"
+        if timing is not None:
+            marks.add(" ".join(_MARKS[timing.kind]).strip())
+    table.caption += "".join(f"\n{mark}" for mark in sorted(marks - {""}))
     return table
 
 

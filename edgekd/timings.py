@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from edgekd.config import Target
 from edgekd.devices.local import local_kind
+from edgekd.devices.places import Place, kind_there
+from edgekd.emissions import stand_in
 from edgekd.gate.statistics import bootstrap_ratio_of_medians, percentile_interval, ratio_of_medians
+from edgekd.nodes import Node, Plan
 from edgekd.report import schema
 from edgekd.store import Entry, sha256_file
 from edgekd.types import Kind
@@ -27,8 +30,15 @@ def read(entry: Entry) -> dict[str, dict[str, Any]]:
     return found
 
 
+def places(plan: Plan) -> list[Place]:
+    """The devices that files of a run were timed on."""
+    measures = dict.fromkeys(emission.measure for emission in plan.emissions.values())
+    found = (plan.node(label).config.get("device") for label in measures)
+    return [place for place in found if place is not None]
+
+
 def record(
-    found: Mapping[str, Any], target: Target, name: str, stage: str, folder: Path, host: Mapping[str, Any]
+    found: Mapping[str, Any], target: Target, name: str, measure: Node, folder: Path
 ) -> schema.MeasurementRecord:
     """One file's figures under one target's protocol; its raw values are written below `folder`.
 
@@ -36,23 +46,23 @@ def record(
         found: one of the values of `read`.
         target: whose protocol it was.
         name: the artifact's id in the report.
-        stage: label of the measure stage.
+        measure: the stage that timed it, on the device or the computer that its settings name.
         folder: the run's folder.
-        host: this computer.
     """
+    place = measure.config.get("device")
     values: NDArray[np.float64] = found["latency_ms"]
     process: NDArray[np.int64] = found["process"]
-    raw = f"measurements/{stage}-{name}.npz"
+    raw = f"measurements/{measure.label}-{name}.npz"
     if not (folder / raw).exists():
         np.savez_compressed(folder / raw, latency_ms=values, process=process)
     return schema.MeasurementRecord(
         artifact_id=name,
         target=target.name,
-        device=str(host["cpu"]),
+        device=str(measure.config["host"]["cpu"]) if place is None else place["name"],
         runtime=found["runtime"],
         runtime_version=found["runtime_version"],
         delegate=found["delegate"],
-        kind=kind(target),
+        kind=kind_of(measure, target),
         num_threads=found["protocol"]["num_threads"],
         num_runs=len(values),
         num_processes=len(np.unique(process)),
@@ -71,9 +81,15 @@ def record(
     )
 
 
-def kind(target: Target) -> Kind:
+def kind_of(measure: Node, target: Target) -> Kind:
+    """Whether what a stage timed on is the target."""
+    place = measure.config.get("device")
+    return kind_here(target) if place is None else kind_there(place, target)
+
+
+def kind_here(target: Target) -> Kind:
     """A figure counts as measured on the target's own hardware; a GPU's file ran on the processor here."""
-    return "host" if target.runtime.delegate == "gpu" else local_kind(target)
+    return local_kind(target) if stand_in(target.runtime.delegate) == target.runtime.delegate else "host"
 
 
 def ratio(

@@ -202,7 +202,7 @@ class Measurement:
         first_ms: first inference of each process, milliseconds.
         init_ms: loading the file and making the session, each process, milliseconds.
         peak_memory_bytes: high-water mark of a fresh process that only ran this file.
-        kind: `measured` on the target itself, `host` this computer standing in, `emulated`.
+        kind: `measured` on the target itself, `host` another computer standing in, `emulated`.
     """
 
     artifact_id: str

@@ -32,6 +32,8 @@ CORE = (
     "processor\t: {n}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
     "CPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n"
 )
+# How its agent runs, as a device of edgekd's.
+PYTHON = {"python": "python3.11", "packages": "/opt/site", "emulated": True}
 USERS = "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
 
 

@@ -5,8 +5,9 @@ import torch
 
 from edgekd import nodes
 from edgekd.config import CalibrationPolicy, Recipe, load_target
+from edgekd.emissions import evaluation_of
 from edgekd.errors import UsageError
-from edgekd.plan import evaluation_of, make_plan
+from edgekd.plan import make_plan
 from edgekd.store import Store
 
 RECIPE = {

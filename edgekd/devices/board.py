@@ -37,7 +37,7 @@ LINKS: Mapping[str, str] = {
 _TRIES, _PAUSE_S = 3, 1.2 * SILENCE_S
 _TIDY_S = 60.0
 # Keys of a job that name files which the agent reads.
-_READ = ("path", "inputs", "input")
+READ = ("path", "inputs", "input")
 
 
 class Board:
@@ -106,7 +106,7 @@ class Board:
 
     def kind(self, machine: Event, target: Target | None) -> Kind:
         """What a time taken there is: `measured` on the target itself only, never on an emulator."""
-        if self.device.emulated or self.device.via.startswith("adb://emulator-"):
+        if self.device.is_emulator:
             return "emulated"
         if self.device.scheme == "local" and target is None:
             return "host"
@@ -156,6 +156,11 @@ class Board:
             found = events.ended(code)
             if outputs is not None:
                 self._fetch(link, found, here / "scores.npy", Path(outputs), job)
+                # Samples are of use once only, and a board's disk is small.
+                _command(link, ["rm", "-f", "--", f"{self._path(link)}/{asked['inputs']}"])
+                self._there = {
+                    digest: name for digest, name in self._there.items() if name != asked["inputs"]
+                }
         return found
 
     def _agent(self, link: Link, agent: str) -> list[str]:
@@ -177,7 +182,7 @@ class Board:
             return job
         found = {}
         for key, value in job.items():
-            if key in _READ and value is not None:
+            if key in READ and value is not None:
                 digest = sha256_file(Path(value))
                 found[key] = self._put(link, Path(value), f"{digest[:16]}{Path(value).suffix}", digest)
                 files[found[key]] = digest

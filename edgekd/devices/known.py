@@ -69,6 +69,11 @@ class Device(Strict):
         return folder
 
     @property
+    def is_emulator(self) -> bool:
+        """Whether its times are none: said by the user, or by Android's own name for it."""
+        return self.emulated or self.via.startswith("adb://emulator-")
+
+    @property
     def scheme(self) -> Literal["local", "ssh", "adb"]:
         """How it is reached."""
         return "local" if self.via == "local" else urlsplit(self.via).scheme  # type: ignore[return-value]

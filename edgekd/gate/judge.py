@@ -325,7 +325,7 @@ def _wrong_hardware(measurement: Measurement | None) -> str:
         return "not measured"
     if measurement.kind == "measured":
         return ""
-    known = {"host": "this computer standing in", "emulated": "an emulator"}
+    known = {"host": "another computer standing in", "emulated": "an emulator"}
     stand_in = known.get(measurement.kind, "unknown")
     return (
         f"kind {measurement.kind} ({stand_in}: {measurement.device}) is not a measurement on the target "

@@ -20,7 +20,7 @@ from edgekd.fields import Strict
 from edgekd.layers import Layer, parse
 from edgekd.store import write_atomic
 
-VERSION = 1
+VERSION = 2
 Chain = tuple[Layer, ...]
 REFERENCE: Chain = (Layer("conv", 16, 16, 16, 16, 3, 1, 1),) * 4
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.devices.events import RunJob
 from edgekd.devices.local import run_agent
 from edgekd.errors import DataError, MeasurementError
 from edgekd.layouts import Layout, to_layout
@@ -28,6 +29,8 @@ def predict(
     delegate: str = "cpu",
     batch_size: int = 256,
     time_limit_s: float = 1800.0,
+    run: RunJob = run_agent,
+    most_samples: int | None = None,
 ) -> Predictions:
     """Outputs of a file on every sample of a labelled split.
 
@@ -40,7 +43,9 @@ def predict(
         layout: of image inputs in the file.
         delegate: backend in the runtime.
         batch_size: samples a run, where the file leaves its batch open.
-        time_limit_s: for the whole split.
+        time_limit_s: for each job.
+        run: does the agent's jobs, here or on a device.
+        most_samples: of one job; None for all in one.
 
     Raises:
         DataError: the split has no labels or no samples.
@@ -50,17 +55,23 @@ def predict(
         raise DataError(
             f"split {split.name!r} has no {'labels' if len(split) else 'samples'}: nothing to judge"
         )
-    scores = run_batches(
-        artifact.path,
-        _Inputs(artifact.input_spec, split.inputs, layout),
-        runtime,
-        num_threads,
-        workdir,
-        name=artifact.id,
-        delegate=delegate,
-        batch_size=batch_size,
-        time_limit_s=time_limit_s,
-    )
+    inputs, most = _Inputs(artifact.input_spec, split.inputs, layout), most_samples or len(split)
+    pieces = [
+        run_batches(
+            artifact.path,
+            inputs.part(start, start + most),
+            runtime,
+            num_threads,
+            workdir,
+            name=artifact.id,
+            delegate=delegate,
+            batch_size=batch_size,
+            time_limit_s=time_limit_s,
+            run=run,
+        )
+        for start in range(0, len(split), most)
+    ]
+    scores = np.concatenate(pieces)
     wanted = (len(split), artifact.num_outputs or len(artifact.class_names))
     if scores.shape != wanted:
         raise MeasurementError(f"{artifact.id}: gave scores of shape {scores.shape}, not {wanted}")
@@ -86,6 +97,10 @@ class _Inputs:
     def __len__(self) -> int:
         return len(self._raw)
 
+    def part(self, start: int, end: int) -> _Inputs:
+        """Some of them."""
+        return _Inputs(self._spec, self._raw[start:end], self._layout)
+
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
         return to_layout(self._spec.preprocess(self._raw[part]), self._layout)
 
@@ -101,6 +116,7 @@ def run_batches(
     delegate: str = "cpu",
     batch_size: int = 256,
     time_limit_s: float = 1800.0,
+    run: RunJob = run_agent,
 ) -> NDArray[np.float32]:
     """Scores (N, classes) of inputs (N, ...) that are in the file's layout already.
 
@@ -124,7 +140,7 @@ def run_batches(
             "outputs": str(given),
             "batch_size": batch_size,
         }
-        run_agent(job, time_limit_s=time_limit_s)
+        run(job, time_limit_s=time_limit_s)
         scores: NDArray[np.float32] = np.load(given, allow_pickle=False)
     if len(scores) != len(inputs):
         raise MeasurementError(f"{name}: gave {len(scores)} outputs for {len(inputs)} samples")

@@ -91,7 +91,7 @@ def check_parity(
     Raises:
         ParityError: with the error, the limit, and what `locate` said.
     """
-    complaint = _complaint(found, scheme, output_range)
+    complaint = complaint_of(found, scheme, output_range)
     if complaint:
         where = f"; {locate()}" if locate else ""
         sizes = " and ".join(str(size) for size in found.batch_sizes)
@@ -101,7 +101,14 @@ def check_parity(
         )
 
 
-def _complaint(found: Parity, scheme: str, span: float) -> str:
+def complaint_of(found: Parity, scheme: str, span: float) -> str:
+    """In what a file's outputs are too far off for its scheme, with the limit; nothing where they are not.
+
+    Args:
+        found: as measured by `parity`.
+        scheme: the file's scheme.
+        span: of the reference outputs (`output_range`).
+    """
     if _is_int8(scheme):
         steps = float("inf") if found.mean_steps is None else found.mean_steps
         if not steps <= MEAN_STEPS_INT8:

@@ -44,6 +44,15 @@ class ParityRecord(Record):
     argmax_agreement: Share
 
 
+class DeviceOutputs(Record):
+    """Where the judged outputs came from, if not from this computer."""
+
+    device: str = Field(description="a key of the report's devices")
+    backend: str = Field(description="what ran the graph there")
+    parity: ParityRecord = Field(description="of its outputs, to those of the same file on this computer")
+    output_range: float = Field(ge=0, description="largest less smallest output of the file here")
+
+
 class InventoryRecord(Record):
     """Operators of a file as its runtime will run them."""
 
@@ -122,6 +131,9 @@ class ArtifactRecord(Record):
     speedup_over_float: Ratio | None = Field(description="over the same network in float")
     size_ratio_to_teacher: float | None = Field(gt=0, description="teacher's bytes over this file's")
     predictions: PredictionsFile | None
+    outputs_from: DeviceOutputs | None = Field(
+        default=None, description="null where they are of this computer"
+    )
     slices: tuple[SliceRecord, ...] = Field(default=(), description="empty for the float references")
     class_drops: ClassDrops | None = Field(default=None, description="null for the float references")
     flips: Flips | None = Field(default=None, description="null for the float references")

@@ -47,6 +47,10 @@ def detail_tables(report: Report) -> tuple[Table, ...]:
             (1, 2),
         ),
         Table("Host", ("Property", "Value"), tuple(settings(report.host))),
+        *(
+            Table(f"Device {name}", ("Property", "Value"), tuple(settings(machine)))
+            for name, machine in report.devices.items()
+        ),
         Table("Versions", ("Package", "Version"), tuple(sorted(report.versions.items()))),
         Table("Policy of the gate", ("Key", "Value"), tuple(settings(report.gate))),
     )

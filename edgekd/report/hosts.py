@@ -1,6 +1,8 @@
-"""Whether two reports were taken on the same computer: latencies of different ones say nothing of a file."""
+"""Whether two reports were timed on one computer: latencies of different ones say nothing of a file."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from edgekd.report.schema import Report
 
@@ -8,11 +10,20 @@ MEMORY_TOLERANCE = 0.02  # of one computer's memory: what a kernel keeps for its
 HOST = ("cpu", "isa", "cores", "usable_cores", "features")  # what makes it another computer to a runtime
 
 
-def host_differences(old: Report, new: Report) -> dict[str, tuple[object, object]]:
-    """What makes the host of one report another computer than that of the other: both values by name."""
-    pairs = {key.replace("_", " "): (old.host.get(key), new.host.get(key)) for key in HOST}
+Machine = Mapping[str, object]
+
+
+def machine_of(report: Report, target: str) -> Machine:
+    """What the files for a target were timed on: its device, or the run's own computer."""
+    timed_on = next((m.device for m in report.measurements if m.target == target), "")
+    return report.devices.get(timed_on, report.host)
+
+
+def host_differences(old: Machine, new: Machine) -> dict[str, tuple[object, object]]:
+    """What makes one computer another than a second: both values by name."""
+    pairs = {key.replace("_", " "): (old.get(key), new.get(key)) for key in HOST}
     found: dict[str, tuple[object, object]] = {k: both for k, both in pairs.items() if both[0] != both[1]}
-    memory = old.host.get("memory_bytes"), new.host.get("memory_bytes")
+    memory = old.get("memory_bytes"), new.get("memory_bytes")
     return found if _alike(*memory) else {**found, "memory in bytes": memory}
 
 

@@ -105,6 +105,7 @@ def html(report: Report) -> str:
             used_kinds=tuple(dict.fromkeys(m.kind for m in report.measurements)),
             sizes=tables.size_bars(report),
             latencies=tables.latency_bars(report),
+            emulated=any(m.kind == "emulated" for m in report.measurements),
             checks=tables.check_rows(report),
             sensitivity=sensitivity_bars(report),
             details=(

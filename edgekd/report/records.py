@@ -190,6 +190,9 @@ class Report(Record):
     seed: int
     versions: dict[str, str]
     host: dict[str, JsonValue]
+    devices: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="what each device is that files ran on, by its name"
+    )
     data: Data
     class_names: tuple[str, ...]
     teacher: TeacherRecord

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from edgekd.errors import UsageError
 from edgekd.report.artifact_records import (
     ArtifactRecord,
+    DeviceOutputs,
     FileRecord,
     InputSpecRecord,
     InventoryRecord,
@@ -66,6 +67,7 @@ __all__ = [
     "ClassDrops",
     "Contents",
     "Data",
+    "DeviceOutputs",
     "FileRecord",
     "FlipPair",
     "Flips",

@@ -12,7 +12,7 @@ from edgekd.report.verdicts import verdict_of
 
 KIND_WORDS = {
     "measured": "on the target itself",
-    "host": "on this computer, standing in",
+    "host": "on another computer, standing in",
     "emulated": "in an emulator",
 }
 
@@ -68,6 +68,8 @@ def _artifact_row(report: Report, artifact: ArtifactRecord, ms: int) -> Artifact
     timings = words.measurements_of(report, artifact)
     if not reference:  # under its own target; a reference was timed once beside each file
         timings = timings[:1]
+    elif real := tuple(m for m in timings if m.kind != "emulated"):
+        timings = real
     kinds = {m.kind for m in timings}
     int8, int8_count = _int8(artifact)
     parity, parity_unit, agreement = _parity(artifact)
@@ -208,17 +210,22 @@ def size_bars(report: Report) -> BarGroup:
 
 
 def latency_bars(report: Report) -> tuple[BarGroup, ...]:
-    """Median latency, one group a target, all on one scale; the tick is the 90th percentile."""
+    """Median latency, one group a target, all on one scale; the tick is the 90th percentile.
+
+    What ran in an emulator took no real time: it has a scale of its own.
+    """
     artifacts = {a.id: a for a in report.artifacts}
-    longest = max((m.p90_ms for m in report.measurements), default=1.0) or 1.0
     decimals = words.ms_decimals(m.median_ms for m in report.measurements)
     groups = []
     for target in dict.fromkeys(m.target for m in report.measurements):
         found = [m for m in report.measurements if m.target == target]
         found.sort(key=lambda m: (artifacts[m.artifact_id].role == "target", -m.median_ms))
         kind = KIND_WORDS[found[0].kind]
+        alike = [m for m in report.measurements if (m.kind == "emulated") == (found[0].kind == "emulated")]
+        longest = max(m.p90_ms for m in alike) or 1.0
         bars = tuple(_latency_bar(m, artifacts[m.artifact_id], longest, decimals) for m in found)
-        groups.append(BarGroup(f"{target}, {kind}", bars))
+        on = f" ({found[0].device})" if found[0].device in report.devices else ""
+        groups.append(BarGroup(f"{target}, {kind}{on}", bars))
     return tuple(groups)
 
 

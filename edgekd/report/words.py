@@ -21,6 +21,7 @@ CHECKS = {
     "latency": "Latency, p90",
     "memory": "Peak memory",
     "int8_share": "Share of int8 operators",
+    "device_parity": "Outputs on the device",
     "int8_beats_float": "Speed-up of int8 over float",
 }
 ROLES = {"teacher_float": "teacher in float", "student_float": "the same in float"}

@@ -1,4 +1,4 @@
-"""Stage: time an artifact beside the float teacher and the float student, in one run."""
+"""Stage: time an artifact beside the float teacher and the float student, in one run, here or on a device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from edgekd.measure.latency import measure_latency, subject
 from edgekd.nodes import Node
 from edgekd.stages.context import Context, artifact_of
+from edgekd.stages.evaluate import opened
 from edgekd.stages.export import layout_of
 from edgekd.types import Protocol
 
@@ -40,10 +41,17 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         subjects.append(
             subject(artifact, node.config["runtime"], delegate=delegate, layout=layout, sample=sample)
         )
-    # Whether this computer is the target is a question of the target, asked when the report is written.
-    found = measure_latency(
-        subjects, protocol, "host", device="this computer", seed=context.seed, display=context.display
-    )
+    # Whether that is the target is a question of the target, asked when the report is written.
+    with opened(node, context) as run_job:
+        found = measure_latency(
+            subjects,
+            protocol,
+            "host",
+            device="this computer",
+            seed=context.seed,
+            display=context.display,
+            run=run_job,
+        )
     result = {}
     for label, measurement in zip(labels, found, strict=True):
         name = f"{label}.npz"

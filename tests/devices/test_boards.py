@@ -1,7 +1,6 @@
 """The agent on an Arm board, through a real sshd and a real adbd: its answers are those of this computer."""
 
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 import boards
 import numpy as np
 import pytest
+from boards import PYTHON
 from model_files import linear_onnx
 from typer.testing import CliRunner
 
@@ -22,39 +22,6 @@ from edgekd.devices.board import Board
 from edgekd.devices.known import Device
 from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
-
-PYTHON = {"python": "python3.11", "packages": "/opt/site", "emulated": True}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    if told := boards.obstacle():
-        pytest.skip(f"no board here: {told}")
-    return boards.copy(tmp_path_factory.mktemp("arm64"))
-
-
-@pytest.fixture(scope="module")
-def over_ssh(root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ssh")
-    with boards.sshd(root, folder) as (port, key, _):
-        device = Device(
-            via=f"ssh://root@127.0.0.1:{port}", identity=str(key), known_hosts=str(folder / "known"), **PYTHON
-        )
-        ssh.accept(device)
-        yield device
-
-
-@pytest.fixture(scope="module")
-def over_adb(root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adb")
-    with boards.adbd(root, folder) as (port, bin_, _), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(bin_), prepend=os.pathsep)
-        yield Device(via=f"adb://127.0.0.1:{port}", **PYTHON)
-
-
-@pytest.fixture(params=["ssh", "adb"])
-def device(request):
-    return request.getfixturevalue(f"over_{request.param}")
 
 
 def left_behind(root, device):

@@ -408,7 +408,7 @@ def test_memory(limit, status):
 def test_memory_is_never_passed_by_what_was_not_measured_there():
     for measurement, words in (
         (None, "not measured"),
-        (measured(kind="host"), "this computer standing in"),
+        (measured(kind="host"), "another computer standing in"),
         (measured(kind="emulated"), "an emulator"),
         (measured(peak_memory_bytes=0), "no measured memory"),
         (measured(peak_memory_bytes=math.nan), "no measured memory"),
@@ -469,7 +469,7 @@ NOISY = np.where(np.arange(120) % 4 == 0, 1.16, 1.0)
 
 NOT_PASSABLE = {
     "missing": (None, "not measured"),
-    "host": (measured(kind="host"), "kind host (this computer standing in: board-7)"),
+    "host": (measured(kind="host"), "kind host (another computer standing in: board-7)"),
     "emulated": (measured(kind="emulated"), "kind emulated (an emulator: board-7)"),
     "unknown kind": (measured(kind="guessed"), "kind guessed"),
     "no runs": (measured([]), "missing"),

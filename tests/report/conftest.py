@@ -118,6 +118,7 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "speedup_over_float": None,
         "size_ratio_to_teacher": TEACHER_SIZE / size,
         "predictions": predictions(id_),
+        "outputs_from": None,
         "slices": [],
         "class_drops": None,
         "flips": None,
@@ -310,6 +311,7 @@ def build(verdict="PASS", targets=ALL_TARGETS[:4], branches=1):
             "memory_bytes": 8_589_934_592,
             "features": ["avx2"],
         },
+        "devices": {},
         "data": {
             "splits": {**split, "test": {"n": n, "sha256": sha("test"), "duplicates": 2}, "unlabelled": None},
             "calibration": {

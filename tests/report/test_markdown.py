@@ -104,7 +104,7 @@ def test_files_table(sample):
     teacher = next(r for r in rows if r[0] == "Teacher in float" and r[1] == "tflite, fp32")
     # Timed beside three TFLite files: 24.13 times 0.3712, 0.4538 and 0.4951 ms.
     assert teacher[5] == "8.957–11.947" and teacher[7] == "measured and host"
-    assert "host: timed on this computer, standing in" in markdown(parse(sample))
+    assert "host: timed on another computer, standing in" in markdown(parse(sample))
 
 
 def test_a_file_is_shown_as_timed_under_its_own_target(sample):
@@ -251,7 +251,7 @@ def test_a_latency_by_the_table_has_a_column_where_something_was_pruned_to_one(m
     stages = (report.stages[0].model_copy(update={"predicted_latency": told}), *report.stages[1:])
     rows = table_after(markdown(report.model_copy(update={"stages": stages})), "<summary>Stages</summary>")
     assert rows[0][-1] == "By latency table, ms"
-    assert rows[2][-1].startswith("0.124 of 0.25, asked 0.125; on this computer, standing in")
+    assert rows[2][-1].startswith("0.124 of 0.25, asked 0.125; on another computer, standing in")
     assert {row[-1] for row in rows[3:]} == {words.ABSENT}
 
 

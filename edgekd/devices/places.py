@@ -1,0 +1,105 @@
+"""Where a target's file is judged: on which device, and what that device is, as part of a run's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from edgekd.config import Target
+from edgekd.devices import known
+from edgekd.devices.board import Board
+from edgekd.devices.events import Event, RunJob
+from edgekd.devices.local import is_target
+from edgekd.errors import MeasurementError, UsageError, nearest
+from edgekd.types import Kind
+
+# Of what a device says of itself: what makes a file's figures there those of another device. Not its
+# address, nor how warm it is.
+_TELLING = (
+    *("cpu", "isa", "features", "cores", "usable_cores", "memory_bytes", "os", "kernel", "python"),
+    *("all_features", "board", "runtimes"),
+)
+
+Place = dict[str, Any]
+"""A device in a plan, JSON-able: `name`, `emulated`, `machine` (what it says that it is)."""
+
+
+def parse(texts: Sequence[str]) -> dict[str, str]:
+    """TARGET=NAME of the command line: the name of a device for each target.
+
+    Raises:
+        UsageError: not of that form, or a target twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        target, equals, name = text.partition("=")
+        if not (target and equals and name):
+            raise UsageError(f"--device {text}: not TARGET=NAME", hint="--device raspberry-pi-5=my-board")
+        if target in found:
+            raise UsageError(f"--device: two devices for target {target}", hint="name one")
+        found[target] = name
+    return found
+
+
+def ask(devices: Mapping[str, str], targets: Sequence[Target]) -> dict[str, Place]:
+    """What each target's device is, asked before anything is trained.
+
+    Args:
+        devices: target -> name of a device.
+        targets: of the run.
+
+    Raises:
+        UsageError: no such device, or a device for no target of the run.
+        MeasurementError: it cannot be reached, or lacks the runtime of its target.
+    """
+    names = [target.name for target in targets]
+    if stray := next((target for target in devices if target not in names), None):
+        hint = nearest(stray, names, f"targets: {', '.join(names)}")
+        raise UsageError(f"a device is given for {stray!r}, but this run has no such target", hint=hint)
+    found: dict[str, Place] = {}
+    for name in dict.fromkeys(devices.values()):
+        device = known.device(name)
+        with Board(name, device) as board:
+            machine = board.machine()
+        for target in (t for t in targets if devices.get(t.name) == name):
+            if machine["runtimes"].get(target.runtime.name) is None:
+                raise MeasurementError(
+                    f"target {target.name}: device {name} has no {target.runtime.name}",
+                    hint=f"install it there for {device.python}; edgekd devices check {name}",
+                )
+            found[target.name] = {
+                "name": name,
+                "emulated": device.is_emulator,
+                "machine": _stable(machine),
+            }
+    return found
+
+
+def kind_there(place: Place, target: Target) -> Kind:
+    """What a time taken there is: `measured` on the target itself only, never on an emulator."""
+    if place["emulated"]:
+        return "emulated"
+    return "measured" if is_target(place["machine"], target) else "host"
+
+
+@contextmanager
+def opened(place: Place) -> Iterator[RunJob]:
+    """The device, open for jobs.
+
+    Raises:
+        MeasurementError: it cannot be reached, or is another one than when the plan was made.
+    """
+    with Board(place["name"], known.device(place["name"])) as board:
+        now = _stable(board.machine())
+        if changed := [key for key in _TELLING if now[key] != place["machine"][key]]:
+            raise MeasurementError(
+                f"device {place['name']} is no longer what it was when this run began: other "
+                f"{', '.join(changed)}",
+                hint="run the same command again",
+            )
+        yield board.run
+
+
+def _stable(machine: Event) -> dict[str, Any]:
+    return {key: machine.get(key) for key in _TELLING}
