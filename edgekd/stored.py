@@ -14,7 +14,7 @@ from edgekd.columns import columns_of, of_samples
 from edgekd.errors import DataError
 from edgekd.report.schema import MeasurementRecord, PredictionsFile, Report
 from edgekd.store import sha256_file
-from edgekd.types import Measurement, Predictions, Protocol
+from edgekd.types import Conditions, Measurement, Predictions, Protocol
 
 # What reading an archive of arrays raises that is damaged, or made to do harm.
 _DAMAGED = (
@@ -95,13 +95,21 @@ def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
         record.delegate,
         record.kind,
         Protocol(
-            record.warmup_runs, record.min_runs, record.min_seconds, record.num_processes, record.num_threads
+            record.warmup_runs,
+            record.min_runs,
+            record.min_seconds,
+            record.num_processes,
+            record.num_threads,
+            record.cooldown_s,
         ),
         latency_ms,
         process,
         (record.first_ms,),
         (record.init_ms,),
         record.peak_memory_bytes or 0,
+        tuple(
+            Conditions(**{name: getattr(c, name) for name in type(c).model_fields}) for c in record.conditions
+        ),
     )
 
 

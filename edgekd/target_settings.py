@@ -60,6 +60,12 @@ class ProtocolConfig(Strict):
     min_runs: int = Field(default=100, ge=100, description="timed runs in all")
     min_seconds: float = Field(default=1.0, ge=1, description="timed seconds in all")
     num_processes: int = Field(default=3, ge=1, description="fresh processes")
+    cooldown_s: float = Field(default=1.0, ge=0, description="pause before each process but the first")
+    cores: tuple[int, ...] = Field(
+        default=(),
+        strict=False,
+        description="cores that the processes keep to; none: all they are given",
+    )
 
 
 class PeakConfig(Strict):

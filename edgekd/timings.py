@@ -76,9 +76,16 @@ def record(
         warmup_runs=found["protocol"]["warmup_runs"],
         min_runs=found["protocol"]["min_runs"],
         min_seconds=found["protocol"]["min_seconds"],
+        cooldown_s=found["protocol"]["cooldown_s"],
+        conditions=tuple(_conditions(each) for each in found["conditions"]),
         raw_path=raw,
         raw_sha256=sha256_file(folder / raw),
     )
+
+
+def _conditions(found: Mapping[str, Any]) -> schema.ConditionsRecord:
+    tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return schema.ConditionsRecord(**tuples)
 
 
 def kind_of(measure: Node, target: Target) -> Kind:

@@ -183,6 +183,8 @@ class Protocol:
         min_seconds: timed seconds in all.
         num_processes: fresh processes the runs are spread over.
         num_threads: threads the runtime may use.
+        cooldown_s: pause before each process but the first.
+        cores: that the processes keep to; none: whatever they are given.
     """
 
     warmup_runs: int
@@ -190,6 +192,33 @@ class Protocol:
     min_seconds: float
     num_processes: int
     num_threads: int
+    cooldown_s: float = 0.0
+    cores: tuple[int, ...] = ()
+
+    def strict(self) -> Protocol:
+        """As long as MLPerf asks for, where it is not longer anyhow: 1,024 runs and 60 seconds."""
+        return replace(self, min_runs=max(self.min_runs, 1024), min_seconds=max(self.min_seconds, 60.0))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What might have slowed the timed runs of one process from outside; None where its kernel does not tell.
+
+    Attributes:
+        cores: that the process could use.
+        throttled_ms: for how long quotas held its cgroups.
+        hot_events: how often a processor slowed itself for heat.
+        firmware: what a board's firmware said of power and heat, before or after.
+        clock_khz: of the fastest core, before and after.
+        temperature_c: of the hottest zone, before and after.
+    """
+
+    cores: tuple[int, ...]
+    throttled_ms: float | None
+    hot_events: int | None
+    firmware: tuple[str, ...]
+    clock_khz: tuple[int, int] | None
+    temperature_c: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -202,6 +231,7 @@ class Measurement:
         first_ms: first inference of each process, milliseconds.
         init_ms: loading the file and making the session, each process, milliseconds.
         peak_memory_bytes: high-water mark of a fresh process that only ran this file.
+        conditions: of each process; empty where nobody looked.
         kind: `measured` on the target itself, `host` another computer standing in, `emulated`.
     """
 
@@ -217,6 +247,7 @@ class Measurement:
     first_ms: tuple[float, ...]
     init_ms: tuple[float, ...]
     peak_memory_bytes: int
+    conditions: tuple[Conditions, ...] = ()
 
     @property
     def median_ms(self) -> float:
@@ -227,6 +258,11 @@ class Measurement:
     def p90_ms(self) -> float:
         """90th percentile of the timed runs."""
         return float(np.percentile(self.latency_ms, 90))
+
+    @property
+    def p95_ms(self) -> float:
+        """95th percentile of the timed runs."""
+        return float(np.percentile(self.latency_ms, 95))
 
     @property
     def p99_ms(self) -> float | None:

@@ -9,7 +9,9 @@ A job is a JSON object; `mode` chooses what is done. A model is
 - `predict`: `model`, `inputs` (.npy of floats in the file's layout), `outputs`
   (.npy to write), `batch_size`.
 - `latency`: `models` (each may name an `input` .npy; without one it is random),
-  `warmup_runs`, `min_runs`, `min_seconds`, `seed`.
+  `warmup_runs`, `min_runs`, `min_seconds`, `seed`, perhaps `cores` that it keeps to.
+- `sustained`: `model`, `warmup_runs`, `seconds`, `window_s`, `seed`, perhaps `cores`: one run after
+  the other, told by windows of time.
 - `ratios`: `reference`, `models`, `min_rounds`, `max_rounds`, `precision`, `full_speed`, `slowest`, `seed`,
   perhaps `fastest_ms`: what each model takes in units of the reference, which runs around each turn.
 - `memory`: `model`, `num_runs`, `seed`.
@@ -42,6 +44,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.devices.conditions import pin, snapshot
 from edgekd.devices.machine import clocks, host_info, identity, peak_memory_bytes
 from edgekd.devices.turns import Ratios, Reference, Turn
 from edgekd.errors import EdgeKDError, MeasurementError
@@ -75,6 +78,7 @@ def predict(job: Job, emit: Emit) -> None:
 
 def latency(job: Job, emit: Emit) -> None:
     """Times all models in turns, so that a slow spell of the machine meets all of them."""
+    cores = _pin(job)
     turns = []
     for model in job["models"]:
         session = _open(model, emit)
@@ -88,6 +92,7 @@ def latency(job: Job, emit: Emit) -> None:
             turn.session.invoke(turn.prepared)
     gc.collect()
     gc.disable()
+    before = snapshot()
     unfinished = list(turns)
     while unfinished:
         for turn in unfinished:
@@ -96,8 +101,37 @@ def latency(job: Job, emit: Emit) -> None:
             t for t in unfinished if not t.finished(int(job["min_runs"]), float(job["min_seconds"]))
         ]
     gc.enable()
+    emit("conditions", cores=cores, before=before, after=snapshot())
     for model, turn in zip(job["models"], turns, strict=True):
         emit("latency", id=model["id"], values_ms=[round(ns / 1e6, 6) for ns in turn.values_ns])
+
+
+def sustained(job: Job, emit: Emit) -> None:
+    """Runs a model without a pause and tells of each window of time, and of the clock and heat at its end."""
+    _pin(job)
+    session = _open(job["model"], emit)
+    prepared = session.prepare(_inputs(session, job["model"], int(job["seed"])))
+    for _ in range(int(job["warmup_runs"])):
+        session.invoke(prepared)
+    begun = time.monotonic()
+    before = snapshot()
+    while (at_s := time.monotonic() - begun) < float(job["seconds"]):
+        values_ms: list[float] = []
+        while time.monotonic() - begun < at_s + float(job["window_s"]) or not values_ms:
+            start = time.perf_counter_ns()
+            session.invoke(prepared)
+            values_ms.append((time.perf_counter_ns() - start) / 1e6)
+        after = snapshot()
+        emit(
+            "window",
+            at_s=at_s,
+            num_runs=len(values_ms),
+            mean_ms=sum(values_ms) / len(values_ms),
+            max_ms=max(values_ms),
+            before=before,
+            after=after,
+        )
+        before = after
 
 
 def ratios(job: Job, emit: Emit) -> None:
@@ -185,11 +219,26 @@ def _version(runtime: str) -> str | None:
 MODES = {
     "predict": predict,
     "latency": latency,
+    "sustained": sustained,
     "ratios": ratios,
     "memory": memory,
     "operators": operators,
     "machine": machine,
 }
+
+
+def _pin(job: Job) -> list[int]:
+    cores = [int(core) for core in job.get("cores") or ()]
+    try:
+        found = pin(cores)
+    except OSError as error:
+        raise MeasurementError(
+            f"cores {cores}: this process may not have them: {error.strerror}",
+            hint="protocol.cores names cores that are there and online",
+        ) from None
+    if cores and found != sorted(set(cores)):
+        raise MeasurementError(f"cores {cores} were asked for, the kernel gives {found}")
+    return found
 
 
 def _open(model: Job, emit: Emit) -> Session:

@@ -29,6 +29,15 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "scores": {"shape": _LISTS, "sha256": _TEXTS},
     "first": {"id": _TEXTS, "first_ms": _NUMBERS},
     "latency": {"id": _TEXTS, "values_ms": _LISTS},
+    "conditions": {"cores": _LISTS, "before": _TABLES, "after": _TABLES},
+    "window": {
+        "at_s": _NUMBERS,
+        "num_runs": _NUMBERS,
+        "mean_ms": _NUMBERS,
+        "max_ms": _NUMBERS,
+        "before": _TABLES,
+        "after": _TABLES,
+    },
     "reference": {"fastest_ms": _NUMBERS},
     "ratios": {"id": _TEXTS, "value": _NUMBERS, "standard_error": _NUMBERS, "reference_ms": _NUMBERS},
     "memory": {"id": _TEXTS, "peak_memory_bytes": _NUMBERS},
@@ -116,9 +125,22 @@ class Events:
             raise MeasurementError(f"{self._name}: the agent sent no times")
         if name == "latency" and not all(_is(value, _NUMBERS) and value > 0 for value in values):
             raise MeasurementError(f"{self._name}: the agent sent times that are none")
+        if name in ("conditions", "window") and not all(map(_is_snapshot, (event["before"], event["after"]))):
+            raise MeasurementError(f"{self._name}: the agent sent conditions that are none")
+        if name == "conditions" and not all(isinstance(core, int) for core in event["cores"]):
+            raise MeasurementError(f"{self._name}: the agent sent cores that are no numbers")
         if name == "machine" and not all(isinstance(text, str) for text in event["all_features"]):
             raise MeasurementError(f"{self._name}: the agent sent features that are no texts")
         return event
+
+
+def _is_snapshot(value: Mapping[str, Any]) -> bool:
+    """Whether it has what `conditions.snapshot` gives."""
+    numbers = ("throttled_ms", "hot_events", "clock_khz", "temperature_c")
+    told = [value.get(name, "") for name in numbers]
+    flags = value.get("firmware")
+    sound = all(number is None or _is(number, _NUMBERS) for number in told)
+    return sound and isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)
 
 
 def printable(value: Any) -> Any:

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from edgekd.errors import DataError, UsageError
-from edgekd.gate import statistics
-from edgekd.gate.judge import LATENCY_ALPHA, SEED, inconclusive, obstacle_of, place, setting
+from edgekd.gate import statistics, timing
+from edgekd.gate.judge import inconclusive, obstacle_of, place, setting
 from edgekd.gate.pairing import Pair
 from edgekd.types import Check, Measurement, Status
 
@@ -113,13 +113,15 @@ def ratio_interval(new: Measurement, old: Measurement, quantile: float) -> tuple
         DataError: latencies are missing, not finite or not positive.
     """
     drawn = [
-        statistics.bootstrap_quantile(m.latency_ms, m.process, quantile, np.random.default_rng(SEED + i))
+        statistics.bootstrap_quantile(
+            m.latency_ms, m.process, quantile, np.random.default_rng(timing.SEED + i)
+        )
         for i, m in enumerate((new, old))
     ]
     for m in (new, old):
         if m.latency_ms.min() <= 0:
             raise DataError(f"latencies of {m.artifact_id!r} are not positive")
-    low, high = statistics.percentile_interval(drawn[0] / drawn[1], LATENCY_ALPHA)
+    low, high = statistics.percentile_interval(drawn[0] / drawn[1], timing.ALPHA)
     logs = [
         np.log([np.quantile(m.latency_ms[m.process == p], quantile) for p in np.unique(m.process)])
         for m in (new, old)
@@ -131,5 +133,5 @@ def ratio_interval(new: Measurement, old: Measurement, quantile: float) -> tuple
     if sum(shares) == 0:  # every process took exactly as long
         return low, high
     freedom = sum(shares) ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(shares, logs, strict=True))
-    reach = float(stdtrit(freedom, 1 - LATENCY_ALPHA)) * math.sqrt(sum(shares))
+    reach = float(stdtrit(freedom, 1 - timing.ALPHA)) * math.sqrt(sum(shares))
     return min(low, math.exp(apart - reach)), max(high, math.exp(apart + reach))

@@ -8,23 +8,19 @@ a FAIL does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from edgekd.config import GateConfig
 from edgekd.errors import UsageError
-from edgekd.gate import statistics
+from edgekd.gate import statistics, timing
 from edgekd.gate.evidence import Evidence
 from edgekd.gate.slices import Slice
 from edgekd.types import Check, Inventory, Measurement, Status, Verdict
 
 MIN_PROCESSES = 3
-MAX_PROCESS_VARIATION = 0.15
-# One-sided level of the bootstrap bounds of latency; accuracy takes its own from the policy.
-LATENCY_ALPHA = 0.05
-SEED = 0
 
 
 def judge_drop(shown: Evidence, policy: GateConfig, target: str, assumed_drop: float = 0.0) -> Check:
@@ -182,12 +178,11 @@ def judge_latency(measurement: Measurement | None, limit_ms_p90: float | None, t
     if not 0 < limit_ms_p90 < math.inf:
         raise UsageError(f"latency budget {limit_ms_p90!r} of target {target} is not a positive number")
     obstacle = obstacle_of(measurement)
+    if measurement is not None and observed is not None:
+        obstacle = "; ".join(filter(None, (obstacle, timing.noisy(measurement))))
     if measurement is None or obstacle:
         return inconclusive("latency", target, observed, limit_ms_p90, "ms", obstacle)
-    replicates = statistics.bootstrap_quantile(
-        measurement.latency_ms, measurement.process, 0.9, np.random.default_rng(SEED)
-    )
-    low, high = statistics.percentile_interval(replicates, LATENCY_ALPHA)
+    low, high = timing.quantile_interval(measurement, 0.9)
     status = place(low, high, limit_ms_p90)
     detail = (
         f"p90 {measurement.p90_ms:.4g} ms, 90% interval {low:.4g} to {high:.4g} ms, budget "
@@ -227,12 +222,12 @@ def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None,
         return inconclusive(name, target, None, 1.0, unit, detail)
     pairs = zip(int8.process_medians_ms, float_.process_medians_ms, strict=True)
     ratios = [one / other for one, other in pairs]
-    room = 1 + _variation(ratios)
-    if (detail := _unstable("ratios", ratios)) and min(ratios) / room < 1 < max(ratios) * room:
+    room = 1 + timing.variation(ratios)
+    if (detail := timing.unstable("ratios", ratios)) and min(ratios) / room < 1 < max(ratios) * room:
         return inconclusive(name, target, None, 1.0, unit, detail)
     over, under = ((m.latency_ms, m.process) for m in (int8, float_))
-    replicates = statistics.bootstrap_ratio_of_medians(over, under, np.random.default_rng(SEED))
-    low, high = statistics.percentile_interval(replicates, LATENCY_ALPHA)
+    replicates = statistics.bootstrap_ratio_of_medians(over, under, np.random.default_rng(timing.SEED))
+    low, high = statistics.percentile_interval(replicates, timing.ALPHA)
     ratio = statistics.ratio_of_medians(over, under)
     status = place(low, high, 1.0)
     advice = {
@@ -337,18 +332,7 @@ def _unsound(measurement: Measurement | None) -> str:
     """Why these latencies cannot be judged by, or nothing."""
     if measurement is None or (lack := _too_little(measurement)):
         return lack if measurement is not None else "not measured"
-    return _unstable("medians", measurement.process_medians_ms)
-
-
-def _variation(of_processes: Sequence[float]) -> float:
-    return (max(of_processes) - min(of_processes)) / float(np.median(of_processes))
-
-
-def _unstable(what: str, of_processes: Sequence[float]) -> str:
-    variation = _variation(of_processes)
-    if variation <= MAX_PROCESS_VARIATION:
-        return ""
-    return f"unstable: {what} of processes vary by {variation:.0%}, more than {MAX_PROCESS_VARIATION:.0%}"
+    return timing.unsteady(measurement)
 
 
 def _too_little(measurement: Measurement | None) -> str:

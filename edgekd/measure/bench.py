@@ -55,6 +55,7 @@ class Bench:
             "first_ms": statistics.median(m.first_ms),
             "median_ms": m.median_ms,
             "p90_ms": m.p90_ms,
+            "p95_ms": m.p95_ms,
             "p99_ms": m.p99_ms,
             "peak_memory_bytes": m.peak_memory_bytes,
             "int8_ops": self.inventory.int8_ops,
@@ -74,6 +75,7 @@ def bench(
     seed: int = 0,
     display: Display = QUIET,
     board: Board | None = None,
+    strict: bool = False,
 ) -> Bench:
     """Size, latency, peak memory and operators of a model file, on random inputs.
 
@@ -85,6 +87,7 @@ def bench(
         seed: of the random inputs.
         display: where progress is shown.
         board: an open device; None for this computer.
+        strict: as long as MLPerf asks for: `Protocol.strict`.
 
     Raises:
         UsageError: there is no such file, or it is not of the target's format.
@@ -106,6 +109,8 @@ def bench(
             )
         runtime, delegate = target.runtime.name, target.runtime.delegate
         protocol = Protocol(**target.protocol.model_dump(), num_threads=target.runtime.num_threads)
+    if strict:
+        protocol = protocol.strict()
     if num_threads is not None:
         protocol = Protocol(**{**vars(protocol), "num_threads": num_threads})
     (measured,) = measure_latency(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgekd.errors import MeasurementError
 from edgekd.layouts import Layout, to_layout
 from edgekd.measure.memory import peak_memory_bytes
 from edgekd.progress import QUIET, Display
-from edgekd.types import Artifact, Kind, Measurement, Protocol
+from edgekd.types import Artifact, Conditions, Kind, Measurement, Protocol
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,12 @@ def measure_latency(
             "min_runs": math.ceil(protocol.min_runs / protocol.num_processes),
             "min_seconds": protocol.min_seconds / protocol.num_processes,
             "seed": seed,
+            "cores": list(protocol.cores),
         }
-        times = display.track(range(protocol.num_processes), "latency", protocol.num_processes)
-        processes = [run(job, time_limit_s=time_limit_s) for _ in times]
+        processes = []
+        for number in display.track(range(protocol.num_processes), "latency", protocol.num_processes):
+            time.sleep(protocol.cooldown_s if number else 0.0)
+            processes.append(run(job, time_limit_s=time_limit_s))
         loaded = display.track(models, "memory", len(models))
         memory = [peak_memory_bytes(m, seed=seed, time_limit_s=time_limit_s, run=run) for m in loaded]
     return tuple(
@@ -147,6 +151,29 @@ def _measurement(
         first_ms=tuple(float(f["first_ms"]) for f in first),
         init_ms=tuple(float(s["init_ms"]) for s in session),
         peak_memory_bytes=peak,
+        conditions=tuple(_conditions(events, one.id) for events in processes),
+    )
+
+
+def _conditions(events: Sequence[Event], model: str) -> Conditions:
+    found = next((event for event in events if event["event"] == "conditions"), None)
+    if found is None:
+        raise MeasurementError(f"{model}: the agent said nothing of the conditions of its runs")
+    before, after = found["before"], found["after"]
+
+    def grown(name: str) -> Any:
+        return None if before[name] is None or after[name] is None else after[name] - before[name]
+
+    def both(name: str) -> Any:
+        return None if before[name] is None or after[name] is None else (before[name], after[name])
+
+    return Conditions(
+        cores=tuple(found["cores"]),
+        throttled_ms=grown("throttled_ms"),
+        hot_events=grown("hot_events"),
+        firmware=tuple(sorted({*before["firmware"], *after["firmware"]})),
+        clock_khz=both("clock_khz"),
+        temperature_c=both("temperature_c"),
     )
 
 

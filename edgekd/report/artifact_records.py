@@ -151,6 +151,17 @@ class ArtifactRecord(Record):
         return self
 
 
+class ConditionsRecord(Record):
+    """What might have slowed the timed runs of one process; null where its kernel does not tell."""
+
+    cores: tuple[Count, ...] = Field(description="that the process could use")
+    throttled_ms: float | None = Field(ge=0, description="for how long quotas held its cgroups")
+    hot_events: Count | None = Field(description="how often a processor slowed itself for heat")
+    firmware: tuple[str, ...] = Field(description="what a board's firmware said of power and heat")
+    clock_khz: tuple[Count, Count] | None = Field(description="of the fastest core, before and after")
+    temperature_c: tuple[float, float] | None = Field(description="of the hottest zone, before and after")
+
+
 class MeasurementRecord(Record):
     """Latency and memory of one artifact under one target's protocol; raw values in `raw_path`."""
 
@@ -174,6 +185,8 @@ class MeasurementRecord(Record):
     warmup_runs: Count = Field(description="before the first timed run, in each process")
     min_runs: Count = Field(description="timed runs that the protocol asks for")
     min_seconds: float = Field(ge=0, description="timed seconds that the protocol asks for")
+    cooldown_s: float = Field(default=0.0, ge=0, description="pause before each process but the first")
+    conditions: tuple[ConditionsRecord, ...] = Field(default=(), description="of each process")
     raw_path: str
     raw_sha256: Sha256
     distribution: LatencyDistribution | None = Field(default=None, description="null in older reports")

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from edgekd.errors import UsageError
 from edgekd.report.artifact_records import (
     ArtifactRecord,
+    ConditionsRecord,
     DeviceOutputs,
     FileRecord,
     InputSpecRecord,
@@ -65,6 +66,7 @@ __all__ = [
     "CheckRecord",
     "ClassDrop",
     "ClassDrops",
+    "ConditionsRecord",
     "Contents",
     "Data",
     "DeviceOutputs",

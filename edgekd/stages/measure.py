@@ -24,7 +24,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     protocol = (
         Protocol(2, 10, 0.01, 1, settings["num_threads"])
         if settings["smoke"]
-        else Protocol(**{k: v for k, v in settings.items() if k != "smoke"})
+        else Protocol(
+            **{k: v for k, v in settings.items() if k != "smoke"} | {"cores": tuple(settings["cores"])}
+        )
     )
     labels = [
         label
@@ -65,5 +67,6 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             "first_ms": list(measurement.first_ms),
             "init_ms": list(measurement.init_ms),
             "peak_memory_bytes": measurement.peak_memory_bytes,
+            "conditions": [asdict(process) for process in measurement.conditions],
         }
     return result

@@ -87,11 +87,12 @@ def test_latency_times_every_model_and_reports_first_and_init_apart(onnx_file, t
     models = [job_model(onnx_file), job_model(tflite_file)]
     job = {"mode": "latency", "models": models, "warmup_runs": 2, "seed": 0}
     events = run_agent({**job, "min_runs": 30, "min_seconds": 0.05})
-    assert [(e["event"], e["id"]) for e in events[:-1]] == [
+    assert [(e["event"], e.get("id")) for e in events[:-1]] == [
         ("session", "one"),
         ("first", "one"),
         ("session", "two"),
         ("first", "two"),
+        ("conditions", None),
         ("latency", "one"),
         ("latency", "two"),
     ]
@@ -326,7 +327,10 @@ def test_operators_are_listed(onnx_file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "train"}, "unknown mode 'train' .known: predict, latency, ratios, memory, operators"),
+        (
+            {"mode": "train"},
+            "unknown mode 'train' .known: predict, latency, sustained, ratios, memory, operators",
+        ),
         ({"outputs": None}, "TypeError"),
         ({"batch_size": "x"}, "ValueError"),
         ({"inputs": "/absent.npy"}, "FileNotFoundError.*absent.npy"),

@@ -46,7 +46,10 @@ def events_of(job):
         events.append({"event": "first", **name, "first_ms": late + number})
         runs = [late + number, late + number + 1.0]
         events.append({"event": "latency", **name, "values_ms": runs[: 1 + number]})
-    return (*events, {"event": "done"})
+    before = {"throttled_ms": 5.0, "hot_events": None, "firmware": [], "clock_khz": 9, "temperature_c": 50.5}
+    after = {**before, "throttled_ms": 5.0 + late, "firmware": ["throttled"], "temperature_c": 60.0}
+    told = {"event": "conditions", "cores": [2, 3], "before": before, "after": after}
+    return (*events, told, {"event": "done"})
 
 
 @pytest.fixture
@@ -63,6 +66,10 @@ def test_raw_values_are_kept_with_their_process(fake_agent, tmp_path):
     assert b.first_ms == (11, 21) and b.init_ms == (10, 20)
     assert b.process_medians_ms == (11.5, 21.5) and b.median_ms == 16.5
     assert a.peak_memory_bytes == 111 and a.runtime_version == "9"
+    first, second = a.conditions
+    assert (first.throttled_ms, second.throttled_ms, first.hot_events) == (10.0, 20.0, None)
+    assert first.cores == (2, 3) and first.firmware == ("throttled",)
+    assert (first.clock_khz, first.temperature_c) == ((9, 9), (50.5, 60.0))
     calls = events_of.calls
     modes = [job["mode"] for job in calls]
     assert modes == ["latency", "latency", "memory", "memory"]
@@ -85,7 +92,7 @@ def test_threads_that_the_runtime_did_not_take_are_an_error(fake_agent, tmp_path
 
 
 def test_what_an_agent_leaves_out_is_an_error(fake_agent, tmp_path):
-    for left in ("session", "first", "latency", "memory"):
+    for left in ("session", "first", "latency", "conditions", "memory"):
         with pytest.raises(MeasurementError, match=f"a: the agent said nothing of its {left}"):
             measure_latency(
                 [Subject("a", tmp_path / "a", "litert")],

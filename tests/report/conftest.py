@@ -150,6 +150,8 @@ def measurement(artifact_id, target, fmt, median, kind="measured"):
         "warmup_runs": 10,
         "min_runs": 100,
         "min_seconds": 1.0,
+        "cooldown_s": 1.0,
+        "conditions": [],
         "raw_path": f"measurements/{target}--{artifact_id}.npz",
         "raw_sha256": "f" * 64,
         "distribution": None,
