@@ -1,6 +1,6 @@
 # make demo   the whole chain on scikit-learn's digits
 # make test   the test suite
-# make test-devices  the tests on an Arm board under qemu, alone
+# make test-devices  the tests on an Arm board under qemu and on a GPU in software, alone
 # make check  ruff, mypy, import-linter
 # make bench  the benchmarks, each printing a table and one JSON line
 # Each makes .venv and installs what it needs; TORCH_INDEX_URL chooses a build of torch.

@@ -310,7 +310,7 @@ def _artifact(
     comparison = gate.compare(made.baseline, found, margin_pp, policy.alpha)
     own = timings[emission.export]
     teacher = student = None
-    if timings_of.kind_of(made.plan.node(emission.measure), target) != "emulated":  # times of nothing
+    if timings_of.kind_of(own, made.plan.node(emission.measure), target) != "emulated":  # times of nothing
         teacher = timings.get(emission.teacher_float) if emission.teacher_float else None
         student = timings.get(emission.student_float) if emission.student_float != emission.export else None
     size = _size(entries[emission.export])

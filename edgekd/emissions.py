@@ -12,6 +12,7 @@ from edgekd.errors import UsageError
 from edgekd.latency.table import Clock
 from edgekd.nodes import STATIC, Builder, Emission
 from edgekd.store import hash_of
+from edgekd.target_settings import GPUS
 
 
 def emit(
@@ -131,7 +132,7 @@ def evaluation_of(export: str) -> str:
 
 def stand_in(delegate: str) -> str:
     """What the file runs on here: a GPU target's accuracy is judged on the processor, its time is not."""
-    return "cpu" if delegate == "gpu" else delegate
+    return "cpu" if delegate in GPUS else delegate
 
 
 def _float(emission: EmissionConfig) -> EmissionConfig:

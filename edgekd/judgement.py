@@ -46,6 +46,8 @@ from edgekd.types import (
     Verdict,
 )
 
+_HALF = "gpu,"  # begins the name of a GPU of LiteRT that was not asked for single precision
+
 
 @dataclass(frozen=True)
 class Against:
@@ -312,8 +314,7 @@ def _judge_device(artifact: ArtifactRecord, outputs: DeviceOutputs) -> Check:
     """Does the device compute what the same file computes on this computer?"""
     p = outputs.parity
     found = Parity(**{name: getattr(p, name) for name in type(p).model_fields})
-    # A GPU that was not asked for single precision computes in half.
-    scheme = "fp16" if outputs.backend == "gpu" and artifact.scheme == "fp32" else artifact.scheme
+    scheme = "fp16" if outputs.backend.startswith(_HALF) and artifact.scheme == "fp32" else artifact.scheme
     complaint = complaint_of(found, scheme, outputs.output_range)
     unit, observed = ("steps", p.mean_steps) if p.mean_steps is not None else ("", p.max_abs)
     same = f"same class on {p.argmax_agreement:.2%} of {p.num_samples:,} samples"

@@ -98,7 +98,7 @@ def _clocks(recipe: Recipe, targets: Sequence[Target], host: Mapping[str, Any]) 
     """
     if recipe.quantize is None or recipe.quantize.max_val_drop_pp is None:
         return []
-    timed = [t for t in targets if t.artifact.scheme == STATIC and t.runtime.delegate != "gpu"]
+    timed = [t for t in targets if t.artifact.scheme == STATIC and not t.runtime.on_gpu]
     found = {clock.label: clock for clock in (clock_here(target, host) for target in timed)}
     return [found[label] for label in sorted(found)]
 

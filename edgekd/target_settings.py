@@ -10,6 +10,7 @@ from edgekd.fields import Positive, Strict
 from edgekd.gate_settings import BudgetConfig, TargetGateConfig
 
 SchemeName = Literal["static_wi8_ai8", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "fp16", "fp32"]
+GPUS = ("gpu", "gpu-fp32", "cuda")
 
 
 class Processor(Strict):
@@ -32,8 +33,23 @@ class RuntimeConfig(Strict):
     """What runs the file on the target."""
 
     name: Literal["litert", "onnxruntime"] = Field(description="runtime")
-    delegate: Literal["cpu", "xnnpack", "gpu"] = Field(description="backend inside the runtime")
+    delegate: Literal["cpu", "xnnpack", "gpu", "gpu-fp32", "cuda"] = Field(
+        description="backend inside the runtime; gpu: in the runtime's own precision, gpu-fp32: in float32 "
+        "(litert), cuda: NVIDIA's GPUs (onnxruntime)"
+    )
     num_threads: Positive = Field(default=1, description="threads for inference")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU runs the file."""
+        return self.delegate in GPUS
+
+    @model_validator(mode="after")
+    def _has_delegate(self) -> RuntimeConfig:
+        only = {"gpu-fp32": "litert", "cuda": "onnxruntime"}.get(self.delegate, self.name)
+        if only != self.name:
+            raise ValueError(f"delegate {self.delegate} is one of {only}'s, not of {self.name}'s")
+        return self
 
 
 class EmissionConfig(Strict):

@@ -104,10 +104,14 @@ def show_bench(found: Bench) -> None:
     """A bench result, a line a figure."""
     values = found.as_dict()
     host, operators = values.pop("host"), values.pop("operators")
+    taken, total = values.pop("operators_delegated"), values.pop("operators_total")
+    parts = values.pop("partitions")
     table = Table(show_header=False)
     for key, value in values.items():
         if value is not None:
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
+    if taken is not None:
+        table.add_row("delegated", f"{taken} of {total} operators in {parts} part{'' if parts == 1 else 's'}")
     table.add_row("operators", escape("\n".join(f"{n} x {name}" for name, n in operators.items())))
     table.add_row("host", escape(f"{host['cpu']}, {host['usable_cores']} cores, {host['os']}"))
     console.print(table)

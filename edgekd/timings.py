@@ -62,7 +62,11 @@ def record(
         runtime=found["runtime"],
         runtime_version=found["runtime_version"],
         delegate=found["delegate"],
-        kind=kind_of(measure, target),
+        kind=kind_of(found, measure, target),
+        gpu=found["gpu"],
+        operators_delegated=found["operators_delegated"],
+        operators_total=found["operators_total"],
+        partitions=found["partitions"],
         num_threads=found["protocol"]["num_threads"],
         num_runs=len(values),
         num_processes=len(np.unique(process)),
@@ -88,8 +92,10 @@ def _conditions(found: Mapping[str, Any]) -> schema.ConditionsRecord:
     return schema.ConditionsRecord(**tuples)
 
 
-def kind_of(measure: Node, target: Target) -> Kind:
-    """Whether what a stage timed on is the target."""
+def kind_of(found: Mapping[str, Any], measure: Node, target: Target) -> Kind:
+    """Whether what a stage timed a file on is the target."""
+    if found["emulated"]:
+        return "emulated"
     place = measure.config.get("device")
     return kind_here(target) if place is None else kind_there(place, target)
 

@@ -233,6 +233,9 @@ class Measurement:
         peak_memory_bytes: high-water mark of a fresh process that only ran this file.
         conditions: of each process; empty where nobody looked.
         kind: `measured` on the target itself, `host` another computer standing in, `emulated`.
+        operators_delegated: operators that the backend took, of `operators_total` that the runtime's graph
+            has, in `partitions` parts; None where the runtime has no delegates, or does not tell.
+        gpu: as its driver names it; None where none ran the file, or no driver tells.
     """
 
     artifact_id: str
@@ -248,6 +251,10 @@ class Measurement:
     init_ms: tuple[float, ...]
     peak_memory_bytes: int
     conditions: tuple[Conditions, ...] = ()
+    operators_delegated: int | None = None
+    operators_total: int | None = None
+    partitions: int | None = None
+    gpu: str | None = None
 
     @property
     def median_ms(self) -> float:

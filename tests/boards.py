@@ -5,7 +5,6 @@ on it means anything. `python tests/boards.py` starts one, says how to name it, 
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -16,7 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-CACHE = Path(os.environ.get("EDGEKD_BOARDS") or Path.home() / ".cache" / "edgekd-boards")
+from debian import CONSTRAINTS, kept, unpack
+from debian import run as _run
+
 VERSION = "1"  # of the tree: raised when it is built otherwise
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 DEBIAN = "libc6 python3.11-minimal libpython3.11-stdlib libstdc++6 dash coreutils openssh-server".split()
@@ -69,16 +70,7 @@ def obstacle() -> str:
 
 def tree() -> Path:
     """The board's files, built where they are not there yet."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of pytest
-        root = CACHE / f"arm64-{VERSION}"
-        if not root.exists():
-            new = Path(tempfile.mkdtemp(dir=CACHE))
-            _build(new)
-            new.chmod(0o755)
-            new.rename(root)
-    return root
+    return kept(f"arm64-{VERSION}", _build)
 
 
 def copy(folder: Path) -> Path:
@@ -89,13 +81,11 @@ def copy(folder: Path) -> Path:
 
 
 def _build(root: Path) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        _unpack(root, Path(place))
+    unpack(root, "arm64", DEBIAN, BACKPORTS)
     target = root / "opt" / "site"
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
-    constraints = Path(__file__).parents[1] / "constraints.txt"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", target, "--no-deps"]
-    pip += ["--only-binary=:all:", "--python-version", "3.11", *platforms, "-c", constraints, *WHEELS]
+    pip += ["--only-binary=:all:", "--python-version", "3.11", *platforms, "-c", CONSTRAINTS, *WHEELS]
     _run(*pip)
     for name in ("proc", "dev", "run/sshd", "root", "data/local/tmp", "sys/devices/system/cpu", "tmp"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -115,46 +105,6 @@ def _build(root: Path) -> None:
     shell = root / "system/bin"
     shell.mkdir(parents=True)
     (shell / "sh").symlink_to("/bin/sh")
-
-
-def _unpack(root: Path, place: Path) -> None:
-    """Debian's packages for arm64, from where this machine has its own from."""
-    # Also where nothing was updated yet, when apt knows of no release.
-    asked = [
-        "apt-get",
-        "indextargets",
-        "--no-release-info",
-        "--format",
-        "$(REPO_URI) $(RELEASE) $(COMPONENT)",
-    ]
-    lines = _run(*asked, "Created-By: Packages").stdout.splitlines()
-    own = next((line.split() for line in lines if line.endswith("bookworm main")), None)
-    assert own is not None, f"this machine has no packages of Debian bookworm: {lines}"
-    keys = "[arch=arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
-    suites = ("bookworm", "bookworm-backports")
-    (place / "sources.list").write_text("".join(f"deb {keys} {own[0]} {suite} main\n" for suite in suites))
-    (place / "status").touch()
-    settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": "root",
-        "Dir::Etc::sourcelist": place / "sources.list",
-        "Dir::Etc::sourceparts": "-",
-        "Dir::State": place / "state",
-        "Dir::State::lists": place / "lists",
-        "Dir::State::status": place / "status",
-        "Dir::Cache": place / "cache",
-    }
-    for name in ("state", "lists/partial", "cache/archives/partial"):
-        (place / name).mkdir(parents=True)
-    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-    _run("apt-get", *options, "update", "-qq")
-    install = ["apt-get", *options, "--yes", "-qq", "--download-only", "install"]
-    _run(*install, *DEBIAN)
-    _run(*install, "-t", "bookworm-backports", *BACKPORTS)
-    for package in sorted((place / "cache/archives").glob("*.deb")):
-        _run("dpkg-deb", "-x", package, root)
 
 
 @contextlib.contextmanager
@@ -252,12 +202,6 @@ def processes_of(root: Path) -> list[int]:
 def end(pid: int) -> None:
     """Ends a process that a test started."""
     os.kill(pid, signal.SIGKILL)
-
-
-def _run(*command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return done
 
 
 def main() -> None:

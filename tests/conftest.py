@@ -16,8 +16,9 @@ CHROMIUM_ARGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-# What has nothing to show: the older runtime where it is there, boards where the kernel has none.
-MAY_SKIP = ("tflite_runtime is installed here", "no board here: this kernel")
+# What has nothing to show: the older runtime where it is there, boards where the kernel has none, CUDA where
+# no NVIDIA GPU is (no machine that CI runs on has one, and nothing that is installed could be one).
+MAY_SKIP = ("tflite_runtime is installed here", "no board here: this kernel", "no NVIDIA GPU here")
 
 if named := os.environ.get("EDGEKD_DATA"):
     if not Path(named).is_dir():

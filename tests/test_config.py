@@ -150,6 +150,12 @@ def test_bad_recipe(tmp_path, case):
     ("old", "new", "message"),
     [
         ('delegate = "cpu"', 'delegate = "npu"', r"mine.toml:9: runtime.delegate = 'npu'"),
+        ('delegate = "cpu"', 'delegate = "cuda"', r"delegate cuda is one of onnxruntime's, not of litert's"),
+        (
+            'name = "litert"\ndelegate = "cpu"',
+            'name = "onnxruntime"\ndelegate = "gpu-fp32"',
+            "one of litert's",
+        ),
         ('"tflite"', '"onnx"', r"mine.toml: runtime litert reads tflite files, artifact.format is onnx"),
         ('"fp16"', '"static_wi8_ai"', r"artifact.scheme = .*did you mean 'static_wi8_ai8'"),
         ("[artifact]", "[budgets]\nsize_bytes = 0\n[artifact]", r"mine.toml:12: budgets.size_bytes = 0"),
@@ -310,17 +316,18 @@ class TestShipped:
         else:
             unsigned = target.processor.isa == "x86_64"
             assert target.artifact.activation_signedness == ("unsigned" if unsigned else "signed")
-        if target.runtime.delegate == "gpu":
+        assert target.runtime.on_gpu == (name in ("android-gpu", "cuda"))
+        if target.runtime.on_gpu:
             assert target.artifact.scheme == "fp16"
 
     def test_all_of_them_are_there(self):
         assert set(available("target")) == {
-            *("host", "x86-onnx", "arm64-onnx", "android-cpu", "android-gpu"),
+            *("host", "x86-onnx", "arm64-onnx", "android-cpu", "android-gpu", "cuda"),
             *("raspberry-pi-4", "raspberry-pi-5"),
         }
         assert set(available("calibration")) == {"random-512", "stratified-512", "per-class-32"}
 
-    @pytest.mark.parametrize("name", ["host", "x86-onnx"])
+    @pytest.mark.parametrize("name", ["host", "x86-onnx", "cuda"])
     def test_what_any_machine_can_be_has_no_latency_budget(self, name):
         assert load_target(name).budgets.latency_ms_p90 is None
 

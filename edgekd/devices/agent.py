@@ -58,7 +58,8 @@ Emit = Callable[..., None]
 
 def predict(job: Job, emit: Emit) -> None:
     """Writes the scores (N, classes) of every input to `outputs`, whole or not at all."""
-    session = _open(job["model"], emit)
+    session, init_ms = _loaded(job["model"])
+    _tell(job["model"], session, init_ms, emit)
     inputs = np.load(job["inputs"], mmap_mode="r", allow_pickle=False)
     size = int(job["batch_size"])
     if len(inputs) == 0:
@@ -81,11 +82,13 @@ def latency(job: Job, emit: Emit) -> None:
     cores = _pin(job)
     turns = []
     for model in job["models"]:
-        session = _open(model, emit)
+        session, init_ms = _loaded(model)
         prepared = session.prepare(_inputs(session, model, int(job["seed"])))
         start = time.perf_counter_ns()
         session.invoke(prepared)
-        emit("first", id=model["id"], first_ms=(time.perf_counter_ns() - start) / 1e6)
+        first_ms = (time.perf_counter_ns() - start) / 1e6
+        _tell(model, session, init_ms, emit)
+        emit("first", id=model["id"], first_ms=first_ms)
         turns.append(Turn(session, prepared))
     for turn in turns:
         for _ in range(int(job["warmup_runs"])):
@@ -242,6 +245,14 @@ def _pin(job: Job) -> list[int]:
 
 
 def _open(model: Job, emit: Emit) -> Session:
+    """A model's session, told of."""
+    session, init_ms = _loaded(model)
+    _tell(model, session, init_ms, emit, whole=False)
+    return session
+
+
+def _loaded(model: Job) -> tuple[Session, float]:
+    """A model's session, and the milliseconds that it took."""
     preload(model["runtime"])  # once a process; an application does not pay it for each file
     start = time.perf_counter_ns()
     session = open_session(
@@ -250,7 +261,17 @@ def _open(model: Job, emit: Emit) -> Session:
         delegate=model["delegate"],
         num_threads=int(model["num_threads"]),
     )
-    init_ms = (time.perf_counter_ns() - start) / 1e6
+    return session, (time.perf_counter_ns() - start) / 1e6
+
+
+def _tell(model: Job, session: Session, init_ms: float, emit: Emit, *, whole: bool = True) -> None:
+    """The `session` event; where it is told whole, with what the backend took of the graph.
+
+    To know that, a further session may be loaded: it takes memory, and leaves kernels behind that a first
+    inference would have had to compile.
+    """
+    delegated = session.delegated() if whole else None
+    gpu = session.gpu()
     emit(
         "session",
         id=model["id"],
@@ -259,10 +280,14 @@ def _open(model: Job, emit: Emit) -> Session:
         backend=session.backend,
         num_threads=session.num_threads,
         init_ms=init_ms,
+        operators_delegated=None if delegated is None else delegated.operators,
+        operators_total=None if delegated is None else delegated.total,
+        partitions=None if delegated is None else delegated.partitions,
+        gpu=None if gpu is None else gpu.name,
+        software_gpu=None if gpu is None else gpu.software,
         inputs=[[info.name, list(info.shape), info.dtype] for info in session.inputs],
         outputs=[[info.name, list(info.shape), info.dtype] for info in session.outputs],
     )
-    return session
 
 
 def _inputs(session: Session, model: Job, seed: int) -> list[NDArray[Any]]:

@@ -17,6 +17,8 @@ MOST_LINE = 16 * 2**20
 _MOST_NOISE = 64 * 2**10
 
 _TEXTS, _NUMBERS, _LISTS, _TABLES = "text", "number", "list", "table"
+# What not every session has something to say of.
+_MAYBE_COUNTS, _MAYBE_TEXTS, _MAYBE_FLAGS = "count or null", "text or null", "truth value or null"
 # Each event, and the fields that are read from it.
 _FIELDS: Mapping[str, Mapping[str, str]] = {
     "session": {
@@ -25,6 +27,11 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
         "backend": _TEXTS,
         "num_threads": _NUMBERS,
         "init_ms": _NUMBERS,
+        "operators_delegated": _MAYBE_COUNTS,
+        "operators_total": _MAYBE_COUNTS,
+        "partitions": _MAYBE_COUNTS,
+        "gpu": _MAYBE_TEXTS,
+        "software_gpu": _MAYBE_FLAGS,
     },
     "scores": {"shape": _LISTS, "sha256": _TEXTS},
     "first": {"id": _TEXTS, "first_ms": _NUMBERS},
@@ -129,6 +136,11 @@ class Events:
             raise MeasurementError(f"{self._name}: the agent sent conditions that are none")
         if name == "conditions" and not all(isinstance(core, int) for core in event["cores"]):
             raise MeasurementError(f"{self._name}: the agent sent cores that are no numbers")
+        taken, total = event.get("operators_delegated"), event.get("operators_total")
+        if name == "session" and (taken or 0) > (total or 0):
+            raise MeasurementError(
+                f"{self._name}: the agent says that {taken} of {total} operators were taken"
+            )
         if name == "machine" and not all(isinstance(text, str) for text in event["all_features"]):
             raise MeasurementError(f"{self._name}: the agent sent features that are no texts")
         return event
@@ -158,6 +170,10 @@ def _is(value: Any, kind: str) -> bool:
     if kind == _NUMBERS:
         sound = isinstance(value, int | float) and not isinstance(value, bool)
         return sound and abs(value) < 1e300  # and so no NaN, and no whole number that is no float
+    if kind == _MAYBE_COUNTS:
+        return value is None or (type(value) is int and 0 <= value < 2**31)
+    if kind in (_MAYBE_TEXTS, _MAYBE_FLAGS):
+        return value is None or isinstance(value, str if kind == _MAYBE_TEXTS else bool)
     return isinstance(value, {_TEXTS: str, _LISTS: list, _TABLES: dict}[kind])
 
 

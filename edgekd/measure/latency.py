@@ -138,6 +138,8 @@ def _measurement(
     values = [_event(events, "latency", one.id)["values_ms"] for events in processes]
     if any(s["num_threads"] != protocol.num_threads for s in session):
         raise MeasurementError(f"{one.id}: the runtime did not take {protocol.num_threads} threads")
+    if any(s.get("software_gpu") for s in session):
+        kind = "emulated"  # a GPU that is a program on the processor: its times are no GPU's
     return Measurement(
         artifact_id=one.id,
         device=device,
@@ -152,6 +154,10 @@ def _measurement(
         init_ms=tuple(float(s["init_ms"]) for s in session),
         peak_memory_bytes=peak,
         conditions=tuple(_conditions(events, one.id) for events in processes),
+        operators_delegated=session[0].get("operators_delegated"),
+        operators_total=session[0].get("operators_total"),
+        partitions=session[0].get("partitions"),
+        gpu=session[0].get("gpu"),
     )
 
 

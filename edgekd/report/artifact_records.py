@@ -172,6 +172,10 @@ class MeasurementRecord(Record):
     runtime_version: str
     delegate: str
     kind: Kind = Field(description="measured on the target, host standing in, or emulated")
+    gpu: str | None = Field(default=None, description="as its driver names it; null where none ran the file")
+    operators_delegated: Count | None = Field(default=None, description="operators that the backend took")
+    operators_total: Count | None = Field(default=None, description="of so many; null where nothing tells")
+    partitions: Count | None = Field(default=None, description="in so many parts")
     num_threads: Count
     num_runs: Count
     num_processes: Count

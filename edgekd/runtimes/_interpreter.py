@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import MeasurementError
-from edgekd.runtimes._session import OperatorInfo, Session, TensorInfo, first_line
+from edgekd.runtimes._session import Delegated, OperatorInfo, Session, TensorInfo, first_line
 
 # A delegate that leaves one of these out has not taken the graph; pooling or
 # a softmax outside is normal (XNNPACK has no int8 AVERAGE_POOL_2D or SOFTMAX).
@@ -23,6 +23,8 @@ _HEAVY = {
     "TRANSPOSE_CONV",
     "UNIDIRECTIONAL_SEQUENCE_LSTM",
 }
+# The node that stands for a part of the graph that a delegate took.
+DELEGATE = "DELEGATE"
 
 
 class InterpreterSession(Session):
@@ -68,8 +70,15 @@ class InterpreterSession(Session):
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._output_indices]
 
+    def delegated(self) -> Delegated | None:
+        """What XNNPACK took."""
+        return self._delegated
+
     def _read_backend(self) -> None:
-        taken, left = split_by_delegate(self._interpreter._get_ops_details())
+        details = self._interpreter._get_ops_details()
+        taken, left = split_by_delegate(details)
+        parts = sum(d["op_name"] == DELEGATE for d in details)
+        self._delegated = Delegated(len(taken), len(taken) + len(left), parts)
         self.backend = "builtin" if not taken else "xnnpack+builtin" if left else "xnnpack"
         heavy = sorted(_HEAVY.intersection(left))
         if self._delegate == "xnnpack" and (not taken or heavy):
@@ -87,11 +96,11 @@ def split_by_delegate(details: Sequence[Any]) -> tuple[list[str], list[str]]:
     that stand for parts of it. Such a part is what lies on the way back from
     its node's outputs to its node's inputs.
     """
-    original = [d for d in details if d["op_name"] != "DELEGATE"]
+    original = [d for d in details if d["op_name"] != DELEGATE]
     producer = {int(tensor): d for d in original for tensor in d["outputs"]}
     inside: set[int] = set()
     for node in details:
-        if node["op_name"] != "DELEGATE":
+        if node["op_name"] != DELEGATE:
             continue
         seen, todo = {int(t) for t in node["inputs"]}, [int(t) for t in node["outputs"]]
         while todo:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import MeasurementError
+from edgekd.runtimes._gpus import Gpu
 
 
 class TensorInfo(NamedTuple):
@@ -59,6 +60,14 @@ class OperatorInfo(NamedTuple):
     input_dtypes: tuple[str, ...]
 
 
+class Delegated(NamedTuple):
+    """What a backend took of the graph that the runtime built: operators, of how many, in how many parts."""
+
+    operators: int
+    total: int
+    partitions: int
+
+
 class Session(ABC):
     """A model file, loaded.
 
@@ -77,6 +86,14 @@ class Session(ABC):
     num_threads: int
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+
+    def delegated(self) -> Delegated | None:
+        """What the backend took of the graph; None where there is only one. Asking may take a while."""
+        return None
+
+    def gpu(self) -> Gpu | None:
+        """The GPU that runs the graph; None where none does, or no driver tells. Asking takes a while."""
+        return None
 
     @abstractmethod
     def prepare(self, arrays: Sequence[NDArray[Any]]) -> Any:

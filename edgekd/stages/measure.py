@@ -63,6 +63,11 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             "runtime": measurement.runtime,
             "runtime_version": measurement.runtime_version,
             "delegate": measurement.delegate,
+            "emulated": measurement.kind == "emulated",  # a GPU that is a program
+            "gpu": measurement.gpu,
+            "operators_delegated": measurement.operators_delegated,
+            "operators_total": measurement.operators_total,
+            "partitions": measurement.partitions,
             "protocol": asdict(measurement.protocol),
             "first_ms": list(measurement.first_ms),
             "init_ms": list(measurement.init_ms),

@@ -126,12 +126,19 @@ class Recorder(agent.Session):
 def run_with_fakes(monkeypatch, job, times_ms):
     log, clock, events = [], [0], []
     fakes = {name: Recorder(name, log, clock, ms) for name, ms in times_ms.items()}
-    monkeypatch.setattr(agent, "_open", lambda model, emit: fakes[model["id"]])
+    monkeypatch.setattr(agent, "_loaded", lambda model: (fakes[model["id"]], 1.0))
     monkeypatch.setattr(agent.time, "perf_counter_ns", lambda: clock[0])
     agent.latency(
         {"models": [{"id": n} for n in times_ms], "seed": 0, **job}, lambda e, **f: events.append((e, f))
     )
     return log, {f["id"]: f["values_ms"] for e, f in events if e == "latency"}
+
+
+def test_what_the_backend_took_is_asked_for_after_the_first_inference(monkeypatch):
+    """A further session is loaded for it, which leaves compiled kernels behind."""
+    monkeypatch.setattr(Recorder, "delegated", lambda self: self.log.append("asked"))
+    log, _ = run_with_fakes(monkeypatch, {"warmup_runs": 0, "min_runs": 1, "min_seconds": 0.0}, {"a": 4.0})
+    assert log[:3] == ["a", "asked", "a"] and log.count("asked") == 1
 
 
 def test_models_take_turns_and_only_timed_runs_are_reported(monkeypatch):

@@ -29,6 +29,9 @@ sha256 = hashlib.sha256(open(path, "rb").read()).hexdigest()
 """
 
 
+SESSION = "say(event='session', id='one', version='1', backend='b', num_threads=1, init_ms=1, "
+
+
 @pytest.fixture
 def ask(tmp_path):
     """Asks a lying device for the scores of two samples."""
@@ -70,6 +73,18 @@ def ask(tmp_path):
         ("say(event='latency', id='one', values_ms=[])", "sent no times"),
         ("say(event='latency', id='one', values_ms=[1.0, -1.0])", "sent times that are none"),
         ("say(event='error', message='\\x1b[2Jno', hint='')", r"predict of one: \?\[2Jno"),
+        (
+            SESSION + "operators_delegated=3, operators_total=2)",
+            "says that 3 of 2 operators were taken",
+        ),
+        (
+            SESSION + "partitions=-1)",
+            "has partitions = '-1', no count or null",
+        ),
+        (
+            SESSION + "gpu=[])",
+            r"has gpu = '\[\]', no text or null",
+        ),
         ("say(event='done')", "predict of one on liar: the agent wrote no scores"),
         ("say(event='scores', shape=[2, 2], sha256='x'); say(event='done')", "No such file"),
         (

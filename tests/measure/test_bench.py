@@ -67,6 +67,10 @@ def test_the_command_on_files_that_were_not_made_here(name, size_bytes, int8_ops
     assert 0 < found["median_ms"] <= found["p90_ms"] and found["num_runs"] >= 1000
     table = said("--threads", "2")
     assert str(size_bytes) in table and "num_threads" in table and "median_ms" in table
+    taken, total, parts = found["operators_delegated"], found["operators_total"], found["partitions"]
+    # XNNPACK takes all that computes but the pool and the softmax.
+    assert taken == total - 2 and total == sum(found["operators"].values()) and found["gpu"] is None
+    assert f"{taken} of {total} operators in {parts} parts" in table
 
 
 def test_threads_can_be_asked_for_and_a_stand_in_is_host(tmp_path):

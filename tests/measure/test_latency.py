@@ -77,6 +77,27 @@ def test_raw_values_are_kept_with_their_process(fake_agent, tmp_path):
     assert calls[0]["min_runs"] == 13 and calls[0]["min_seconds"] == 0.025
 
 
+def test_a_gpu_that_is_a_program_on_the_processor_has_no_measured_times(fake_agent, tmp_path):
+    subjects = [Subject("a", tmp_path / "a", "litert", "gpu")]
+    for software, kind in ((True, "emulated"), (False, "measured"), (None, "measured")):
+        told = {
+            "gpu": "g",
+            "software_gpu": software,
+            "operators_delegated": 3,
+            "operators_total": 4,
+            "partitions": 2,
+        }
+        (found,) = measure_latency(
+            subjects,
+            PROTOCOL,
+            "measured",
+            device="d",
+            run=lambda job, time_limit_s, told=told: [{**e, **told} for e in events_of(job)],
+        )
+        assert (found.kind, found.gpu) == (kind, "g")
+        assert (found.operators_delegated, found.operators_total, found.partitions) == (3, 4, 2)
+
+
 def test_one_id_twice_is_an_error(tmp_path):
     twice = [Subject("a", tmp_path / "a", "litert")] * 2
     with pytest.raises(MeasurementError, match="under one id: a, a"):

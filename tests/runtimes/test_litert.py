@@ -105,6 +105,11 @@ def test_backend_tells_of_operators_left_to_builtin_kernels():
     assert open_session("litert", MLPERF / "pretrainedResnet.tflite").backend == "xnnpack"
     int8 = open_session("litert", MLPERF / "pretrainedResnet_quant.tflite", delegate="xnnpack")
     assert int8.backend == "xnnpack+builtin"
+    # The pool and the softmax stand behind each other: one part before them, the dense layer between.
+    types = [o.op_type for o in list_operators("litert", MLPERF / "pretrainedResnet_quant.tflite")]
+    left = {"AVERAGE_POOL_2D", "SOFTMAX"}
+    parts = "".join("-" if kind in left else "x" for kind in types).strip("-").split("-")
+    assert int8.delegated() == (len(types) - 2, len(types), len(parts))
 
 
 def test_gpu_where_there_is_none_is_an_error(tmp_path):
