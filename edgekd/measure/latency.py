@@ -164,7 +164,7 @@ def _measurement(
 def _conditions(events: Sequence[Event], model: str) -> Conditions:
     found = next((event for event in events if event["event"] == "conditions"), None)
     if found is None:
-        raise MeasurementError(f"{model}: the agent said nothing of the conditions of its runs")
+        raise MeasurementError(f"{model}: the agent said nothing of its conditions")
     before, after = found["before"], found["after"]
 
     def grown(name: str) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+from timed_runs import measured
 
 from edgekd.config import GateConfig
 from edgekd.errors import DataError, UsageError
@@ -26,7 +27,7 @@ from edgekd.gate import (
     samples_needed,
 )
 from edgekd.gate.evidence import by_counts
-from edgekd.types import Check, Inventory, Measurement, Operator, Predictions, Protocol, Status, Verdict
+from edgekd.types import Check, Inventory, Operator, Predictions, Protocol, Status, Verdict
 
 PASS, FAIL, INCONCLUSIVE, NOT_APPLICABLE = (
     Status.PASS,
@@ -373,29 +374,6 @@ def test_size_that_is_no_number_is_no_pass():
         with pytest.raises(UsageError, match="size budget"):
             judge_size(10, limit, "t")
     assert judge_size(10, None, "t").status is NOT_APPLICABLE
-
-
-def measured(latency_ms=None, process=None, **changes):
-    """120 runs in 4 processes around 1 ms, or the runs told."""
-    if latency_ms is None:
-        latency_ms = 1 + 0.05 * np.random.default_rng(11).random(120)
-    values = np.asarray(latency_ms, np.float64)
-    groups = np.arange(len(values)) % 4 if process is None else np.asarray(process)
-    base = Measurement(
-        artifact_id="a",
-        device="board-7",
-        runtime="litert",
-        runtime_version="2.3",
-        delegate="xnnpack",
-        kind="measured",
-        protocol=Protocol(10, 100, 1.0, 4, 1),
-        latency_ms=values,
-        process=groups,
-        first_ms=(3.0,) * 4,
-        init_ms=(9.0,) * 4,
-        peak_memory_bytes=5_000_000,
-    )
-    return replace(base, **changes)
 
 
 @pytest.mark.parametrize(("limit", "status"), [(5_000_001, PASS), (5_000_000, PASS), (4_999_999, FAIL)])

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_judge import measured
+from timed_runs import measured
 
 from edgekd.gate import judge_int8_beats_float, judge_latency
 from edgekd.gate.timing import noisy, quantile_interval, unsteady
