@@ -133,6 +133,12 @@ def bench(
     device: Annotated[
         str | None, typer.Option(help="On a device of `edgekd devices`, in place of this computer.")
     ] = None,
+    count_instructions: Annotated[
+        bool, typer.Option("--count-instructions", help="Those of an inference too: a qemu:/// device.")
+    ] = False,
+    max_instructions: Annotated[
+        int | None, typer.Option(min=1, help="With --count-instructions: exit code 1 where it takes more.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure a model file, here or on a device: size, latency, memory, operators."""
@@ -141,20 +147,33 @@ def bench(
     from edgekd import config, terminal
     from edgekd.devices import known
     from edgekd.devices.board import Board
+    from edgekd.errors import UsageError
     from edgekd.measure.bench import bench as measure
     from edgekd.progress import Display
+
+    if max_instructions is not None and not count_instructions:
+        raise UsageError("--max-instructions judges what --count-instructions counts", hint="give both")
 
     profile = config.load_target(target) if target else None
     with ExitStack() as stack:
         board = stack.enter_context(Board(device, known.device(device))) if device else None
         display = stack.enter_context(Display(Console(quiet=json_)))
-        found = measure(artifact, profile, threads, display=display, board=board)
+        found = measure(
+            artifact, profile, threads, display=display, board=board, instructions=count_instructions
+        )
     if board is not None and board.left:
         typer.echo(board.left, err=True)
     if json_:
         terminal.emit_json(found.as_dict())
     else:
         terminal.show_bench(found)
+    if max_instructions is not None and found.instructions is not None:
+        taken = found.instructions.per_inference
+        verdict = "FAIL" if taken > max_instructions else "PASS"
+        typer.echo(
+            f"{verdict}: {taken:,} instructions an inference, allowed are {max_instructions:,}", err=True
+        )
+        raise typer.Exit(int(verdict == "FAIL"))
 
 
 app.command()(cli_release.gate)

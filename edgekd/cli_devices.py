@@ -17,7 +17,8 @@ Name = Annotated[str, typer.Argument(help="Of a device that was added.")]
 def add(
     name: Annotated[str, typer.Argument(help="What you call it.")],
     via: Annotated[
-        str, typer.Option(help="ssh://user@host[:port], adb://SERIAL, adb://host:port, or local.")
+        str,
+        typer.Option(help="ssh://user@host[:port], adb://SERIAL, adb://host:port, qemu:///FOLDER, or local."),
     ],
     python: Annotated[
         str, typer.Option(help="The interpreter there: 3.10 or later, with numpy.")
@@ -32,6 +33,9 @@ def add(
     emulated: Annotated[
         bool, typer.Option("--emulated", help="It is an emulator: its times are none.")
     ] = False,
+    cpu: Annotated[
+        str | None, typer.Option(help="With qemu:///FOLDER: the processor that qemu is, cortex-a76.")
+    ] = None,
 ) -> None:
     """Name a device, and try whether it can be reached."""
     from edgekd.config import build
@@ -48,6 +52,7 @@ def add(
             "identity": str(identity.expanduser().resolve()) if identity else None,
             "known_hosts": str(known_hosts.expanduser().resolve()) if known_hosts else None,
             "emulated": emulated,
+            "cpu": cpu,
         },
         f"device {name}",
     )
@@ -71,7 +76,7 @@ def list_(json_: Json = False) -> None:
         return
     table = empty_table("", ("device", "via", "python", "emulated"))
     for name, device in found.items():
-        table.add_row(name, device.via, device.python, "yes" if device.emulated else "")
+        table.add_row(name, device.via, device.python, "yes" if device.is_emulator else "")
     console.print(table)
 
 

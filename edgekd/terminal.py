@@ -104,12 +104,15 @@ def show_bench(found: Bench) -> None:
     """A bench result, a line a figure."""
     values = found.as_dict()
     host, operators = values.pop("host"), values.pop("operators")
+    notes = values.pop("notes")
     table = Table(show_header=False)
     for key, value in values.items():
         if value is not None:
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
     table.add_row("operators", escape("\n".join(f"{n} x {name}" for name, n in operators.items())))
     table.add_row("host", escape(f"{host['cpu']}, {host['usable_cores']} cores, {host['os']}"))
+    if notes:
+        table.add_row("notes", escape("\n".join(notes)))
     console.print(table)
 
 

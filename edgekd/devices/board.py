@@ -31,6 +31,7 @@ from edgekd.types import Kind
 LINKS: Mapping[str, str] = {
     "adb": "edgekd.devices.adb:AdbLink",
     "local": "edgekd.devices.process:LocalLink",
+    "qemu": "edgekd.devices.qemu:QemuLink",
     "ssh": "edgekd.devices.ssh:SshLink",
 }
 # By then an agent whose link fell silent has ended: two at once would disturb each other's clocks.
@@ -106,7 +107,7 @@ class Board:
 
     def kind(self, machine: Event, target: Target | None) -> Kind:
         """What a time taken there is: `measured` on the target itself only, never on an emulator."""
-        if self.device.emulated or self.device.via.startswith("adb://emulator-"):
+        if self.device.is_emulator:
             return "emulated"
         if self.device.scheme == "local" and target is None:
             return "host"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from edgekd.config import Target
 from edgekd.devices.board import Board
-from edgekd.devices.events import RunJob
-from edgekd.devices.local import local_kind, run_agent
+from edgekd.devices.events import IllegalInstructionError, RunJob
+from edgekd.devices.instructions import Instructions
+from edgekd.devices.instructions import count as count_instructions
+from edgekd.devices.local import differences, local_kind, run_agent
 from edgekd.devices.machine import host_info
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.measure.inventory import inventory_of
@@ -20,7 +24,18 @@ from edgekd.progress import QUIET, Display
 from edgekd.types import Format, Inventory, Kind, Measurement, Protocol
 
 _PROTOCOL = Protocol(warmup_runs=10, min_runs=1000, min_seconds=1.0, num_processes=3, num_threads=1)
-_RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
+# With --count-instructions: an emulator's times are none, so little is spent on them.
+_BRIEF = Protocol(warmup_runs=1, min_runs=10, min_seconds=0.0, num_processes=1, num_threads=1)
+# What runs a format, the first that a board has.
+_RUNTIMES: Mapping[Format, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "tflite": ("litert", "tflite_runtime"),
+}
+_PACKAGES = {
+    "litert": "ai-edge-litert",
+    "onnxruntime": "onnxruntime",
+    "tflite_runtime": "tflite-runtime",
+}
 _TFLITE_MAGIC = b"TFL3"
 
 
@@ -35,6 +50,8 @@ class Bench:
     measurement: Measurement
     inventory: Inventory
     machine: Mapping[str, Any]
+    instructions: Instructions | None = None
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The findings for JSON, without raw values."""
@@ -57,10 +74,12 @@ class Bench:
             "p90_ms": m.p90_ms,
             "p99_ms": m.p99_ms,
             "peak_memory_bytes": m.peak_memory_bytes,
+            **_counted(self.instructions),
             "int8_ops": self.inventory.int8_ops,
             "float_ops": self.inventory.float_ops,
             "operators": _tally(self.inventory),
             "device": m.device,
+            "notes": list(self.notes),
             "host": dict(self.machine),
         }
 
@@ -74,6 +93,7 @@ def bench(
     seed: int = 0,
     display: Display = QUIET,
     board: Board | None = None,
+    instructions: bool = False,
 ) -> Bench:
     """Size, latency, peak memory and operators of a model file, on random inputs.
 
@@ -85,17 +105,25 @@ def bench(
         seed: of the random inputs.
         display: where progress is shown.
         board: an open device; None for this computer.
+        instructions: whether to count those of an inference too, on a device that is an arm64 tree.
 
     Raises:
         UsageError: there is no such file, or it is not of the target's format.
         MeasurementError: it is no model, or does not run.
     """
     found = sniff(path)
-    runtime, delegate = _RUNTIME[found], "cpu"
+    runtime, delegate = _RUNTIMES[found][0], "cpu"
+    protocol = _BRIEF if instructions else protocol
     kind: Kind = local_kind(target) if target else "host"
     host: Mapping[str, Any] = host_info()
     device = target.name if target else "this computer"
     run: RunJob = run_agent
+    notes: list[str] = []
+    if instructions and board is None:
+        raise UsageError(
+            "instructions are counted on a device that is an arm64 tree of this computer",
+            hint="edgekd devices add NAME --via qemu:///FOLDER --cpu cortex-a76, then --device NAME",
+        )
     if board is not None:
         host = board.machine()
         device, kind, run = board.name, board.kind(host, target), board.run
@@ -105,27 +133,92 @@ def bench(
                 f"{path}: its format is {found}, target {target.name} takes {target.artifact.format}"
             )
         runtime, delegate = target.runtime.name, target.runtime.delegate
-        protocol = Protocol(**target.protocol.model_dump(), num_threads=target.runtime.num_threads)
+        if not instructions:
+            protocol = Protocol(**target.protocol.model_dump(), num_threads=target.runtime.num_threads)
+        if board is not None and (unlike := differences(host, target)):
+            notes.append(f"{board.name} is not what target {target.name} stands for: {'; '.join(unlike)}")
+    if board is not None and (there := _there(board.name, host, found)) != runtime:
+        if target is not None:
+            said = f"target {target.name} names {runtime}, which {board.name} does not have"
+            notes.append(f"{said}: it ran in {there} {host['runtimes'][there]}")
+            kind = "host" if kind == "measured" else kind  # the target's runtime is part of what it is
+        runtime = there
     if num_threads is not None:
-        protocol = Protocol(**{**vars(protocol), "num_threads": num_threads})
-    (measured,) = measure_latency(
-        [Subject(path.name, path, runtime, delegate)],
-        protocol,
-        kind,
-        device=device,
-        seed=seed,
-        display=display,
-        run=run,
-    )
-    return Bench(
-        path,
-        found,
-        path.stat().st_size,
-        target.name if target else None,
-        measured,
-        inventory_of(path, found, run=run),
-        host,
-    )
+        protocol = replace(protocol, num_threads=num_threads)
+    for note in notes:
+        display.line(escape(note))
+    subject = Subject(path.name, path, runtime, delegate)
+    try:
+        (measured,) = measure_latency(
+            [subject], protocol, kind, device=device, seed=seed, display=display, run=run
+        )
+        return Bench(
+            path,
+            found,
+            path.stat().st_size,
+            target.name if target else None,
+            measured,
+            inventory_of(path, found, run=run, runtime=runtime),
+            host,
+            _count(subject, protocol, board, seed) if instructions and board else None,
+            tuple(notes),
+        )
+    except IllegalInstructionError as error:
+        raise _explained(error, host, target) from None
+
+
+def _there(name: str, host: Mapping[str, Any], found: Format) -> str:
+    """The runtime for a format that a device has, the preferred one first."""
+    there = next((runtime for runtime in _RUNTIMES[found] if host["runtimes"].get(runtime)), None)
+    if there is None:
+        wanted = " nor ".join(_RUNTIMES[found])
+        raise MeasurementError(
+            f"{name}: it has no runtime for {found}: not {wanted}",
+            hint=f"pip install {' or '.join(_PACKAGES[runtime] for runtime in _RUNTIMES[found])} there",
+        )
+    return there
+
+
+def _count(subject: Subject, protocol: Protocol, board: Board, seed: int) -> Instructions:
+    model = {
+        "id": subject.id,
+        "path": str(subject.path.resolve()),
+        "runtime": subject.runtime,
+        "delegate": subject.delegate,
+        "num_threads": protocol.num_threads,
+    }
+    return count_instructions(board.device, model, seed=seed)
+
+
+def _counted(found: Instructions | None) -> dict[str, Any]:
+    """Instructions for JSON: they are no time."""
+    if found is None:
+        return {}
+    return {
+        "instructions_per_inference": found.per_inference,
+        "instructions_least": found.least,
+        "instructions_most": found.most,
+        "instructions_runs": found.num_runs,
+        "instructions_processor": found.processor,
+        "instructions_emulator": found.emulator,
+    }
+
+
+def _explained(
+    error: IllegalInstructionError, host: Mapping[str, Any], target: Target | None
+) -> MeasurementError:
+    """An illegal instruction, with what is claimed of the processor and not there, as far as is known."""
+    claims = []
+    if denied := host.get("denied_features"):
+        claims.append(f"its /proc/cpuinfo claims {', '.join(denied)}, its kernel denies that")
+    if target is not None and (lacks := sorted(set(target.processor.features) - set(_features(host)))):
+        claims.append(f"processor.features of target {target.name} name {', '.join(lacks)}, it lacks them")
+    message = "; ".join([error.message, *claims])
+    return MeasurementError(message, hint=error.hint if not claims else "correct what claims them")
+
+
+def _features(host: Mapping[str, Any]) -> list[str]:
+    return list(host["all_features"] if "all_features" in host else host["features"])
 
 
 def sniff(path: Path) -> Format:
