@@ -149,14 +149,24 @@ def bench(
     from edgekd.devices.board import Board
     from edgekd.errors import UsageError
     from edgekd.measure.bench import bench as measure
+    from edgekd.measure.native import bench_natively
     from edgekd.progress import Display
 
     if max_instructions is not None and not count_instructions:
         raise UsageError("--max-instructions judges what --count-instructions counts", hint="give both")
 
     profile = config.load_target(target) if target else None
+    there = known.device(device) if device else None
+    if device and there is not None and there.benchmark_model is not None:
+        if count_instructions:
+            raise UsageError(
+                f"{device}: benchmark_model counts no instructions", hint="a qemu:/// device does"
+            )
+        native = bench_natively(artifact, device, there, profile, threads)
+        terminal.emit_json(native.as_dict()) if json_ else terminal.show_bench(native)
+        return
     with ExitStack() as stack:
-        board = stack.enter_context(Board(device, known.device(device))) if device else None
+        board = stack.enter_context(Board(device, there)) if device and there is not None else None
         display = stack.enter_context(Display(Console(quiet=json_)))
         found = measure(
             artifact, profile, threads, display=display, board=board, instructions=count_instructions

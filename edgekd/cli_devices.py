@@ -30,6 +30,9 @@ def add(
     accept_new: Annotated[
         bool, typer.Option("--accept-new", help="Write its host key, unseen till now, to --known-hosts.")
     ] = False,
+    benchmark_model: Annotated[
+        str | None, typer.Option(help="On Android without Python: where Google's benchmark_model lies there.")
+    ] = None,
     emulated: Annotated[
         bool, typer.Option("--emulated", help="It is an emulator: its times are none.")
     ] = False,
@@ -51,6 +54,7 @@ def add(
             "folder": folder,
             "identity": str(identity.expanduser().resolve()) if identity else None,
             "known_hosts": str(known_hosts.expanduser().resolve()) if known_hosts else None,
+            "benchmark_model": benchmark_model,
             "emulated": emulated,
             "cpu": cpu,
         },
@@ -83,12 +87,16 @@ def list_(json_: Json = False) -> None:
 @app.command()
 def check(name: Name, json_: Json = False) -> None:
     """Reach a device and tell what it is: processor, memory, runtimes, governor, temperature."""
-    from edgekd.devices import known
+    from edgekd.devices import android, known
     from edgekd.devices.board import Board
     from edgekd.terminal import emit_json, show_machine
 
-    with Board(name, known.device(name)) as board:
-        found = board.machine()
+    device = known.device(name)
+    if device.benchmark_model is not None:
+        found = android.machine_of(device)
+    else:
+        with Board(name, device) as board:
+            found = board.machine()
     if json_:
         emit_json({key: value for key, value in found.items() if key != "event"})
     else:

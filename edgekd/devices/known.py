@@ -43,6 +43,10 @@ class Device(Strict):
         default=None, description="file of the SSH key; left out: the agent's and yours"
     )
     known_hosts: str | None = Field(default=None, description="file of SSH host keys; left out: yours")
+    benchmark_model: str | None = Field(
+        default=None,
+        description="path on an Android device of Google's benchmark_model, in place of a Python",
+    )
     emulated: bool = Field(default=False, description="whether it is an emulator: its times are none")
     cpu: str | None = Field(
         default=None, description="the processor that qemu is told to be, such as cortex-a76; with qemu:///"
@@ -73,7 +77,7 @@ class Device(Strict):
                 raise ValueError("ADB has no users")
         return via
 
-    @field_validator("folder")
+    @field_validator("folder", "benchmark_model")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:
         if folder is not None and not folder.startswith("/"):
@@ -81,7 +85,9 @@ class Device(Strict):
         return folder
 
     @model_validator(mode="after")
-    def _processor(self) -> Self:
+    def _fitting(self) -> Self:
+        if self.benchmark_model is not None and self.scheme != "adb":
+            raise ValueError("benchmark_model is for devices over ADB; others have a Python")
         if (self.scheme == "qemu") != (self.cpu is not None):
             raise ValueError("cpu and qemu:/// go together: --cpu cortex-a76")
         if self.cpu is not None and not _CPU.fullmatch(self.cpu):

@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,29 @@ def host_info(proc: Path = Path("/proc")) -> dict[str, Any]:
 
 def identity(proc: Path = Path("/proc")) -> dict[str, Any]:
     """What tells whether a target's profile is of this computer."""
-    model = read(proc / "device-tree" / "model").strip("\0\n ")
+    model = android() or read(proc / "device-tree" / "model").strip("\0\n ")
     return {
         "isa": platform.machine(),
         "all_features": sorted(features(proc)),
         "denied_features": sorted(denied(proc)),
         "board": model,
     }
+
+
+def android(system: Path = Path("/system")) -> str:
+    """`Android` and the phone's model, or nothing: elsewhere, or where the phone does not say."""
+    properties = read(system / "build.prop")  # apps may not read it, and have ANDROID_ROOT
+    if not properties and "ANDROID_ROOT" not in os.environ:
+        return ""
+    try:
+        command = ["getprop", "ro.product.model"]
+        said = subprocess.run(command, capture_output=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        said = b""
+    lines = properties.splitlines()
+    written = next((line.partition("=")[2] for line in lines if line.startswith("ro.product.model=")), "")
+    model = said.decode("utf-8", errors="replace").strip() or written.strip()
+    return f"Android {model}" if model else ""
 
 
 def read(path: Path) -> str:

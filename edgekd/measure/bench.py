@@ -23,7 +23,7 @@ from edgekd.measure.latency import Subject, measure_latency
 from edgekd.progress import QUIET, Display
 from edgekd.types import Format, Inventory, Kind, Measurement, Protocol
 
-_PROTOCOL = Protocol(warmup_runs=10, min_runs=1000, min_seconds=1.0, num_processes=3, num_threads=1)
+PROTOCOL = Protocol(warmup_runs=10, min_runs=1000, min_seconds=1.0, num_processes=3, num_threads=1)
 # With --count-instructions: an emulator's times are none, so little is spent on them.
 _BRIEF = Protocol(warmup_runs=1, min_runs=10, min_seconds=0.0, num_processes=1, num_threads=1)
 # What runs a format, the first that a board has.
@@ -89,7 +89,7 @@ def bench(
     target: Target | None = None,
     num_threads: int | None = None,
     *,
-    protocol: Protocol = _PROTOCOL,
+    protocol: Protocol = PROTOCOL,
     seed: int = 0,
     display: Display = QUIET,
     board: Board | None = None,
