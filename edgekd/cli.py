@@ -163,7 +163,10 @@ def bench(
                 f"{device}: benchmark_model counts no instructions", hint="a qemu:/// device does"
             )
         native = bench_natively(artifact, device, there, profile, threads)
-        terminal.emit_json(native.as_dict()) if json_ else terminal.show_bench(native)
+        if json_:
+            terminal.emit_json(native.as_dict())
+        else:
+            terminal.show_bench(native)
         return
     with ExitStack() as stack:
         board = stack.enter_context(Board(device, there)) if device and there is not None else None

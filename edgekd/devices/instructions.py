@@ -84,7 +84,11 @@ def count(
     with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
         folder = Path(place).resolve()
         (folder / "agent.pyz").write_bytes(package.archive())
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        # Under one name each time: it moves Python's objects about, and with them some 50 instructions.
+        file = "model" + Path(model["path"]).suffix
+        (folder / file).symlink_to(model["path"])
+        asked = {**job, "model": {**model, "id": "model", "path": file}}
+        (folder / "job.json").write_text(json.dumps(asked), encoding="utf-8")
         counter = f"{_escaped(_plugin(version))},out={_escaped(folder / 'counts')}"
         variables = {**device.environment, "PYTHONHASHSEED": "0"}
         if device.packages is not None:

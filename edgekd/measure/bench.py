@@ -133,8 +133,8 @@ def bench(
                 f"{path}: its format is {found}, target {target.name} takes {target.artifact.format}"
             )
         runtime, delegate = target.runtime.name, target.runtime.delegate
-        if not instructions:
-            protocol = Protocol(**target.protocol.model_dump(), num_threads=target.runtime.num_threads)
+        told = {**vars(_BRIEF)} if instructions else target.protocol.model_dump()
+        protocol = Protocol(**{**told, "num_threads": target.runtime.num_threads})
         if board is not None and (unlike := differences(host, target)):
             notes.append(f"{board.name} is not what target {target.name} stands for: {'; '.join(unlike)}")
     if board is not None and (there := _there(board.name, host, found)) != runtime:
@@ -149,6 +149,8 @@ def bench(
         display.line(escape(note))
     subject = Subject(path.name, path, runtime, delegate)
     try:
+        # First, since it is refused at once where it cannot be.
+        counted = _count(subject, protocol, board, seed) if instructions and board else None
         (measured,) = measure_latency(
             [subject], protocol, kind, device=device, seed=seed, display=display, run=run
         )
@@ -160,7 +162,7 @@ def bench(
             measured,
             inventory_of(path, found, run=run, runtime=runtime),
             host,
-            _count(subject, protocol, board, seed) if instructions and board else None,
+            counted,
             tuple(notes),
         )
     except IllegalInstructionError as error:

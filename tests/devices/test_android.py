@@ -1,4 +1,4 @@
-"""Android without Python. The phone is an emulated adbd, its getprop and benchmark_model scripts of this test.
+"""Android without Python. The phone is an emulated adbd, its getprop and benchmark_model scripts.
 
 benchmark_model prints what it printed on real devices, recorded by others, each with where it stands.
 Not tested for want of a phone: benchmark_model itself, Android's own shell, getprop and SELinux.
