@@ -207,9 +207,9 @@ MODES = {
     "latency": latency,
     "ratios": ratios,
     "memory": memory,
-    "instructions": instructions,
     "operators": operators,
     "machine": machine,
+    "instructions": instructions,
 }
 
 

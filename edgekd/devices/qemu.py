@@ -35,8 +35,11 @@ class QemuLink(LocalLink):
 
 
 def clean(variables: Sequence[str]) -> list[str]:
-    """The beginning of a command that has these variables and no others: ours are none of the board's."""
-    return [found("env"), "-i", *variables]
+    """The beginning of a command that has these variables and no others: ours are none of the board's.
+
+    And no bytecode is written: folders that the tree lacks are made on this computer, next to its own Python.
+    """
+    return [found("env"), "-i", "PYTHONDONTWRITEBYTECODE=1", *variables]
 
 
 def guest(device: Device, options: Sequence[str] = ()) -> list[str]:

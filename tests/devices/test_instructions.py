@@ -102,6 +102,19 @@ def test_the_device_is_a_board_like_any_other(arm, tmp_path):
     assert list((tmp_path / "jobs").iterdir()) == []
 
 
+def test_nothing_of_the_tree_s_is_left_on_this_computer(arm, tmp_path):
+    """Folders that the tree lacks qemu makes here: once bytecode came into this computer's own library."""
+    packages = tmp_path / "packages"  # here, and not in the tree
+    packages.mkdir()
+    (packages / "sitecustomize.py").write_text("import beside\n")
+    (packages / "beside.py").write_text("")
+    device = arm.model_copy(update={"packages": f"/opt/site:{packages}", "folder": str(tmp_path)})
+    with Board("arm", device) as board:
+        board.machine()
+    instructions.count(device, model(linear_onnx(tmp_path / "one.onnx", np.eye(2), [0, 0])))
+    assert sorted(path.name for path in packages.iterdir()) == ["beside.py", "sitecustomize.py"]
+
+
 def test_the_command_and_its_gate(arm, data_root, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path / "devices.json"))
     known.add("emulated-arm", arm)
