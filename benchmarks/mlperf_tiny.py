@@ -20,7 +20,7 @@ from edgekd.devices.board import Board
 from edgekd.devices.known import Device, device
 from edgekd.devices.local import run_agent
 from edgekd.measure.bench import Bench, bench
-from edgekd.types import Protocol
+from edgekd.measurements import Protocol
 
 FILES = ("ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "pretrainedResnet_large_int8", "vww_96_int8")
 SAMPLES = 50

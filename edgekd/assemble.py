@@ -335,26 +335,8 @@ def _artifact(
         speedup_over_float=timings_of.ratio(student, own, policy.alpha, made.context.seed),
         size_ratio_to_teacher=teacher_size / size if teacher_size else None,
         predictions=_store_predictions(made, f"files/{target.name}", found),
-        outputs_from=_outputs_from(made, emission),
+        outputs_from=stage_facts.outputs_from(made.context, emission),
     )
-
-
-def _outputs_from(made: Assembly, emission: Emission) -> schema.DeviceOutputs | None:
-    """The device that the judged outputs came from, and how far they are from those here."""
-    place = made.plan.node(emission.evaluate).config.get("device")
-    if place is None:
-        return None
-    result = made.context.entries[emission.evaluate].result
-    return schema.DeviceOutputs(
-        device=place["name"],
-        backend=result["backend"],
-        parity=_parity(result["parity"]),
-        output_range=result["output_range"],
-    )
-
-
-def _parity(found: Mapping[str, Any]) -> schema.ParityRecord:
-    return schema.ParityRecord(**{**found, "batch_sizes": tuple(found["batch_sizes"])})
 
 
 def _reference(made: Assembly, label: str, role: str) -> schema.ArtifactRecord:
@@ -395,7 +377,7 @@ def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.Art
         scheme=result["scheme"],
         files=tuple(files),
         size_bytes=_size(entry),
-        parity=_parity(parity) if parity else None,
+        parity=stage_facts.parity(parity) if parity else None,
         inventory=schema.InventoryRecord(**result["inventory"]),
         input_spec=schema.InputSpecRecord.model_validate(tuples),
         **rest,

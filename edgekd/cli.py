@@ -7,13 +7,12 @@ release half (bench, gate, report) must work where torch is not installed.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edgekd import cli_devices, cli_release
+from edgekd import cli_bench, cli_devices, cli_release
 from edgekd.cli_release import Json
 
 app = typer.Typer(
@@ -130,38 +129,7 @@ def _show_report(report: Any, folder: Path, json_: bool) -> None:
     raise typer.Exit(report.verdict.exit_code)
 
 
-@app.command()
-def bench(
-    artifact: Annotated[Path, typer.Argument(help="An ONNX or TFLite file, made here or not.")],
-    target: Annotated[str | None, typer.Option(help="Whose runtime and protocol to use.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads for inference.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="On a device of `edgekd devices`, in place of this computer.")
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """Measure a model file, here or on a device: size, latency, memory, operators."""
-    from rich.console import Console
-
-    from edgekd import config, terminal
-    from edgekd.devices import known
-    from edgekd.devices.board import Board
-    from edgekd.measure.bench import bench as measure
-    from edgekd.progress import Display
-
-    profile = config.load_target(target) if target else None
-    with ExitStack() as stack:
-        board = stack.enter_context(Board(device, known.device(device))) if device else None
-        display = stack.enter_context(Display(Console(quiet=json_)))
-        found = measure(artifact, profile, threads, display=display, board=board)
-    if board is not None and board.left:
-        typer.echo(board.left, err=True)
-    if json_:
-        terminal.emit_json(found.as_dict())
-    else:
-        terminal.show_bench(found)
-
-
+app.command()(cli_bench.bench)
 app.command()(cli_release.gate)
 app.command()(cli_release.bundle)
 app.command()(cli_release.verify)

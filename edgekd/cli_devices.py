@@ -17,7 +17,8 @@ Name = Annotated[str, typer.Argument(help="Of a device that was added.")]
 def add(
     name: Annotated[str, typer.Argument(help="What you call it.")],
     via: Annotated[
-        str, typer.Option(help="ssh://user@host[:port], adb://SERIAL, adb://host:port, or local.")
+        str,
+        typer.Option(help="ssh://user@host[:port], adb://SERIAL, adb://host:port, qemu:///FOLDER, or local."),
     ],
     python: Annotated[
         str, typer.Option(help="The interpreter there: 3.10 or later, with numpy.")
@@ -29,9 +30,15 @@ def add(
     accept_new: Annotated[
         bool, typer.Option("--accept-new", help="Write its host key, unseen till now, to --known-hosts.")
     ] = False,
+    benchmark_model: Annotated[
+        str | None, typer.Option(help="On Android without Python: where Google's benchmark_model lies there.")
+    ] = None,
     emulated: Annotated[
         bool, typer.Option("--emulated", help="It is an emulator: its times are none.")
     ] = False,
+    cpu: Annotated[
+        str | None, typer.Option(help="With qemu:///FOLDER: the processor that qemu is, cortex-a76.")
+    ] = None,
 ) -> None:
     """Name a device, and try whether it can be reached."""
     from edgekd.config import build
@@ -47,7 +54,9 @@ def add(
             "folder": folder,
             "identity": str(identity.expanduser().resolve()) if identity else None,
             "known_hosts": str(known_hosts.expanduser().resolve()) if known_hosts else None,
+            "benchmark_model": benchmark_model,
             "emulated": emulated,
+            "cpu": cpu,
         },
         f"device {name}",
     )
@@ -71,19 +80,23 @@ def list_(json_: Json = False) -> None:
         return
     table = empty_table("", ("device", "via", "python", "emulated"))
     for name, device in found.items():
-        table.add_row(name, device.via, device.python, "yes" if device.emulated else "")
+        table.add_row(name, device.via, device.python, "yes" if device.is_emulator else "")
     console.print(table)
 
 
 @app.command()
 def check(name: Name, json_: Json = False) -> None:
     """Reach a device and tell what it is: processor, memory, runtimes, governor, temperature."""
-    from edgekd.devices import known
+    from edgekd.devices import android, known
     from edgekd.devices.board import Board
     from edgekd.terminal import emit_json, show_machine
 
-    with Board(name, known.device(name)) as board:
-        found = board.machine()
+    device = known.device(name)
+    if device.benchmark_model is not None:
+        found = android.machine_of(device)
+    else:
+        with Board(name, device) as board:
+            found = board.machine()
     if json_:
         emit_json({key: value for key, value in found.items() if key != "event"})
     else:

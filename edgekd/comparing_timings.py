@@ -11,11 +11,11 @@ import numpy as np
 from edgekd.gate.against import ratio_interval
 from edgekd.gate.judge import MIN_PROCESSES
 from edgekd.gate.timing import MAX_PROCESS_VARIATION
+from edgekd.measurements import Measurement
 from edgekd.report.compared import Change, Ends, Word
 from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report
 from edgekd.stored import read_measurement
-from edgekd.types import Measurement
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from edgekd.config import BudgetConfig, GateConfig, PolicyGate, TargetGateConfig
 from edgekd.errors import DataError, UsageError, nearest
 from edgekd.gate.slices import LABEL
 from edgekd.measure.parity import complaint_of
+from edgekd.measurements import Measurement
 from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import (
     ArtifactRecord,
@@ -34,17 +35,7 @@ from edgekd.report.schema import (
 )
 from edgekd.store import sha256_file, write_atomic
 from edgekd.stored import read_measurement, read_predictions, read_teacher, unchanged
-from edgekd.types import (
-    ACCURACY,
-    Check,
-    Column,
-    Inventory,
-    Measurement,
-    Parity,
-    Predictions,
-    Status,
-    Verdict,
-)
+from edgekd.types import ACCURACY, Check, Column, Inventory, Parity, Predictions, Status, Verdict
 
 _HALF = "gpu,"  # begins the name of a GPU of LiteRT that was not asked for single precision
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from edgekd.columns import columns_of, of_samples
 from edgekd.errors import DataError
+from edgekd.measurements import Conditions, Measurement, Protocol
 from edgekd.report.schema import MeasurementRecord, PredictionsFile, Report
 from edgekd.store import sha256_file
-from edgekd.types import Conditions, Measurement, Predictions, Protocol
+from edgekd.types import Predictions
 
 # What reading an archive of arrays raises that is damaged, or made to do harm.
 _DAMAGED = (

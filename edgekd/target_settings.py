@@ -23,7 +23,8 @@ class Processor(Strict):
         default=(), strict=False, description="/proc/cpuinfo names that it must have"
     )
     board: str | None = Field(
-        default=None, description="text that the device tree's model must hold; android never does here"
+        default=None,
+        description="text that the device tree's model must hold, of a phone: Android and its model",
     )
     cores: Positive | None = Field(default=None, description="cores of the kind that runs the model")
     description: str = Field(default="", description="for people")

@@ -22,7 +22,6 @@ from edgekd.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from edgekd.doctor import Finding
-    from edgekd.measure.bench import Bench
     from edgekd.nodes import Node
     from edgekd.store import Store
 
@@ -100,20 +99,30 @@ def show_plan(rows: Iterable[tuple[Node, bool, float | None, int]], free_bytes: 
     console.print(f"{time} and {size_text(disk)} of disk to go; {size_text(free_bytes)} free")
 
 
-def show_bench(found: Bench) -> None:
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " to ".join(map(_shown, value)) if len(value) == 2 else " ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def show_bench(found: Mapping[str, Any]) -> None:
     """A bench result, a line a figure."""
-    values = found.as_dict()
-    host, operators = values.pop("host"), values.pop("operators")
-    taken, total = values.pop("operators_delegated"), values.pop("operators_total")
-    parts = values.pop("partitions")
+    values = dict(found)
+    host, operators = values.pop("host"), values.pop("operators", {})
+    notes = values.pop("notes")
+    taken, total = values.pop("operators_delegated", None), values.pop("operators_total", None)
+    parts = values.pop("partitions", None)
     table = Table(show_header=False)
     for key, value in values.items():
         if value is not None:
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
+            table.add_row(key, escape(_shown(value)))
     if taken is not None:
         table.add_row("delegated", f"{taken} of {total} operators in {parts} part{'' if parts == 1 else 's'}")
-    table.add_row("operators", escape("\n".join(f"{n} x {name}" for name, n in operators.items())))
+    if operators:
+        table.add_row("operators", escape("\n".join(f"{n} x {name}" for name, n in operators.items())))
     table.add_row("host", escape(f"{host['cpu']}, {host['usable_cores']} cores, {host['os']}"))
+    if notes:
+        table.add_row("notes", escape("\n".join(notes)))
     console.print(table)
 
 
@@ -218,7 +227,7 @@ def show_machine(name: str, found: Mapping[str, Any]) -> None:
     for key in ("cpu", "isa", "features", "cores", "memory_bytes", "os", "kernel", "python"):
         value = found.get(key)
         table.add_row(key, escape(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
-    for runtime, version in found["runtimes"].items():
+    for runtime, version in found.get("runtimes", {}).items():
         table.add_row(escape(str(runtime)), escape(str(version or "not there")))
     for key in ("governors", "clock_khz", "temperature_c"):
         table.add_row(key, escape(", ".join(map(str, found.get(key) or []))) or "not told")

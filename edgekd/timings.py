@@ -15,10 +15,10 @@ from edgekd.devices.local import local_kind
 from edgekd.devices.places import Place, kind_there
 from edgekd.emissions import stand_in
 from edgekd.gate.statistics import bootstrap_ratio_of_medians, percentile_interval, ratio_of_medians
+from edgekd.measurements import Kind
 from edgekd.nodes import Node, Plan
 from edgekd.report import schema
 from edgekd.store import Entry, sha256_file
-from edgekd.types import Kind
 
 
 def read(entry: Entry) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from edgekd.errors import DataError
 
 Direction = Literal["higher", "lower"]
-Kind = Literal["measured", "host", "emulated"]
 Format = Literal["onnx", "tflite"]
 
 
@@ -171,115 +170,6 @@ class Artifact:
     def size_bytes(self) -> int:
         """Bytes of all files together."""
         return sum(f.size_bytes for f in self.files)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How latency is measured. Every number is a minimum, but for the warm-up runs.
-
-    Attributes:
-        warmup_runs: runs before the first timed one, in each process.
-        min_runs: timed runs in all.
-        min_seconds: timed seconds in all.
-        num_processes: fresh processes the runs are spread over.
-        num_threads: threads the runtime may use.
-        cooldown_s: pause before each process but the first.
-        cores: that the processes keep to; none: whatever they are given.
-    """
-
-    warmup_runs: int
-    min_runs: int
-    min_seconds: float
-    num_processes: int
-    num_threads: int
-    cooldown_s: float = 0.0
-    cores: tuple[int, ...] = ()
-
-    def strict(self) -> Protocol:
-        """As long as MLPerf asks for, where it is not longer anyhow: 1,024 runs and 60 seconds."""
-        return replace(self, min_runs=max(self.min_runs, 1024), min_seconds=max(self.min_seconds, 60.0))
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What might have slowed the timed runs of one process from outside; None where its kernel does not tell.
-
-    Attributes:
-        cores: that the process could use.
-        throttled_ms: for how long quotas held its cgroups.
-        hot_events: how often a processor slowed itself for heat.
-        firmware: what a board's firmware said of power and heat, before or after.
-        clock_khz: of the fastest core, before and after.
-        temperature_c: of the hottest zone, before and after.
-    """
-
-    cores: tuple[int, ...]
-    throttled_ms: float | None
-    hot_events: int | None
-    firmware: tuple[str, ...]
-    clock_khz: tuple[int, int] | None
-    temperature_c: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Raw latencies of one artifact in one runtime, with what else the run showed.
-
-    Attributes:
-        latency_ms: timed runs, warm-up and first inference excluded, in order.
-        process: for each run, the index of the fresh process it ran in.
-        first_ms: first inference of each process, milliseconds.
-        init_ms: loading the file and making the session, each process, milliseconds.
-        peak_memory_bytes: high-water mark of a fresh process that only ran this file.
-        conditions: of each process; empty where nobody looked.
-        kind: `measured` on the target itself, `host` another computer standing in, `emulated`.
-        operators_delegated: operators that the backend took, of `operators_total` that the runtime's graph
-            has, in `partitions` parts; None where the runtime has no delegates, or does not tell.
-        gpu: as its driver names it; None where none ran the file, or no driver tells.
-    """
-
-    artifact_id: str
-    device: str
-    runtime: str
-    runtime_version: str
-    delegate: str
-    kind: Kind
-    protocol: Protocol
-    latency_ms: NDArray[np.float64]
-    process: NDArray[np.int64]
-    first_ms: tuple[float, ...]
-    init_ms: tuple[float, ...]
-    peak_memory_bytes: int
-    conditions: tuple[Conditions, ...] = ()
-    operators_delegated: int | None = None
-    operators_total: int | None = None
-    partitions: int | None = None
-    gpu: str | None = None
-
-    @property
-    def median_ms(self) -> float:
-        """Median of the timed runs."""
-        return float(np.median(self.latency_ms))
-
-    @property
-    def p90_ms(self) -> float:
-        """90th percentile of the timed runs."""
-        return float(np.percentile(self.latency_ms, 90))
-
-    @property
-    def p95_ms(self) -> float:
-        """95th percentile of the timed runs."""
-        return float(np.percentile(self.latency_ms, 95))
-
-    @property
-    def p99_ms(self) -> float | None:
-        """99th percentile; None below 1,000 runs, where it means little."""
-        return float(np.percentile(self.latency_ms, 99)) if len(self.latency_ms) >= 1000 else None
-
-    @property
-    def process_medians_ms(self) -> tuple[float, ...]:
-        """Median of each fresh process: their spread tells a noisy machine."""
-        return tuple(float(np.median(self.latency_ms[self.process == p])) for p in np.unique(self.process))
 
 
 @dataclass(frozen=True)

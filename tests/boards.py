@@ -212,7 +212,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, sshd(copy(Path(place)), Path(place)) as (port, key, server):
         print(
             f"edgekd devices add emulated-arm --via ssh://root@127.0.0.1:{port} --identity {key} \\\n"
-            f"  --known-hosts {place}/known --accept-new --python python3.11 --packages /opt/site --emulated",
+            f"  --known-hosts {place}/known --accept-new --emulated \\\n"
+            "  --python python3.11 --packages /opt/site\n"
+            "or, with neither root nor a server, and for --count-instructions:\n"
+            f"edgekd devices add emulated-arm --via qemu://{tree()} --cpu {CPU} \\\n"
+            "  --python python3.11 --packages /opt/site",
             flush=True,
         )
         with contextlib.suppress(KeyboardInterrupt):

@@ -47,7 +47,7 @@ def linear_onnx(path, weight, bias, batch="N"):
     )
 
 
-def conv_onnx(path, weight, zero=None):
+def conv_onnx(path, weight, zero=None, size=6):
     """Convolution 3x3, ReLU, mean over the image; with `zero` (a numpy int8 or uint8), Q/DQ around each.
 
     Activations are quantized in steps of 1/4 from that zero point, weights in
@@ -79,7 +79,7 @@ def conv_onnx(path, weight, zero=None):
     return write_onnx(
         path,
         nodes,
-        [("x", ["N", weight.shape[1], 6, 6])],
+        [("x", ["N", weight.shape[1], size, size])],
         [("y", ["N", weight.shape[0]])],
         constants,
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgekd.types import Measurement, Protocol
+from edgekd.measurements import Measurement, Protocol
 
 
 def measured(latency_ms=None, process=None, **changes):

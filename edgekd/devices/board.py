@@ -24,13 +24,14 @@ from edgekd.devices.known import Device
 from edgekd.devices.link import Link, LinkError
 from edgekd.devices.local import is_target
 from edgekd.errors import MeasurementError
+from edgekd.measurements import Kind
 from edgekd.runtimes import RUNTIMES
 from edgekd.store import sha256_file
-from edgekd.types import Kind
 
 LINKS: Mapping[str, str] = {
     "adb": "edgekd.devices.adb:AdbLink",
     "local": "edgekd.devices.process:LocalLink",
+    "qemu": "edgekd.devices.qemu:QemuLink",
     "ssh": "edgekd.devices.ssh:SshLink",
 }
 # By then an agent whose link fell silent has ended: two at once would disturb each other's clocks.

@@ -49,10 +49,21 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "ratios": {"id": _TEXTS, "value": _NUMBERS, "standard_error": _NUMBERS, "reference_ms": _NUMBERS},
     "memory": {"id": _TEXTS, "peak_memory_bytes": _NUMBERS},
     "operators": {"id": _TEXTS, "operators": _LISTS},
-    "machine": {"cpu": _TEXTS, "isa": _TEXTS, "board": _TEXTS, "all_features": _LISTS, "runtimes": _TABLES},
+    "machine": {
+        "cpu": _TEXTS,
+        "isa": _TEXTS,
+        "board": _TEXTS,
+        "all_features": _LISTS,
+        "denied_features": _LISTS,
+        "runtimes": _TABLES,
+    },
     "error": {"message": _TEXTS, "hint": _TEXTS},
     "done": {},
 }
+
+
+class IllegalInstructionError(MeasurementError):
+    """The process on the device was ended since its processor does not have an instruction."""
 
 
 class RunJob(Protocol):
@@ -110,6 +121,12 @@ class Events:
             raise MeasurementError(message, hint=last["hint"])
         if last["event"] != "done" or returncode != 0:
             noise = self._noise.decode(errors="replace")
+            if _signal(returncode) is signal.SIGILL:
+                raise IllegalInstructionError(
+                    f"{self._name}: the process was ended by SIGILL, an illegal instruction: the file or its "
+                    "runtime uses instructions that this processor does not have",
+                    hint="its /proc/cpuinfo, or the runtime itself, claims what is not there",
+                )
             raise MeasurementError(f"{self._name}: the process {_ending(returncode)}{_last_words(noise)}")
         return tuple(self._found)
 
@@ -141,7 +158,9 @@ class Events:
             raise MeasurementError(
                 f"{self._name}: the agent says that {taken} of {total} operators were taken"
             )
-        if name == "machine" and not all(isinstance(text, str) for text in event["all_features"]):
+        if name == "machine" and not all(
+            isinstance(text, str) for text in event["all_features"] + event["denied_features"]
+        ):
             raise MeasurementError(f"{self._name}: the agent sent features that are no texts")
         return event
 
@@ -187,13 +206,15 @@ def _ids(job: Mapping[str, Any]) -> list[str]:
     return [str(model.get("id")) for model in models]
 
 
-def _ending(returncode: int) -> str:
+def _signal(returncode: int) -> signal.Signals | None:
     # A shell that tells of a signal adds 128 to it.
     number = -returncode if returncode < 0 else returncode - 128
-    try:
-        return f"was ended by {signal.Signals(number).name}"
-    except ValueError:
-        return f"ended early with code {returncode}"
+    return signal.Signals(number) if number in signal.valid_signals() and number > 0 else None
+
+
+def _ending(returncode: int) -> str:
+    by = _signal(returncode)
+    return f"ended early with code {returncode}" if by is None else f"was ended by {by.name}"
 
 
 def _last_words(noise: str) -> str:

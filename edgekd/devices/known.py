@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgekd.config import Strict, build
 from edgekd.errors import UsageError, nearest
@@ -18,12 +18,17 @@ from edgekd.store import write_atomic
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # never an option of ssh or adb
+_CPU = re.compile(r"[a-z0-9][a-z0-9._-]*(,[a-z0-9._=-]+)*")  # as `qemu-aarch64 -cpu help` names them
+_WAYS = "give ssh://user@host[:port], adb://SERIAL, adb://host:port, qemu:///FOLDER, or local"
 
 
 class Device(Strict):
     """A device by the way to it."""
 
-    via: str = Field(description="ssh://user@host[:port], adb://SERIAL, adb://host:port, or local")
+    via: str = Field(
+        description="ssh://user@host[:port], adb://SERIAL, adb://host:port, qemu:///FOLDER with an arm64 "
+        "tree on this computer, or local"
+    )
     python: str = Field(
         default="python3", description="the interpreter on the device, 3.10 or later, with numpy"
     )
@@ -38,19 +43,30 @@ class Device(Strict):
         default=None, description="file of the SSH key; left out: the agent's and yours"
     )
     known_hosts: str | None = Field(default=None, description="file of SSH host keys; left out: yours")
+    benchmark_model: str | None = Field(
+        default=None,
+        description="path on an Android device of Google's benchmark_model, in place of a Python",
+    )
     emulated: bool = Field(default=False, description="whether it is an emulator: its times are none")
+    cpu: str | None = Field(
+        default=None, description="the processor that qemu is told to be, such as cortex-a76; with qemu:///"
+    )
 
     @field_validator("via")
     @classmethod
     def _reachable(cls, via: str) -> str:
         if via != "local":
             parts = urlsplit(via)
+            if parts.scheme == "qemu":
+                if parts.netloc or not parts.path.startswith("/") or parts.query or parts.fragment:
+                    raise ValueError("give qemu:///FOLDER, with the folder's whole path")
+                return via
             try:
                 _ = parts.port
             except ValueError:
                 raise ValueError("its port is no number up to 65535") from None
             if parts.scheme not in ("ssh", "adb") or parts.path or parts.query or parts.fragment:
-                raise ValueError("give ssh://user@host[:port], adb://SERIAL, adb://host:port, or local")
+                raise ValueError(_WAYS)
             if parts.password is not None:
                 # Not as the value that pydantic would show.
                 raise UsageError("via: no password stands there", hint="a key does: ssh-keygen, ssh-copy-id")
@@ -61,20 +77,30 @@ class Device(Strict):
                 raise ValueError("ADB has no users")
         return via
 
-    @field_validator("folder")
+    @field_validator("folder", "benchmark_model")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:
         if folder is not None and not folder.startswith("/"):
             raise ValueError("a path from the root: /...")
         return folder
 
-    @property
-    def is_emulator(self) -> bool:
-        """Whether its times are none: said by the user, or by Android's own name for it."""
-        return self.emulated or self.via.startswith("adb://emulator-")
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.benchmark_model is not None and self.scheme != "adb":
+            raise ValueError("benchmark_model is for devices over ADB; others have a Python")
+        if (self.scheme == "qemu") != (self.cpu is not None):
+            raise ValueError("cpu and qemu:/// go together: --cpu cortex-a76")
+        if self.cpu is not None and not _CPU.fullmatch(self.cpu):
+            raise ValueError(f"cpu = {self.cpu!r} is no processor of qemu's: qemu-aarch64 -cpu help")
+        return self
 
     @property
-    def scheme(self) -> Literal["local", "ssh", "adb"]:
+    def is_emulator(self) -> bool:
+        """Whether its times are none."""
+        return self.emulated or self.scheme == "qemu" or self.via.startswith("adb://emulator-")
+
+    @property
+    def scheme(self) -> Literal["local", "ssh", "adb", "qemu"]:
         """How it is reached."""
         return "local" if self.via == "local" else urlsplit(self.via).scheme  # type: ignore[return-value]
 

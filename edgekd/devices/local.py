@@ -17,7 +17,7 @@ from edgekd.config import Target
 from edgekd.devices import machine
 from edgekd.devices.events import Event, Events, named
 from edgekd.errors import MeasurementError
-from edgekd.types import Kind
+from edgekd.measurements import Kind
 
 
 def run_agent(job: Mapping[str, Any], *, time_limit_s: float = 600.0) -> tuple[Event, ...]:
@@ -86,9 +86,17 @@ def local_kind(target: Target, proc: Path = Path("/proc")) -> Kind:
 
 def is_target(identity: Mapping[str, Any], target: Target) -> bool:
     """Whether a computer (`machine.identity`) is what a target's profile stands for."""
-    processor = target.processor
-    return (
-        processor.isa in ("any", identity["isa"])
-        and set(processor.features) <= set(identity["all_features"])
-        and (processor.board is None or processor.board in identity["board"])
-    )
+    return not differences(identity, target)
+
+
+def differences(identity: Mapping[str, Any], target: Target) -> list[str]:
+    """In what a computer (`machine.identity`) is not what a target's profile stands for, each in words."""
+    processor, found = target.processor, []
+    if processor.isa not in ("any", identity["isa"]):
+        found.append(f"its instruction set is {identity['isa']}, not {processor.isa}")
+    if lacks := sorted(set(processor.features) - set(identity["all_features"])):
+        found.append(f"its processor lacks {', '.join(lacks)}")
+    if processor.board is not None and processor.board not in identity["board"]:
+        board = identity["board"] and f"its board is {identity['board']!r}"
+        found.append(f"{board or 'it names no board'}, not {processor.board!r}")
+    return found

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,12 @@ TELLING = (
     "bf16",
     "sve",
 )
+
+
+# Bits of the words that Linux gives each process of aarch64 (AT_HWCAP, AT_HWCAP2), by its names in cpuinfo.
+_AUXV_HWCAP, _AUXV_HWCAP2 = 16, 26
+_HWCAP = {"asimd": 1, "asimdhp": 10, "asimdrdm": 12, "asimddp": 20, "sve": 22, "asimdfhm": 23}
+_HWCAP2 = {"i8mm": 13, "bf16": 14}
 
 
 def host_info(proc: Path = Path("/proc")) -> dict[str, Any]:
@@ -53,16 +61,42 @@ def host_info(proc: Path = Path("/proc")) -> dict[str, Any]:
 
 def identity(proc: Path = Path("/proc")) -> dict[str, Any]:
     """What tells whether a target's profile is of this computer."""
-    model = read(proc / "device-tree" / "model").strip("\0\n ")
-    return {"isa": platform.machine(), "all_features": sorted(features(proc)), "board": model}
+    model = android() or read(proc / "device-tree" / "model").strip("\0\n ")
+    return {
+        "isa": platform.machine(),
+        "all_features": sorted(features(proc)),
+        "denied_features": sorted(denied(proc)),
+        "board": model,
+    }
+
+
+def android(system: Path = Path("/system")) -> str:
+    """`Android` and the phone's model, or nothing: elsewhere, or where the phone does not say."""
+    properties = read(system / "build.prop")  # apps may not read it, and have ANDROID_ROOT
+    if not properties and "ANDROID_ROOT" not in os.environ:
+        return ""
+    try:
+        command = ["getprop", "ro.product.model"]
+        said = subprocess.run(command, capture_output=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        said = b""
+    lines = properties.splitlines()
+    written = next((line.partition("=")[2] for line in lines if line.startswith("ro.product.model=")), "")
+    model = said.decode("utf-8", errors="replace").strip() or written.strip()
+    return f"Android {model}" if model else ""
 
 
 def read(path: Path) -> str:
     """A file of the kernel's, or nothing where it has none, or does not give it."""
+    return read_bytes(path).decode("utf-8", errors="replace")
+
+
+def read_bytes(path: Path) -> bytes:
+    """As `read`, as it is."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()
     except OSError:
-        return ""
+        return b""
 
 
 def _cpuinfo(proc: Path) -> list[tuple[str, str]]:
@@ -71,7 +105,27 @@ def _cpuinfo(proc: Path) -> list[tuple[str, str]]:
 
 
 def features(proc: Path) -> set[str]:
-    """Features that every core has (big and little cores may differ)."""
+    """Features that every core has (big and little cores may differ), without what is denied."""
+    return _claimed(proc) - denied(proc)
+
+
+def denied(proc: Path) -> set[str]:
+    """Features that cpuinfo claims, and the kernel tells its processes are not there: one of them is wrong.
+
+    Where an emulator brings a cpuinfo of another processor, what believes it dies by an illegal instruction.
+    """
+    words = {}
+    if platform.machine() == "aarch64":
+        content = read_bytes(proc / "self" / "auxv")
+        words = dict(struct.iter_unpack("QQ", content[: len(content) // 16 * 16]))
+    if _AUXV_HWCAP not in words:
+        return set()
+    known = ((_HWCAP, words[_AUXV_HWCAP]), (_HWCAP2, words.get(_AUXV_HWCAP2, 0)))
+    absent = {name for bits, word in known for name, bit in bits.items() if not word >> bit & 1}
+    return _claimed(proc) & absent
+
+
+def _claimed(proc: Path) -> set[str]:
     cores = [set(value.split()) for key, value in _cpuinfo(proc) if key in ("flags", "Features")]
     return set.intersection(*cores) if cores else set()
 

@@ -12,7 +12,7 @@ from edgekd.devices.board import Board
 from edgekd.devices.events import Event, RunJob
 from edgekd.devices.local import is_target
 from edgekd.errors import MeasurementError, UsageError, nearest
-from edgekd.types import Kind
+from edgekd.measurements import Kind
 
 # Of what a device says of itself: what makes a file's figures there those of another device. Not its
 # address, nor how warm it is.
@@ -60,6 +60,11 @@ def ask(devices: Mapping[str, str], targets: Sequence[Target]) -> dict[str, Plac
     found: dict[str, Place] = {}
     for name in dict.fromkeys(devices.values()):
         device = known.device(name)
+        if device.benchmark_model is not None:
+            raise UsageError(
+                f"device {name} has no Python, and benchmark_model gives no outputs to judge by",
+                hint="edgekd bench FILE --device measures there",
+            )
         with Board(name, device) as board:
             machine = board.machine()
         for target in (t for t in targets if devices.get(t.name) == name):

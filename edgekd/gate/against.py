@@ -15,7 +15,8 @@ from edgekd.errors import DataError, UsageError
 from edgekd.gate import statistics, timing
 from edgekd.gate.judge import inconclusive, obstacle_of, place, setting
 from edgekd.gate.pairing import Pair
-from edgekd.types import Check, Measurement, Status
+from edgekd.measurements import Measurement
+from edgekd.types import Check, Status
 
 
 def judge_same_teacher(pair: Pair, target: str) -> Check:

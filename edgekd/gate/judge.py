@@ -18,7 +18,8 @@ from edgekd.errors import UsageError
 from edgekd.gate import statistics, timing
 from edgekd.gate.evidence import Evidence
 from edgekd.gate.slices import Slice
-from edgekd.types import Check, Inventory, Measurement, Status, Verdict
+from edgekd.measurements import Measurement
+from edgekd.types import Check, Inventory, Status, Verdict
 
 MIN_PROCESSES = 3
 

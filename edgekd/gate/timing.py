@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekd.gate import statistics
-from edgekd.types import Conditions, Measurement
+from edgekd.measurements import Conditions, Measurement
 
 MAX_PROCESS_VARIATION = 0.15
 MAX_P95_OVER_MEDIAN = 1.5

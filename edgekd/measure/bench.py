@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from edgekd.config import Target
 from edgekd.devices.board import Board
-from edgekd.devices.events import RunJob
-from edgekd.devices.local import local_kind, run_agent
+from edgekd.devices.events import IllegalInstructionError, RunJob
+from edgekd.devices.instructions import Instructions
+from edgekd.devices.instructions import count as count_instructions
+from edgekd.devices.local import differences, local_kind, run_agent
 from edgekd.devices.machine import host_info
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.measure.inventory import inventory_of
-from edgekd.measure.latency import Subject, measure_latency
+from edgekd.measure.latency import Subject, job_model, measure_latency
+from edgekd.measurements import Kind, Measurement, Protocol
 from edgekd.progress import QUIET, Display
-from edgekd.types import Format, Inventory, Kind, Measurement, Protocol
+from edgekd.types import Format, Inventory
 
-_PROTOCOL = Protocol(warmup_runs=10, min_runs=1000, min_seconds=1.0, num_processes=3, num_threads=1)
-_RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
+PROTOCOL = Protocol(warmup_runs=10, min_runs=1000, min_seconds=1.0, num_processes=3, num_threads=1)
+# With --count-instructions: an emulator's times are none, so little is spent on them.
+_BRIEF = Protocol(warmup_runs=1, min_runs=10, min_seconds=0.0, num_processes=1, num_threads=1)
+# What runs a format, the first that a board has.
+_RUNTIMES: Mapping[Format, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "tflite": ("litert", "tflite_runtime"),
+}
+_PACKAGES = {
+    "litert": "ai-edge-litert",
+    "onnxruntime": "onnxruntime",
+    "tflite_runtime": "tflite-runtime",
+}
 _TFLITE_MAGIC = b"TFL3"
 
 
@@ -35,6 +51,8 @@ class Bench:
     measurement: Measurement
     inventory: Inventory
     machine: Mapping[str, Any]
+    instructions: Instructions | None = None
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The findings for JSON, without raw values."""
@@ -62,10 +80,12 @@ class Bench:
             "p95_ms": m.p95_ms,
             "p99_ms": m.p99_ms,
             "peak_memory_bytes": m.peak_memory_bytes,
+            **_counted(self.instructions),
             "int8_ops": self.inventory.int8_ops,
             "float_ops": self.inventory.float_ops,
             "operators": _tally(self.inventory),
             "device": m.device,
+            "notes": list(self.notes),
             "host": dict(self.machine),
         }
 
@@ -75,11 +95,12 @@ def bench(
     target: Target | None = None,
     num_threads: int | None = None,
     *,
-    protocol: Protocol = _PROTOCOL,
+    protocol: Protocol = PROTOCOL,
     seed: int = 0,
     display: Display = QUIET,
     board: Board | None = None,
     strict: bool = False,
+    instructions: bool = False,
 ) -> Bench:
     """Size, latency, peak memory and operators of a model file, on random inputs.
 
@@ -92,17 +113,95 @@ def bench(
         display: where progress is shown.
         board: an open device; None for this computer.
         strict: as long as MLPerf asks for: `Protocol.strict`.
+        instructions: whether to count those of an inference too, on a device that is an arm64 tree.
 
     Raises:
         UsageError: there is no such file, or it is not of the target's format.
         MeasurementError: it is no model, or does not run.
     """
+    if instructions and board is None:
+        raise UsageError(
+            "instructions are counted on a device that is an arm64 tree of this computer",
+            hint="edgekd devices add NAME --via qemu:///FOLDER --cpu cortex-a76, then --device NAME",
+        )
+    how = how_to(path, target, num_threads, protocol=protocol, board=board, strict=strict, brief=instructions)
+    for note in how.notes:
+        display.line(escape(note))
+    try:
+        # First, since it is refused at once where it cannot be.
+        counted = _count(how, board, seed) if instructions and board else None
+        (measured,) = measure_latency(
+            [how.subject],
+            how.protocol,
+            how.kind,
+            device=how.device,
+            seed=seed,
+            display=display,
+            run=how.run,
+        )
+        return Bench(
+            path,
+            how.format,
+            path.stat().st_size,
+            target.name if target else None,
+            measured,
+            inventory_of(path, how.format, run=how.run, runtime=how.subject.runtime),
+            how.machine,
+            counted,
+            how.notes,
+        )
+    except IllegalInstructionError as error:
+        raise _explained(error, how.machine, target) from None
+
+
+@dataclass(frozen=True)
+class How:
+    """Where and how a file is run.
+
+    Attributes:
+        subject: the file, with the runtime that is there.
+        format: of the file.
+        protocol: of the runs.
+        kind: whether that is the target.
+        device: its name.
+        machine: what it is.
+        run: does the agent's jobs there.
+        notes: in what it is not what was asked for.
+    """
+
+    subject: Subject
+    format: Format
+    protocol: Protocol
+    kind: Kind
+    device: str
+    machine: Mapping[str, Any]
+    run: RunJob
+    notes: tuple[str, ...]
+
+
+def how_to(
+    path: Path,
+    target: Target | None,
+    num_threads: int | None,
+    *,
+    protocol: Protocol = PROTOCOL,
+    board: Board | None = None,
+    strict: bool = False,
+    brief: bool = False,
+) -> How:
+    """Where and how a file is run; the arguments are those of `bench`, `brief` is for what times nothing.
+
+    Raises:
+        UsageError: there is no such file, or it is not of the target's format.
+        MeasurementError: it is no model, or the device has no runtime for it.
+    """
     found = sniff(path)
-    runtime, delegate = _RUNTIME[found], "cpu"
+    runtime, delegate = _RUNTIMES[found][0], "cpu"
     kind: Kind = local_kind(target) if target else "host"
     host: Mapping[str, Any] = host_info()
     device = target.name if target else "this computer"
     run: RunJob = run_agent
+    notes: list[str] = []
     if board is not None:
         host = board.machine()
         device, kind, run = board.name, board.kind(host, target), board.run
@@ -113,28 +212,71 @@ def bench(
             )
         runtime, delegate = target.runtime.name, target.runtime.delegate
         protocol = Protocol(**target.protocol.model_dump(), num_threads=target.runtime.num_threads)
+        if board is not None and (unlike := differences(host, target)):
+            notes.append(f"{board.name} is not what target {target.name} stands for: {'; '.join(unlike)}")
+    if board is not None and (there := _there(board.name, host, found)) != runtime:
+        if target is not None:
+            said = f"target {target.name} names {runtime}, which {board.name} does not have"
+            notes.append(f"{said}: it ran in {there} {host['runtimes'][there]}")
+            kind = "host" if kind == "measured" else kind  # the target's runtime is part of what it is
+        runtime = there
+    if brief:
+        protocol = replace(_BRIEF, num_threads=protocol.num_threads)
     if strict:
         protocol = protocol.strict()
     if num_threads is not None:
-        protocol = Protocol(**{**vars(protocol), "num_threads": num_threads})
-    (measured,) = measure_latency(
-        [Subject(path.name, path, runtime, delegate)],
-        protocol,
-        kind,
-        device=device,
-        seed=seed,
-        display=display,
-        run=run,
+        protocol = replace(protocol, num_threads=num_threads)
+    return How(
+        Subject(path.name, path, runtime, delegate), found, protocol, kind, device, host, run, tuple(notes)
     )
-    return Bench(
-        path,
-        found,
-        path.stat().st_size,
-        target.name if target else None,
-        measured,
-        inventory_of(path, found, run=run),
-        host,
-    )
+
+
+def _there(name: str, host: Mapping[str, Any], found: Format) -> str:
+    """The runtime for a format that a device has, the preferred one first."""
+    there = next((runtime for runtime in _RUNTIMES[found] if host["runtimes"].get(runtime)), None)
+    if there is None:
+        wanted = " nor ".join(_RUNTIMES[found])
+        raise MeasurementError(
+            f"{name}: it has no runtime for {found}: not {wanted}",
+            hint=f"pip install {' or '.join(_PACKAGES[runtime] for runtime in _RUNTIMES[found])} there",
+        )
+    return there
+
+
+def _count(how: How, board: Board, seed: int) -> Instructions:
+    model = job_model(how.subject, how.protocol.num_threads)
+    return count_instructions(board.device, model, seed=seed)
+
+
+def _counted(found: Instructions | None) -> dict[str, Any]:
+    """Instructions for JSON: they are no time."""
+    if found is None:
+        return {}
+    return {
+        "instructions_per_inference": found.per_inference,
+        "instructions_least": found.least,
+        "instructions_most": found.most,
+        "instructions_runs": found.num_runs,
+        "instructions_processor": found.processor,
+        "instructions_emulator": found.emulator,
+    }
+
+
+def _explained(
+    error: IllegalInstructionError, host: Mapping[str, Any], target: Target | None
+) -> MeasurementError:
+    """An illegal instruction, with what is claimed of the processor and not there, as far as is known."""
+    claims = []
+    if denied := host.get("denied_features"):
+        claims.append(f"its /proc/cpuinfo claims {', '.join(denied)}, its kernel denies that")
+    if target is not None and (lacks := sorted(set(target.processor.features) - set(_features(host)))):
+        claims.append(f"processor.features of target {target.name} name {', '.join(lacks)}, it lacks them")
+    message = "; ".join([error.message, *claims])
+    return MeasurementError(message, hint=error.hint if not claims else "correct what claims them")
+
+
+def _features(host: Mapping[str, Any]) -> list[str]:
+    return list(host["all_features"] if "all_features" in host else host["features"])
 
 
 def sniff(path: Path) -> Format:

@@ -36,7 +36,12 @@ HYBRID = "float32xint8"
 
 
 def inventory_of(
-    path: Path, file_format: Format, *, time_limit_s: float = 300.0, run: RunJob = run_agent
+    path: Path,
+    file_format: Format,
+    *,
+    time_limit_s: float = 300.0,
+    run: RunJob = run_agent,
+    runtime: str | None = None,
 ) -> Inventory:
     """The operators of a file, counted as int8 or float.
 
@@ -45,6 +50,7 @@ def inventory_of(
     operators. TFLite: the file's own graph, before delegates. An operator with
     float activations and int8 weights computes in int8 and has dtype
     "float32xint8". Operators on integers such as shapes count as neither.
+    `runtime` reads the file; None for the format's own.
 
     Raises:
         MeasurementError: the file does not load.
@@ -52,7 +58,7 @@ def inventory_of(
     model = {
         "id": path.name,
         "path": str(path.resolve()),
-        "runtime": _RUNTIME[file_format],
+        "runtime": runtime or _RUNTIME[file_format],
         "delegate": "cpu",
         "num_threads": 1,
     }

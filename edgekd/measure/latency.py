@@ -18,8 +18,9 @@ from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
 from edgekd.layouts import Layout, to_layout
 from edgekd.measure.memory import peak_memory_bytes
+from edgekd.measurements import Conditions, Kind, Measurement, Protocol
 from edgekd.progress import QUIET, Display
-from edgekd.types import Artifact, Conditions, Kind, Measurement, Protocol
+from edgekd.types import Artifact
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,17 @@ def _model(one: Subject, num_threads: int, folder: Path) -> dict[str, Any]:
     if one.sample is not None:
         stored = folder.resolve() / f"{len(list(folder.iterdir()))}.npy"
         np.save(stored, one.sample, allow_pickle=False)
+    return {**job_model(one, num_threads), "input": None if stored is None else str(stored)}
+
+
+def job_model(one: Subject, num_threads: int) -> dict[str, Any]:
+    """A file as the model of an agent's job."""
     return {
         "id": one.id,
         "path": str(one.path.resolve()),
         "runtime": one.runtime,
         "delegate": one.delegate,
         "num_threads": num_threads,
-        "input": None if stored is None else str(stored),
     }
 
 

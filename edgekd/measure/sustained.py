@@ -5,13 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from edgekd.devices.events import Event, RunJob
 from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
-from edgekd.measure.latency import Subject
+from edgekd.measure.latency import Subject, job_model
 
 MOST_WINDOWS = 300
 SLOWER = 1.10  # times what a run took at first
@@ -89,7 +87,7 @@ def measure_sustained(
         )
     job = {
         "mode": "sustained",
-        "model": _model(one, num_threads),
+        "model": job_model(one, num_threads),
         "warmup_runs": _WARMUP_RUNS,
         "seconds": seconds,
         "window_s": window_s,
@@ -112,17 +110,6 @@ def slowed_at_s(windows: Sequence[Window]) -> float | None:
         if means[number] > limit and statistics.median(means[number : number + _NEXT]) > limit:
             return windows[number].at_s
     return None
-
-
-def _model(one: Subject, num_threads: int) -> dict[str, Any]:
-    path = str(Path(one.path).resolve())
-    return {
-        "id": one.id,
-        "path": path,
-        "runtime": one.runtime,
-        "delegate": one.delegate,
-        "num_threads": num_threads,
-    }
 
 
 def _window(event: Event) -> Window:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from edgekd.measurements import Kind
 from edgekd.report.base_records import (
     Count,
     Interval,
@@ -19,7 +20,7 @@ from edgekd.report.base_records import (
     Share,
 )
 from edgekd.report.figure_records import ClassDrops, Contents, Flips, LatencyDistribution
-from edgekd.types import Format, Kind, Status
+from edgekd.types import Format, Status
 
 
 class FileRecord(Record):

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from edgekd.measurements import Kind
 from edgekd.report.artifact_records import ArtifactRecord, MeasurementRecord
 from edgekd.report.base_records import Count, MetricValue, PredictionsFile, Record, Sha256, StoredFile
 from edgekd.report.figure_records import Gallery
-from edgekd.types import Kind, Status
+from edgekd.types import Status
 
 
 class RecipeRecord(BaseModel):

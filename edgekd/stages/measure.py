@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgekd.measure.latency import measure_latency, subject
+from edgekd.measurements import Protocol
 from edgekd.nodes import Node
 from edgekd.stages.context import Context, artifact_of
 from edgekd.stages.evaluate import opened
 from edgekd.stages.export import layout_of
-from edgekd.types import Protocol
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:

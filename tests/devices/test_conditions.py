@@ -124,10 +124,10 @@ def test_a_quota_on_the_process_makes_its_latency_inconclusive(quarter, tmp_path
         return done.returncode, json.loads(done.stdout)
 
     code, held = bench(quarter(*command))
-    assert code == 3 and held["check"]["status"] == "INCONCLUSIVE"
+    assert code == 3 and held["checks"][0]["status"] == "INCONCLUSIVE"
     assert held["median_ms"] >= 3
     assert held["p95_ms"] > 1.5 * held["median_ms"]
-    assert "a CPU quota of its cgroup held it for" in held["check"]["detail"]
-    assert "noisy: the 95th percentile is" in held["check"]["detail"]
+    assert "a CPU quota of its cgroup held it for" in held["checks"][0]["detail"]
+    assert "noisy: the 95th percentile is" in held["checks"][0]["detail"]
     _, free = bench(command)
-    assert "quota" not in free["check"]["detail"]
+    assert "quota" not in free["checks"][0]["detail"]

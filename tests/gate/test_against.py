@@ -8,7 +8,8 @@ import pytest
 from edgekd import gate
 from edgekd.errors import DataError, UsageError
 from edgekd.gate.against import ratio_interval
-from edgekd.types import Measurement, Predictions, Protocol
+from edgekd.measurements import Measurement, Protocol
+from edgekd.types import Predictions
 
 
 def measured(latency_ms, **changes):

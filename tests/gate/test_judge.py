@@ -27,7 +27,8 @@ from edgekd.gate import (
     samples_needed,
 )
 from edgekd.gate.evidence import by_counts
-from edgekd.types import Check, Inventory, Operator, Predictions, Protocol, Status, Verdict
+from edgekd.measurements import Protocol
+from edgekd.types import Check, Inventory, Operator, Predictions, Status, Verdict
 
 PASS, FAIL, INCONCLUSIVE, NOT_APPLICABLE = (
     Status.PASS,

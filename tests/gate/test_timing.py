@@ -6,7 +6,8 @@ from timed_runs import measured
 
 from edgekd.gate import judge_int8_beats_float, judge_latency
 from edgekd.gate.timing import noisy, quantile_interval, unsteady
-from edgekd.types import Conditions, Status
+from edgekd.measurements import Conditions
+from edgekd.types import Status
 
 QUIET = Conditions((0, 1), 0.0, 0, (), (2_400_000, 2_400_000), (50.0, 55.0))
 

@@ -10,7 +10,7 @@ from edgekd.cli import main
 from edgekd.config import EmissionConfig, Processor, ProtocolConfig, RuntimeConfig, Target
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.measure.bench import bench, sniff
-from edgekd.types import Protocol
+from edgekd.measurements import Protocol
 
 SHORT = Protocol(warmup_runs=1, min_runs=10, min_seconds=0.02, num_processes=2, num_threads=1)
 

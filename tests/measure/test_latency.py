@@ -7,7 +7,8 @@ from nets import Tracking
 
 from edgekd.errors import MeasurementError
 from edgekd.measure.latency import Subject, measure_latency, subject
-from edgekd.types import Artifact, File, InputSpec, Protocol
+from edgekd.measurements import Protocol
+from edgekd.types import Artifact, File, InputSpec
 
 PROTOCOL = Protocol(warmup_runs=2, min_runs=25, min_seconds=0.05, num_processes=2, num_threads=1)
 

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from edgekd import cli, comparing
 from edgekd.comparing_timings import _beyond, _Ratio, ratio_of
 from edgekd.errors import DataError, EdgeKDError, UsageError
+from edgekd.measurements import Measurement, Protocol
 from edgekd.report.compare import cell, headline, html
 from edgekd.report.compared import Change
 from edgekd.report.schema import parse
 from edgekd.stored import read_measurement
-from edgekd.types import Measurement, Protocol
 
 TARGETS = ("host", "x86-onnx")
 ROOT = Path(__file__).resolve().parents[2]
