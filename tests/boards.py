@@ -5,6 +5,7 @@ on it means anything. `python tests/boards.py` starts one, says how to name it, 
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -70,7 +71,8 @@ def obstacle() -> str:
 
 def tree() -> Path:
     """The board's files, built where they are not there yet."""
-    return kept(f"arm64-{VERSION}", _build)
+    versions = hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()[:8]
+    return kept(f"arm64-{VERSION}-{versions}", _build)
 
 
 def copy(folder: Path) -> Path:

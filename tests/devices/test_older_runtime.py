@@ -1,11 +1,9 @@
 """tflite_runtime 2.14, which needs numpy 1, in an environment of its own: a board that has nothing else."""
 
-import fcntl
 import json
-import subprocess
 import sys
 
-import boards
+import debian
 import numpy as np
 import pytest
 from model_files import linear_onnx, linear_tflite
@@ -25,19 +23,16 @@ PACKAGES = ("tflite-runtime==2.14.0", "numpy==1.26.4")
 SHORT = Protocol(warmup_runs=1, min_runs=20, min_seconds=0.0, num_processes=2, num_threads=1)
 
 
+def build(place):
+    """Only its Python is started, so that it works wherever it is moved to."""
+    debian.run(sys.executable, "-m", "venv", place)
+    debian.run(place / "bin/python", "-m", "pip", "install", "--quiet", *PACKAGES)
+
+
 @pytest.fixture(scope="module")
 def older(tmp_path_factory):
     """This computer as a device whose Python has that runtime alone, built once."""
-    place = boards.CACHE / "tflite-runtime-2.14.0"
-    boards.CACHE.mkdir(parents=True, exist_ok=True)
-    with (boards.CACHE / "lock-older").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of pytest
-        if not (place / "done").exists():
-            pip = [place / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            for command in ([sys.executable, "-m", "venv", "--clear", place], [*pip, *PACKAGES]):
-                done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-                assert done.returncode == 0, done.stderr[-2000:]
-            (place / "done").touch()
+    place = debian.kept("tflite-runtime-2.14.0", build)
     # Its own packages and no others: a PYTHONPATH of the tests' would bring ours.
     empty = str(tmp_path_factory.mktemp("none"))
     return Device(via="local", python=str(place / "bin/python"), packages=empty)
