@@ -72,14 +72,15 @@ def measure_sustained(
     num_threads: int,
     cores: Sequence[int] = (),
     seed: int = 0,
+    window_s: float | None = None,
     run: RunJob = run_agent,
 ) -> Sustained:
-    """Runs a file for so long on random inputs, by windows of a second or more.
+    """Runs a file for so long on random inputs, by windows of a second or more unless told otherwise.
 
     Raises:
         MeasurementError: the file does not run, or the time is too short to tell anything.
     """
-    window_s = max(1.0, seconds / MOST_WINDOWS)
+    window_s = window_s or max(1.0, seconds / MOST_WINDOWS)
     if seconds < (_FIRST + _NEXT) * window_s:
         raise MeasurementError(
             f"{seconds:g} s of sustained load: too short to see a device slow down",

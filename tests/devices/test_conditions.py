@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from model_files import write_onnx
 from runs import ROOT
 
 from edgekd.devices.conditions import pin, snapshot, throttled_ms
+from edgekd.measure.latency import Subject
+from edgekd.measure.sustained import Window, measure_sustained, slowed_at_s
+from edgekd.report import over_time
 
 CPU_V1 = Path("/sys/fs/cgroup/cpu")
 CPU_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
@@ -92,8 +97,8 @@ def test_cores_are_set_and_read_back():
 
 
 @pytest.fixture
-def quarter():
-    """A cgroup with a quarter of a core: a function that says how a command is started in it."""
+def group():
+    """A cgroup of a quarter of a core, as a folder."""
     name = f"edgekd-{uuid.uuid4().hex[:8]}"
     if os.access(CPU_V1, os.W_OK) and (CPU_V1 / "cpu.cfs_quota_us").parent.is_dir():
         group, settings = CPU_V1 / name, {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "25000"}
@@ -104,16 +109,53 @@ def quarter():
     group.mkdir()
     for key, value in settings.items():
         (group / key).write_text(value)
-    yield lambda *command: ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group), *command]
+    yield group
     group.rmdir()
 
 
-def test_a_quota_on_the_process_makes_its_latency_inconclusive(quarter, tmp_path):
-    """What takes some milliseconds an inference is held up for three quarters of each tenth of a second."""
+def slow_onnx(tmp_path):
+    """Some milliseconds an inference."""
     weights = {f"w{i}": np.eye(1024, dtype=np.float32) for i in range(6)}
     names = ["x", *(f"h{i}" for i in range(5)), "y"]
     nodes = [("MatMul", [names[i], f"w{i}"], [names[i + 1]], {}) for i in range(6)]
-    path = write_onnx(tmp_path / "slow.onnx", nodes, [("x", [64, 1024])], [("y", [64, 1024])], weights)
+    return write_onnx(tmp_path / "slow.onnx", nodes, [("x", [64, 1024])], [("y", [64, 1024])], weights)
+
+
+def test_a_device_that_slows_down_under_load_is_seen_and_drawn(group, tmp_path):
+    """The agent's process is given a quota after two seconds."""
+    file = Subject("slow", slow_onnx(tmp_path), "onnxruntime")
+
+    def slow_down():
+        time.sleep(3.5)
+        agents = [p for p in Path("/proc").glob("[0-9]*/cmdline") if b"edgekd.devices.agent" in read(p)]
+        mine = [p.parent.name for p in agents if int(parent_of(p.parent)) == os.getpid()]
+        (group / "cgroup.procs").write_text(mine[0])
+
+    thread = threading.Thread(target=slow_down)
+    thread.start()
+    found = measure_sustained(file, 9.0, num_threads=1, window_s=0.25)
+    thread.join()
+    assert found.slowed_at_s is not None and 1.5 < found.slowed_at_s < 5
+    assert found.last_ms > 2 * found.first_ms > 0
+    assert sum(w.num_runs for w in found.windows) > 50
+    text = over_time.page(found, "slow.onnx", "this computer")
+    assert f"The device slowed down after {found.slowed_at_s:.0f} s" in text and 'class="slowed"' in text
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def parent_of(process):
+    return read(process / "stat").rpartition(b")")[2].split()[1]
+
+
+def test_a_quota_on_the_process_makes_its_latency_inconclusive(group, tmp_path):
+    """What takes some milliseconds an inference is held up for three quarters of each tenth of a second."""
+    path = slow_onnx(tmp_path)
     command = [sys.executable, "-m", "edgekd", "bench", str(path), "--target", "x86-onnx", "--json"]
     command += ["--max-latency-ms", "10000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -123,7 +165,8 @@ def test_a_quota_on_the_process_makes_its_latency_inconclusive(quarter, tmp_path
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
 
-    code, held = bench(quarter(*command))
+    inside = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group)]
+    code, held = bench([*inside, *command])
     assert code == 3 and held["checks"][0]["status"] == "INCONCLUSIVE"
     assert held["median_ms"] >= 3
     assert held["p95_ms"] > 1.5 * held["median_ms"]
@@ -131,3 +174,19 @@ def test_a_quota_on_the_process_makes_its_latency_inconclusive(quarter, tmp_path
     assert "noisy: the 95th percentile is" in held["checks"][0]["detail"]
     _, free = bench(command)
     assert "quota" not in free["checks"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("means", "at"),
+    [
+        ([10.0] * 40, None),
+        ([10.0] * 20 + [12.0] * 20, 20.0),
+        ([10.0] * 20 + [10.9] * 20, None),  # less than a tenth
+        ([10.0] * 20 + [30.0] * 3 + [10.0] * 17, None),  # a hiccup
+        ([10.0] * 20 + [30.0] * 3 + [10.0] * 7 + [12.0] * 10, 30.0),
+        ([30.0] + [10.0] * 39, None),  # the first is no level by itself
+    ],
+)
+def test_when_a_device_slowed_down(means, at):
+    windows = [Window(float(i), 1, mean, mean, None, None, None) for i, mean in enumerate(means)]
+    assert slowed_at_s(windows) == at
