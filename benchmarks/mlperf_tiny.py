@@ -35,6 +35,9 @@ def main() -> int:
     parser.add_argument("--device", help="a name of `edgekd devices list`")
     parser.add_argument("--output", type=Path, help="folder for the table")
     asked = parser.parse_args()
+    if "EDGEKD_DATA" not in os.environ:
+        print("mlperf_tiny: skipped, EDGEKD_DATA names no folder with models/mlperf_tiny")
+        return 0
     data = Path(os.environ["EDGEKD_DATA"]) / "models" / "mlperf_tiny"
     stand_in = Device(via="local", python=sys.executable)
     with Board(asked.device or "local", device(asked.device) if asked.device else stand_in) as board:

@@ -36,6 +36,7 @@ def add(
     emulated: Annotated[
         bool, typer.Option("--emulated", help="It is an emulator: its times are none.")
     ] = False,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: a variable of the agent's.")] = None,
     cpu: Annotated[
         str | None, typer.Option(help="With qemu:///FOLDER: the processor that qemu is, cortex-a76.")
     ] = None,
@@ -56,6 +57,7 @@ def add(
             "known_hosts": str(known_hosts.expanduser().resolve()) if known_hosts else None,
             "benchmark_model": benchmark_model,
             "emulated": emulated,
+            "environment": known.variables(env or ()),
             "cpu": cpu,
         },
         f"device {name}",
@@ -89,6 +91,7 @@ def check(name: Name, json_: Json = False) -> None:
     """Reach a device and tell what it is: processor, memory, runtimes, governor, temperature."""
     from edgekd.devices import android, known
     from edgekd.devices.board import Board
+    from edgekd.devices.works import trouble
     from edgekd.terminal import emit_json, show_machine
 
     device = known.device(name)
@@ -97,6 +100,8 @@ def check(name: Name, json_: Json = False) -> None:
     else:
         with Board(name, device) as board:
             found = board.machine()
+            there = [runtime for runtime, version in found["runtimes"].items() if version]
+            found["trouble"] = {runtime: trouble(board, runtime) for runtime in there}
     if json_:
         emit_json({key: value for key, value in found.items() if key != "event"})
     else:

@@ -228,7 +228,9 @@ def show_machine(name: str, found: Mapping[str, Any]) -> None:
         value = found.get(key)
         table.add_row(key, escape(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     for runtime, version in found.get("runtimes", {}).items():
-        table.add_row(escape(str(runtime)), escape(str(version or "not there")))
+        wrong = found.get("trouble", {}).get(runtime)
+        works = "" if wrong is None else f", does not work: {wrong}" if wrong else ", ran a model"
+        table.add_row(escape(str(runtime)), escape(f"{version}{works}" if version else "not there"))
     for key in ("governors", "clock_khz", "temperature_c"):
         table.add_row(key, escape(", ".join(map(str, found.get(key) or []))) or "not told")
     console.print(table)

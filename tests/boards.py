@@ -127,7 +127,7 @@ def sshd(root: Path, folder: Path):
         f"KbdInteractiveAuthentication no\nSetEnv QEMU_CPU={CPU}\n"
         "Subsystem sftp /usr/lib/openssh/sftp-server\n"
     )
-    command = ["chroot", root, "/usr/sbin/sshd", "-D", "-e", "-f", f"/etc/ssh/{port}/config"]
+    command = ["unshare", "-m", "chroot", root, "/usr/sbin/sshd", "-D", "-e", "-f", f"/etc/ssh/{port}/config"]
     with (folder / "sshd.log").open("w") as log:
         server = subprocess.Popen([*map(str, command)], stderr=log, env={**os.environ, "QEMU_CPU": CPU})
     try:
@@ -165,8 +165,10 @@ def adbd(root: Path, folder: Path):
     try:
         for _ in range(50):
             time.sleep(0.2)
-            if "connected" in _run(script, "connect", f"127.0.0.1:{port}", check=False).stdout:
+            said = _run(script, "connect", f"127.0.0.1:{port}", check=False).stdout
+            if "connected" in said:
                 break
+        assert "connected" in said, f"adbd does not answer: {said}"
         yield port, bin_, server
     finally:
         _run(script, "kill-server", check=False)

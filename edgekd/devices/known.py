@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from edgekd.errors import UsageError, nearest
 from edgekd.store import write_atomic
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # never an option of ssh or adb
 _CPU = re.compile(r"[a-z0-9][a-z0-9._-]*(,[a-z0-9._=-]+)*")  # as `qemu-aarch64 -cpu help` names them
 _WAYS = "give ssh://user@host[:port], adb://SERIAL, adb://host:port, qemu:///FOLDER, or local"
@@ -77,6 +78,13 @@ class Device(Strict):
                 raise ValueError("ADB has no users")
         return via
 
+    @field_validator("environment")
+    @classmethod
+    def _named(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
+        if wrong := next((name for name in environment if not _VARIABLE.fullmatch(name)), None):
+            raise ValueError(f"{wrong!r} is no name of a variable")
+        return environment
+
     @field_validator("folder", "benchmark_model")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:
@@ -103,6 +111,18 @@ class Device(Strict):
     def scheme(self) -> Literal["local", "ssh", "adb", "qemu"]:
         """How it is reached."""
         return "local" if self.via == "local" else urlsplit(self.via).scheme  # type: ignore[return-value]
+
+
+def variables(texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE of the command line.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    pairs = [text.partition("=") for text in texts]
+    if wrong := next((name for name, equals, _ in pairs if not equals), None):
+        raise UsageError(f"--env {wrong}: not NAME=VALUE", hint="--env VK_ICD_FILENAMES=/etc/vulkan/icd.json")
+    return {name: value for name, _, value in pairs}
 
 
 def file_of() -> Path:

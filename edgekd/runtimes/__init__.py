@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.errors import MeasurementError, UsageError
 from edgekd.runtimes._session import OperatorInfo, Session, TensorInfo
@@ -23,6 +24,7 @@ __all__ = [
     "version",
 ]
 
+PROBE_INPUT = np.array([[-1.5, 2.5]], np.float32)
 RUNTIMES = {
     "litert": "edgekd.runtimes.litert",
     "onnxruntime": "edgekd.runtimes.onnxruntime",
@@ -65,12 +67,21 @@ def probe(runtime: str) -> str:
         MeasurementError: it does not load the model, or computes something else.
         ImportError: it is not installed.
     """
-    suffix = "onnx" if runtime == "onnxruntime" else "tflite"
-    session = open_session(runtime, Path(__file__).with_name(f"probe.{suffix}"))
-    found = session.run(np.array([[-1.5, 2.5]], np.float32))
-    if found.tolist() != [[0.0, 2.5]]:
-        raise MeasurementError(f"{runtime}: relu(-1.5, 2.5) came out as {found.tolist()}")
+    session = open_session(runtime, probe_file(runtime))
+    if found := probe_trouble(session.run(PROBE_INPUT)):
+        raise MeasurementError(f"{runtime}: {found}")
     return session.version
+
+
+def probe_file(runtime: str) -> Path:
+    """The model that shows whether a runtime works."""
+    return Path(__file__).with_name("probe.onnx" if runtime == "onnxruntime" else "probe.tflite")
+
+
+def probe_trouble(found: NDArray[np.float32]) -> str:
+    """What is wrong with what that model gave for `PROBE_INPUT`, or nothing."""
+    right = found.tolist() == [[0.0, 2.5]]
+    return "" if right else f"relu(-1.5, 2.5) came out as {str(found.tolist())[:80]}"
 
 
 def version(runtime: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -40,7 +41,7 @@ def list_operators(path: Path) -> tuple[OperatorInfo, ...]:
 
 def preload() -> None:
     """Imports the runtime."""
-    _import()
+    version()
 
 
 class GpuSession(Session):
@@ -196,6 +197,7 @@ def _import() -> Any:
     return interpreter
 
 
+@functools.cache  # read from a file: not as a part of opening a session
 def version() -> str:
     """Of the package that is installed."""
     _import()  # which says how to get it

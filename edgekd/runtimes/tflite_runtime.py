@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from importlib import metadata
 from pathlib import Path
@@ -36,9 +37,10 @@ def list_operators(path: Path) -> tuple[OperatorInfo, ...]:
 
 def preload() -> None:
     """Imports the runtime."""
-    _import()
+    version()
 
 
+@functools.cache  # read from a file: not as a part of opening a session
 def version() -> str:
     """Of the package that is installed."""
     _import()  # which says how to get it

@@ -266,9 +266,11 @@ def test_the_commands(over_ssh, data_root, tmp_path, monkeypatch):
     options += ["--identity", over_ssh.identity, "--known-hosts", over_ssh.known_hosts]
     added = run.invoke(cli.app, ["devices", "add", "arm", *options])
     assert added.exit_code == 0 and "aarch64" in added.stdout, added.output
+    assert added.stdout.count("ran a model") == 2
     assert "arm" in run.invoke(cli.app, ["devices", "list"]).stdout
     found = run.invoke(cli.app, ["devices", "check", "arm", "--json"])
-    assert json.loads(found.stdout)["isa"] == "aarch64"
+    told = json.loads(found.stdout)
+    assert (told["isa"], told["trouble"]) == ("aarch64", {"litert": "", "onnxruntime": ""})
     model = str(data_root / "models/mlperf_tiny/ad01_int8.tflite")
     found = run.invoke(cli.app, ["bench", model, "--device", "arm", "--json"], catch_exceptions=False)
     bench = json.loads(found.stdout)

@@ -79,3 +79,12 @@ def test_the_agent_is_one_file(tmp_path):
 def test_a_folder_is_named_from_the_root():
     with pytest.raises(UsageError, match="a path from the root"):
         build(Device, {"via": "local", "folder": "~/edge"}, "device pi")
+
+
+def test_variables_of_the_agent(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path / "devices.json"))
+    assert known.variables(["A=1", "B=x=y"]) == {"A": "1", "B": "x=y"}
+    with pytest.raises(UsageError, match="--env A: not NAME=VALUE"):
+        known.variables(["A"])
+    with pytest.raises(UsageError, match="'-i' is no name of a variable"):
+        build(Device, {"via": "local", "environment": {"-i": "x"}}, "device")
