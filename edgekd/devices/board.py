@@ -54,6 +54,7 @@ class Board:
         self._link: Link | None = None
         self._folders: list[str] = []  # the last is in use
         self._there: dict[str, str] = {}  # sha256 -> name in the folder
+        self._called: dict[str, str] = {}  # name in the folder -> name here
         self._ended = True  # whether the last agent ended by itself
         self.left = ""  # what could not be removed, at the end
 
@@ -154,7 +155,12 @@ class Board:
             self._ended = False
             code = link.run(self._agent(link, agent), events.feed, events.feed_noise, time_limit_s)
             self._ended = True
-            found = events.ended(code)
+            try:
+                found = events.ended(code)
+            except MeasurementError as error:
+                for name, own in self._called.items():  # files have other names there
+                    error.message = error.message.replace(name, own)
+                raise
             if outputs is not None:
                 self._fetch(link, found, here / "scores.npy", Path(outputs), job)
                 # Samples are of use once only, and a board's disk is small.
@@ -196,6 +202,7 @@ class Board:
         if digest not in self._there:
             link.push(source, f"{self._path(link)}/{name}")
             self._there[digest] = name
+            self._called[name] = source.name
         return self._there[digest]
 
     def _fetch(

@@ -11,6 +11,7 @@ from edgekd.devices import known
 from edgekd.devices.board import Board
 from edgekd.devices.events import Event, RunJob
 from edgekd.devices.local import is_target
+from edgekd.devices.works import trouble
 from edgekd.errors import MeasurementError, UsageError, nearest
 from edgekd.measurements import Kind
 
@@ -51,7 +52,7 @@ def ask(devices: Mapping[str, str], targets: Sequence[Target]) -> dict[str, Plac
 
     Raises:
         UsageError: no such device, or a device for no target of the run.
-        MeasurementError: it cannot be reached, or lacks the runtime of its target.
+        MeasurementError: it cannot be reached, or its target's runtime or delegate does not work there.
     """
     names = [target.name for target in targets]
     if stray := next((target for target in devices if target not in names), None):
@@ -65,20 +66,33 @@ def ask(devices: Mapping[str, str], targets: Sequence[Target]) -> dict[str, Plac
                 f"device {name} has no Python, and benchmark_model gives no outputs to judge by",
                 hint="edgekd bench FILE --device measures there",
             )
+        own = [target for target in targets if devices.get(target.name) == name]
         with Board(name, device) as board:
             machine = board.machine()
-        for target in (t for t in targets if devices.get(t.name) == name):
-            if machine["runtimes"].get(target.runtime.name) is None:
-                raise MeasurementError(
-                    f"target {target.name}: device {name} has no {target.runtime.name}",
-                    hint=f"install it there for {device.python}; edgekd devices check {name}",
-                )
+            for target in own:
+                _check(board, machine, target)
+        for target in own:
             found[target.name] = {
                 "name": name,
                 "emulated": device.is_emulator,
                 "machine": _stable(machine),
             }
     return found
+
+
+def _check(board: Board, machine: Event, target: Target) -> None:
+    runtime = target.runtime
+    if machine["runtimes"].get(runtime.name) is None:
+        raise MeasurementError(
+            f"target {target.name}: device {board.name} has no {runtime.name}",
+            hint=f"install it there for {board.device.python}; edgekd devices check {board.name}",
+        )
+    if wrong := trouble(board, runtime.name, runtime.delegate):
+        raise MeasurementError(
+            f"target {target.name}: {runtime.name} with delegate {runtime.delegate!r} does not work on "
+            f"device {board.name}: {wrong}",
+            hint="nothing was trained; without --device the target is judged on this computer's processor",
+        )
 
 
 def kind_there(place: Place, target: Target) -> Kind:

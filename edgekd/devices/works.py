@@ -12,8 +12,14 @@ from edgekd.devices.board import Board
 from edgekd.errors import MeasurementError
 
 
-def trouble(board: Board, runtime: str) -> str:
-    """What is wrong with a runtime of a device, in a process of its own; nothing where it computes."""
+def trouble(board: Board, runtime: str, delegate: str = "cpu") -> str:
+    """What is wrong with a runtime of a device, in a process of its own; nothing where it computes.
+
+    Args:
+        board: the device.
+        runtime: a name of `runtimes.RUNTIMES`.
+        delegate: that must take the model.
+    """
     with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
         fed, given = Path(place) / "inputs.npy", Path(place) / "scores.npy"
         np.save(fed, runtimes.PROBE_INPUT, allow_pickle=False)
@@ -21,7 +27,7 @@ def trouble(board: Board, runtime: str) -> str:
             "id": f"{runtime}'s probe",
             "path": str(runtimes.probe_file(runtime)),
             "runtime": runtime,
-            "delegate": "cpu",
+            "delegate": delegate,
             "num_threads": 1,
         }
         job = {"mode": "predict", "model": model, "batch_size": 1, "inputs": str(fed), "outputs": str(given)}

@@ -7,9 +7,11 @@ import gpus
 import numpy as np
 import pytest
 from model_files import conv_by_hand, conv_onnx, linear_onnx, linear_tflite, write_onnx
+from runs import TINY, Commands
 
 from edgekd.cli import main
 from edgekd.config import EmissionConfig, Processor, ProtocolConfig, RuntimeConfig, Target
+from edgekd.devices import known
 from edgekd.devices.board import Board
 from edgekd.devices.known import Device
 from edgekd.devices.local import run_agent
@@ -21,6 +23,7 @@ from edgekd.runtimes import _gpus
 # What rounding to 11 and to 24 bits can change, as a share of the value.
 HALF, SINGLE = 2.0**-11, 2.0**-24
 LAVAPIPE = "llvmpipe"
+ON_GPU = TINY.replace('["x86-onnx", "host"]', '["android-gpu"]').replace("x86-onnx", "android-gpu")
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +270,30 @@ def test_cuda_in_half_precision(nvidia, tmp_path):
     found, _ = predict(nvidia, path, inputs.astype(np.float32), tmp_path, "cuda")
     expected = inputs.astype(np.float16).astype(np.float64) @ weight.astype(np.float64)
     assert 0 < np.abs(found - expected).max() < 64 * HALF * np.abs(expected).max()
+
+
+def test_a_run_on_a_computer_without_a_gpu_is_refused_before_anything_is_trained(tmp_path):
+    commands = Commands(tmp_path, tmp_path / "store")
+    recipe = commands.write(ON_GPU)
+    done = commands("run", recipe, "--device", "android-gpu=local")
+    assert done.returncode == 4, done.stderr
+    assert "target android-gpu: litert with delegate 'gpu' does not work on device local" in done.stderr
+    assert "probe.tflite: delegate 'gpu': there is no usable GPU here" in " ".join(done.stderr.split())
+    assert not (tmp_path / "store/distill").exists()
+
+
+def test_a_run_whose_file_is_judged_on_the_gpu(tmp_path, lavapipe, monkeypatch):
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path / "devices.json"))
+    known.add("gpu", Device(via="local", python=sys.executable, environment=lavapipe))
+    commands = Commands(tmp_path, tmp_path / "store")
+    recipe = commands.write(ON_GPU)
+    done = commands("run", recipe, "--device", "android-gpu=gpu")
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = commands.report()
+    file = next(a for a in report["artifacts"] if a["target"] == "android-gpu")
+    assert file["outputs_from"]["backend"].startswith("gpu, ")
+    assert 0 < file["outputs_from"]["parity"]["max_abs"]  # half precision is not what the processor computes
+    timed = next(m for m in report["measurements"] if m["artifact_id"] == "android-gpu")
+    assert timed["kind"] == "emulated" and LAVAPIPE in timed["gpu"]
+    checks = {c["name"]: c["status"] for c in report["verdict"]["checks"] if c["slice"] is None}
+    assert checks["device_parity"] == "PASS"
