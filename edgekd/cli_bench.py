@@ -72,7 +72,7 @@ def bench(
         _natively(artifact, device, profile, threads, json_)
         return
     with ExitStack() as stack:
-        board = stack.enter_context(Board(device, there)) if device and there is not None else None
+        board = stack.enter_context(Board(device, there, _warn)) if device and there is not None else None
         display = stack.enter_context(Display(Console(quiet=json_)))
         if seconds is not None:
             _sustained(artifact, profile, threads, board, seconds, output, json_)
@@ -86,8 +86,6 @@ def bench(
             strict=strict,
             instructions=count_instructions,
         )
-    if board is not None and board.left:
-        typer.echo(board.left, err=True)
     checks = _checks(found, max_latency_ms, max_instructions)
     values = {**found.as_dict(), **_sureness(found)}
     if json_:
@@ -101,6 +99,10 @@ def bench(
 
         verdict = conclude(checks, [checks[0].target], checks[0].name)
         raise typer.Exit(verdict.exit_code)
+
+
+def _warn(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _seconds(text: str) -> float:

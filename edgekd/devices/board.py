@@ -47,10 +47,11 @@ class Board:
     Args:
         name: of the device, for messages.
         device: the way to it.
+        say: told what could not be removed, at the end.
     """
 
-    def __init__(self, name: str, device: Device) -> None:
-        self.name, self.device = name, device
+    def __init__(self, name: str, device: Device, say: Callable[[str], None] = lambda text: None) -> None:
+        self.name, self.device, self._say = name, device, say
         self._link: Link | None = None
         self._folders: list[str] = []  # the last is in use
         self._there: dict[str, str] = {}  # sha256 -> name in the folder
@@ -71,6 +72,7 @@ class Board:
             self._folders = []
         except MeasurementError as problem:
             self.left = f"{self.name}: {', '.join(self._folders)} may be left there: {problem.message}"
+            self._say(self.left)
         finally:
             self._drop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -72,7 +73,7 @@ class Device(Strict):
                 # Not as the value that pydantic would show.
                 raise UsageError("via: no password stands there", hint="a key does: ssh-keygen, ssh-copy-id")
             names = [parts.hostname or ""] + ([parts.username] if parts.username is not None else [])
-            if not all(_HOST.fullmatch(name) for name in names):
+            if not all(_HOST.fullmatch(name) or _is_address(name) for name in names):
                 raise ValueError("its host or user is no name")
             if parts.scheme == "adb" and parts.username is not None:
                 raise ValueError("ADB has no users")
@@ -111,6 +112,14 @@ class Device(Strict):
     def scheme(self) -> Literal["local", "ssh", "adb", "qemu"]:
         """How it is reached."""
         return "local" if self.via == "local" else urlsplit(self.via).scheme  # type: ignore[return-value]
+
+
+def _is_address(name: str) -> bool:
+    """Of IPv6, which stands in brackets."""
+    try:
+        return ipaddress.ip_address(name).version == 6
+    except ValueError:
+        return False
 
 
 def variables(texts: Sequence[str]) -> dict[str, str]:

@@ -154,6 +154,10 @@ class SshLink:
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise LinkError(f"{self._name}: no answer for {limit_s:g} s") from None
+        except KeyboardInterrupt:
+            future.cancel()  # which ends what runs there
+            concurrent.futures.wait([future], _CONNECT_S)
+            raise
         except (asyncssh.HostKeyNotVerifiable, asyncssh.PermissionDenied):
             raise
         except asyncssh.SFTPError as error:

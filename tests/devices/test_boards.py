@@ -1,8 +1,11 @@
 """The agent on an Arm board, through a real sshd and a real adbd: its answers are those of this computer."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from boards import PYTHON
 from model_files import linear_onnx
+from runs import ROOT
 from typer.testing import CliRunner
 
 from edgekd import cli
@@ -278,3 +282,24 @@ def test_the_commands(over_ssh, data_root, tmp_path, monkeypatch):
     assert bench["num_processes"] == 3 and bench["median_ms"] > 0 and bench["peak_memory_bytes"] > 10**7
     assert run.invoke(cli.app, ["devices", "remove", "arm"]).exit_code == 0
     assert "arm" not in run.invoke(cli.app, ["devices", "list"]).stdout
+
+
+def test_an_interrupted_bench_leaves_nothing_behind(root, over_ssh, data_root, tmp_path):
+    """Ctrl-C while the board computes: no traceback, no process and no file there."""
+    devices = tmp_path / "devices.json"
+    devices.write_text(json.dumps({"arm": over_ssh.model_dump(exclude_defaults=True)}))
+    model = str(data_root / "models/mlperf_tiny/pretrainedResnet_quant.tflite")
+    command = [sys.executable, "-m", "edgekd", "bench", model, "--device", "arm", "--sustained", "10m"]
+    environment = {**os.environ, "EDGEKD_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+    bench = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while len(boards.processes_of(root)) == 0:
+        assert time.monotonic() < end and bench.poll() is None
+        time.sleep(0.2)
+    time.sleep(2)
+    bench.send_signal(signal.SIGINT)
+    _, said = bench.communicate(timeout=60)
+    assert bench.returncode == 130, said
+    assert "Traceback" not in said and "never retrieved" not in said
+    gone_within(root, 10)
+    assert left_behind(root, over_ssh) == [], said
