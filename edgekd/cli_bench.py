@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,6 +61,13 @@ def bench(
         raise UsageError("--max-instructions judges what --count-instructions counts", hint="give both")
     if output is not None and sustained is None:
         raise UsageError("--output is the page of --sustained", hint="give both")
+    if max_latency_ms is not None and not 0 < max_latency_ms < math.inf:
+        raise UsageError(f"--max-latency-ms {max_latency_ms}: no positive number")
+    if sustained is not None and (strict or count_instructions or max_latency_ms is not None):
+        raise UsageError(
+            "--sustained tells how latency goes over time: nothing else is judged or counted meanwhile",
+            hint="without --strict, --count-instructions and --max-latency-ms",
+        )
     seconds = None if sustained is None else _seconds(sustained)
     profile = config.load_target(target) if target else None
     there = known.device(device) if device else None
@@ -175,12 +183,18 @@ def _sustained(
         cores=how.protocol.cores,
         run=how.run,
     )
+    kind = found.kind(how.kind)
+    where = {"device": how.device, "kind": kind, "notes": list(how.notes)}
     if json_:
-        terminal.emit_json({**asdict(found), "first_ms": found.first_ms, "last_ms": found.last_ms})
+        summary = {"first_ms": found.first_ms, "last_ms": found.last_ms}
+        terminal.emit_json({"file": artifact.name, **where, **summary, **asdict(found)})
     else:
+        typer.echo(f"{kind}: on {how.device}, in {found.backend}")
+        for note in how.notes:
+            typer.echo(note)
         typer.echo(over_time.said(found))
         for name, value in over_time.facts(found):
             typer.echo(f"{name}: {value}")
     if output is not None:
-        write_atomic(output, over_time.page(found, artifact.name, how.device))
+        write_atomic(output, over_time.page(found, artifact.name, how.device, kind, how.notes))
         typer.echo(f"plot: {output}", err=True)

@@ -91,7 +91,7 @@ def check(name: Name, json_: Json = False) -> None:
     """Reach a device and tell what it is: processor, memory, runtimes, governor, temperature."""
     from edgekd.devices import android, known
     from edgekd.devices.board import Board
-    from edgekd.devices.works import trouble
+    from edgekd.devices.works import try_runtime
     from edgekd.terminal import emit_json, show_machine
 
     device = known.device(name)
@@ -101,7 +101,7 @@ def check(name: Name, json_: Json = False) -> None:
         with Board(name, device) as board:
             found = board.machine()
             there = [runtime for runtime, version in found["runtimes"].items() if version]
-            found["trouble"] = {runtime: trouble(board, runtime) for runtime in there}
+            found["trouble"] = {runtime: try_runtime(board, runtime).trouble for runtime in there}
     if json_:
         emit_json({key: value for key, value in found.items() if key != "event"})
     else:

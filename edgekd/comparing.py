@@ -17,7 +17,7 @@ from edgekd.comparing_timings import Side, content, latency, memory, then_and_no
 from edgekd.errors import DataError
 from edgekd.report import words
 from edgekd.report.compared import ALPHA, Change, Comparison, Ends, TargetChange, Word
-from edgekd.report.hosts import host_differences
+from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import ArtifactRecord, Report, parse
 from edgekd.report.verdicts import verdict_of
 from edgekd.stored import read_predictions, read_teacher
@@ -251,8 +251,9 @@ def _cautions(old: Report, new: Report) -> dict[str, str]:
             found[what] = f"The {what} of {words.listed(other)} differ, so verdicts do not say the same."
     if smoked := [which for r, which in ((old, "old"), (new, "new")) if r.recipe.config.get("smoke")]:
         found["a smoke run"] = f"A smoke run on a sliver of data: the {words.listed(smoked)} report."
-    if hosts := host_differences(old.host, new.host):
-        found["host"] = f"The hosts differ ({then_and_now(hosts)}): latency and memory are not compared."
+    for target in (t for t in words.targets(new) if t in both):
+        if hosts := host_differences(machine_of(old, target), machine_of(new, target)):
+            found["host"] = f"The hosts differ ({then_and_now(hosts)}): latency and memory are not compared."
     systems = {key: (old.host.get(key), new.host.get(key)) for key in ("os", "kernel", "python")}
     if systems := {key: both for key, both in systems.items() if both[0] != both[1]}:
         found["system"] = f"The hosts have other systems ({then_and_now(systems)})."

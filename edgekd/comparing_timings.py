@@ -119,7 +119,10 @@ def _otherwise(
         "runtime": (_runtime(first), _runtime(second)),
         "threads": (first.num_threads, second.num_threads),
         "warm-up runs": (first.warmup_runs, second.warmup_runs),
+        "gpu": (first.gpu, second.gpu),
     }
+    if first.conditions and second.conditions:  # older reports tell none
+        pairs["cores"] = (_cores(first), _cores(second))
     differs = {what: both for what, both in pairs.items() if both[0] != both[1]}
     differs |= host_differences(*(machine_of(side.report, first.target) for side in (old, new)))
     if not differs:
@@ -136,6 +139,10 @@ def _said(value: object) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "none"
     return "not known" if value is None else str(value)
+
+
+def _cores(record: MeasurementRecord) -> list[int]:
+    return sorted({core for conditions in record.conditions for core in conditions.cores})
 
 
 def _runtime(record: MeasurementRecord) -> str:

@@ -37,8 +37,6 @@ from edgekd.store import sha256_file, write_atomic
 from edgekd.stored import read_measurement, read_predictions, read_teacher, unchanged
 from edgekd.types import ACCURACY, Check, Column, Inventory, Parity, Predictions, Status, Verdict
 
-_HALF = "gpu,"  # begins the name of a GPU of LiteRT that was not asked for single precision
-
 
 @dataclass(frozen=True)
 class Against:
@@ -305,7 +303,8 @@ def _judge_device(artifact: ArtifactRecord, outputs: DeviceOutputs) -> Check:
     """Does the device compute what the same file computes on this computer?"""
     p = outputs.parity
     found = Parity(**{name: getattr(p, name) for name in type(p).model_fields})
-    scheme = "fp16" if outputs.backend.startswith(_HALF) and artifact.scheme == "fp32" else artifact.scheme
+    half = outputs.delegate == "gpu" and artifact.format == "tflite"  # LiteRT's, unless asked for float32
+    scheme = "fp16" if half and artifact.scheme == "fp32" else artifact.scheme
     complaint = complaint_of(found, scheme, outputs.output_range)
     unit, observed = ("steps", p.mean_steps) if p.mean_steps is not None else ("", p.max_abs)
     same = f"same class on {p.argmax_agreement:.2%} of {p.num_samples:,} samples"

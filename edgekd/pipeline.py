@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,7 +88,7 @@ def compress(
     fingerprints = {role: fingerprint(role, value) for role, value in objects.items()}
     processes.join()
     host = processes.tell(host_info())
-    found = places.ask(devices or {}, profiles) if processes.rank() == 0 else None
+    found = places.ask(devices or {}, profiles, _warn) if processes.rank() == 0 else None
     plan = make_plan(chosen, profiles, policy, kept, host, fingerprints, processes.tell(found))
     if processes.rank() > 0:
         with kept.in_use(), chatter_to(folder / f"run-{processes.rank()}.log"):
@@ -106,6 +107,10 @@ def compress(
         write(report, folder)
         tracker.verdict(report)
     return report
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def default_workdir(recipe: str, smoke: bool) -> Path:
@@ -258,7 +263,7 @@ def plan_of(
     chosen, profiles = resolve(recipe, {}, overrides, max_drop_pp, targets)
     store = Store(Store.default_root())
     policy = configs.load_calibration(chosen.calibration, beside=_folder_of(recipe))
-    found = places.ask(devices, profiles)
+    found = places.ask(devices, profiles, _warn)
     return make_plan(chosen, profiles, policy, store, host_info(), places=found), store
 
 

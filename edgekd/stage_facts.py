@@ -40,6 +40,7 @@ def outputs_from(context: Context, emission: Emission) -> schema.DeviceOutputs |
     result = context.entries[emission.evaluate].result
     return schema.DeviceOutputs(
         device=place["name"],
+        delegate=context.plan.node(emission.evaluate).config["delegate"],
         backend=result["backend"],
         parity=parity(result["parity"]),
         output_range=result["output_range"],

@@ -111,6 +111,7 @@ def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
         tuple(
             Conditions(**{name: getattr(c, name) for name in type(c).model_fields}) for c in record.conditions
         ),
+        gpu=record.gpu,
     )
 
 

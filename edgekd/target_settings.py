@@ -71,7 +71,7 @@ class EmissionConfig(Strict):
 
 
 class ProtocolConfig(Strict):
-    """How latency is measured (see types.Protocol)."""
+    """How latency is measured (see measurements.Protocol)."""
 
     warmup_runs: Positive = Field(default=10, description="runs before the first timed one")
     min_runs: int = Field(default=100, ge=100, description="timed runs in all")

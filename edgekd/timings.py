@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.config import Target
+from edgekd.devices import places as places_of
 from edgekd.devices.local import local_kind
-from edgekd.devices.places import Place, kind_there
+from edgekd.devices.places import Place
 from edgekd.emissions import stand_in
 from edgekd.gate.statistics import bootstrap_ratio_of_medians, percentile_interval, ratio_of_medians
 from edgekd.measurements import Kind
@@ -97,7 +98,7 @@ def kind_of(found: Mapping[str, Any], measure: Node, target: Target) -> Kind:
     if found["emulated"]:
         return "emulated"
     place = measure.config.get("device")
-    return kind_here(target) if place is None else kind_there(place, target)
+    return kind_here(target) if place is None else places_of.kind_of(place, target)
 
 
 def kind_here(target: Target) -> Kind:

@@ -22,7 +22,7 @@ from edgekd.devices.agent import SILENCE_S
 from edgekd.devices.events import Event, Events, named, printable
 from edgekd.devices.known import Device
 from edgekd.devices.link import Link, LinkError
-from edgekd.devices.local import is_target
+from edgekd.devices.local import kind_there
 from edgekd.errors import MeasurementError
 from edgekd.measurements import Kind
 from edgekd.runtimes import RUNTIMES
@@ -109,12 +109,12 @@ class Board:
         return told
 
     def kind(self, machine: Event, target: Target | None) -> Kind:
-        """What a time taken there is: `measured` on the target itself only, never on an emulator."""
+        """What a time taken there is; without a target, that of a device is its own."""
+        if target is not None:
+            return kind_there(self.device.is_emulator, machine, target)
         if self.device.is_emulator:
             return "emulated"
-        if self.device.scheme == "local" and target is None:
-            return "host"
-        return "measured" if target is None or is_target(machine, target) else "host"
+        return "host" if self.device.scheme == "local" else "measured"
 
     def _open(self) -> Link:
         if self._link is None:

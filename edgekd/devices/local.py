@@ -84,6 +84,13 @@ def local_kind(target: Target, proc: Path = Path("/proc")) -> Kind:
     return "measured" if is_target(machine.identity(proc), target) else "host"
 
 
+def kind_there(emulated: bool, identity: Mapping[str, Any], target: Target) -> Kind:
+    """What a time taken on a device is: `measured` on the target itself only, never on an emulator."""
+    if emulated:
+        return "emulated"
+    return "measured" if is_target(identity, target) else "host"
+
+
 def is_target(identity: Mapping[str, Any], target: Target) -> bool:
     """Whether a computer (`machine.identity`) is what a target's profile stands for."""
     return not differences(identity, target)

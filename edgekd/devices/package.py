@@ -14,7 +14,6 @@ FILES = (
     "errors.py",
     "devices/agent.py",
     "devices/conditions.py",
-    "devices/conditions.py",
     "devices/machine.py",
     "devices/turns.py",
     *sorted(f"runtimes/{path.name}" for path in (_ROOT / "runtimes").glob("*.py")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,8 @@ from edgekd.config import Target
 from edgekd.devices import known
 from edgekd.devices.board import Board
 from edgekd.devices.events import Event, RunJob
-from edgekd.devices.local import is_target
-from edgekd.devices.works import trouble
+from edgekd.devices.local import kind_there
+from edgekd.devices.works import try_runtime
 from edgekd.errors import MeasurementError, UsageError, nearest
 from edgekd.measurements import Kind
 
@@ -23,7 +23,7 @@ _TELLING = (
 )
 
 Place = dict[str, Any]
-"""A device in a plan, JSON-able: `name`, `emulated`, `machine` (what it says that it is)."""
+"""A device in a plan, JSON-able: `name`, `emulated`, `machine` (what it says of itself), `gpu`, settings."""
 
 
 def parse(texts: Sequence[str]) -> dict[str, str]:
@@ -43,12 +43,15 @@ def parse(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def ask(devices: Mapping[str, str], targets: Sequence[Target]) -> dict[str, Place]:
+def ask(
+    devices: Mapping[str, str], targets: Sequence[Target], say: Callable[[str], None]
+) -> dict[str, Place]:
     """What each target's device is, asked before anything is trained.
 
     Args:
         devices: target -> name of a device.
         targets: of the run.
+        say: told what could not be removed from a device.
 
     Raises:
         UsageError: no such device, or a device for no target of the run.
@@ -67,51 +70,63 @@ def ask(devices: Mapping[str, str], targets: Sequence[Target]) -> dict[str, Plac
                 hint="edgekd bench FILE --device measures there",
             )
         own = [target for target in targets if devices.get(target.name) == name]
-        with Board(name, device) as board:
+        with Board(name, device, say) as board:
             machine = board.machine()
             for target in own:
-                _check(board, machine, target)
-        for target in own:
-            found[target.name] = {
-                "name": name,
-                "emulated": device.is_emulator,
-                "machine": _stable(machine),
-            }
+                found[target.name] = {
+                    "name": name,
+                    "emulated": device.is_emulator,
+                    "machine": _stable(machine),
+                    "gpu": _tried(board, machine, target),
+                    **_settings(device),
+                }
     return found
 
 
-def _check(board: Board, machine: Event, target: Target) -> None:
+def _tried(board: Board, machine: Event, target: Target) -> str | None:
+    """The GPU that runs files of the target there; None where none does, or no driver names it."""
     runtime = target.runtime
     if machine["runtimes"].get(runtime.name) is None:
         raise MeasurementError(
             f"target {target.name}: device {board.name} has no {runtime.name}",
             hint=f"install it there for {board.device.python}; edgekd devices check {board.name}",
         )
-    if wrong := trouble(board, runtime.name, runtime.delegate):
+    tried = try_runtime(board, runtime.name, runtime.delegate)
+    if tried.trouble:
         raise MeasurementError(
             f"target {target.name}: {runtime.name} with delegate {runtime.delegate!r} does not work on "
-            f"device {board.name}: {wrong}",
+            f"device {board.name}: {tried.trouble}",
             hint="nothing was trained; without --device the target is judged on this computer's processor",
         )
+    return tried.gpu
 
 
-def kind_there(place: Place, target: Target) -> Kind:
-    """What a time taken there is: `measured` on the target itself only, never on an emulator."""
-    if place["emulated"]:
-        return "emulated"
-    return "measured" if is_target(place["machine"], target) else "host"
+def _settings(device: known.Device) -> dict[str, Any]:
+    """How the agent runs there: with other packages or variables another runtime or GPU may answer."""
+    return {
+        "python": device.python,
+        "packages": device.packages,
+        "environment": dict(sorted(device.environment.items())),
+    }
+
+
+def kind_of(place: Place, target: Target) -> Kind:
+    """What a time taken there is."""
+    return kind_there(place["emulated"], place["machine"], target)
 
 
 @contextmanager
-def opened(place: Place) -> Iterator[RunJob]:
-    """The device, open for jobs.
+def opened(place: Place, say: Callable[[str], None]) -> Iterator[RunJob]:
+    """The device, open for jobs; `say` is told what could not be removed there.
 
     Raises:
         MeasurementError: it cannot be reached, or is another one than when the plan was made.
     """
-    with Board(place["name"], known.device(place["name"])) as board:
-        now = _stable(board.machine())
-        if changed := [key for key in _TELLING if now[key] != place["machine"][key]]:
+    device = known.device(place["name"])
+    with Board(place["name"], device, say) as board:
+        now = {**_stable(board.machine()), **_settings(device)}
+        then = {**place["machine"], **{key: place[key] for key in _settings(device)}}
+        if changed := [key for key in then if now[key] != then[key]]:
             raise MeasurementError(
                 f"device {place['name']} is no longer what it was when this run began: other "
                 f"{', '.join(changed)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,16 @@ from edgekd.devices.board import Board
 from edgekd.errors import MeasurementError
 
 
-def trouble(board: Board, runtime: str, delegate: str = "cpu") -> str:
-    """What is wrong with a runtime of a device, in a process of its own; nothing where it computes.
+@dataclass(frozen=True)
+class Tried:
+    """What became of a runtime's model: `trouble` is empty where it computed; `gpu` is what ran it."""
+
+    trouble: str
+    gpu: str | None = None
+
+
+def try_runtime(board: Board, runtime: str, delegate: str = "cpu") -> Tried:
+    """Runs a small model in a runtime of a device, in a process of its own.
 
     Args:
         board: the device.
@@ -32,7 +41,8 @@ def trouble(board: Board, runtime: str, delegate: str = "cpu") -> str:
         }
         job = {"mode": "predict", "model": model, "batch_size": 1, "inputs": str(fed), "outputs": str(given)}
         try:
-            board.run(job, time_limit_s=60.0)
+            events = board.run(job, time_limit_s=60.0)
         except MeasurementError as error:
-            return error.message
-        return runtimes.probe_trouble(np.load(given, allow_pickle=False))
+            return Tried(error.message)
+        gpu = next((event.get("gpu") for event in events if event["event"] == "session"), None)
+        return Tried(runtimes.probe_trouble(np.load(given, allow_pickle=False)), gpu)

@@ -209,9 +209,9 @@ def judge_int8_beats_float(int8: Measurement | None, float_: Measurement | None,
             detail = f"measured on hardware that is not the target ({measurement.kind}: {measurement.device})"
             return Check(name, target, None, 1.0, unit, Status.NOT_APPLICABLE, detail)
     obstacles = [
-        f"{which} file: {_wrong_hardware(m) or _too_little(m)}"
+        f"{which} file: {obstacle}"
         for which, m in (("int8", int8), ("float", float_))
-        if _wrong_hardware(m) or _too_little(m)
+        if (obstacle := _wrong_hardware(m) or _too_little(m) or timing.disturbed(m.conditions if m else ()))
     ]
     if int8 is None or float_ is None or obstacles:
         return inconclusive(name, target, None, 1.0, unit, "; ".join(obstacles))
@@ -361,7 +361,14 @@ def setting(measurement: Measurement) -> str:
     return (
         f"{measurement.device}, {measurement.runtime} {measurement.runtime_version}, "
         f"{measurement.delegate}, {measurement.protocol.num_threads} threads"
+        + (f", {measurement.gpu}" if measurement.gpu else "")
+        + (f", cores {', '.join(map(str, cores))}" if (cores := cores_of(measurement)) else "")
     )
+
+
+def cores_of(measurement: Measurement) -> list[int]:
+    """What its processes could use; nothing where nobody looked."""
+    return sorted({core for conditions in measurement.conditions for core in conditions.cores})
 
 
 def place(low: float, high: float, limit: float) -> Status:

@@ -26,7 +26,7 @@ def quantile_interval(measurement: Measurement, quantile: float) -> tuple[float,
 
 def unsteady(measurement: Measurement) -> str:
     """Why the device was not steady enough while it was timed, every reason; nothing where it was."""
-    reasons = (_disturbed(measurement.conditions), unstable("medians", measurement.process_medians_ms))
+    reasons = (disturbed(measurement.conditions), unstable("medians", measurement.process_medians_ms))
     return "; ".join(filter(None, reasons))
 
 
@@ -54,7 +54,7 @@ def noisy(measurement: Measurement) -> str:
     )
 
 
-def _disturbed(conditions: Sequence[Conditions]) -> str:
+def disturbed(conditions: Sequence[Conditions]) -> str:
     """What slowed timed runs from outside, as the kernel told, or nothing."""
     found = []
     if held_ms := sum(c.throttled_ms or 0 for c in conditions):

@@ -75,7 +75,7 @@ def measure_latency(
     Args:
         subjects: files that are compared with each other, of one target.
         protocol: runs, seconds, processes and threads.
-        kind: whether what it runs on is the target (`edgekd.devices.machine.stands_for`).
+        kind: whether what it runs on is the target (`edgekd.devices.local.is_target`).
         device: what the runs are on, for the record.
         seed: of random inputs.
         time_limit_s: for each process.

@@ -10,6 +10,7 @@ from edgekd.devices.events import Event, RunJob
 from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
 from edgekd.measure.latency import Subject, job_model
+from edgekd.measurements import Kind
 
 MOST_WINDOWS = 300
 SLOWER = 1.10  # times what a run took at first
@@ -47,12 +48,23 @@ class Sustained:
     Attributes:
         backend: what ran the graph.
         windows: in order.
-        slowed_at_s: from when on the device was slower than at first; None where it never was.
+        slowed_at_s: from when on the device was slower than at first; None where it never was for long.
+        software_gpu: whether a program on the processor stood in for a GPU; None where nobody tells.
     """
 
     backend: str
     windows: tuple[Window, ...]
     slowed_at_s: float | None
+    software_gpu: bool | None = None
+
+    def kind(self, of_device: Kind) -> Kind:
+        """What its times are, on a device whose times are `of_device`."""
+        return "emulated" if self.software_gpu else of_device
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether it slowed down for long, or was slower in the end."""
+        return self.slowed_at_s is not None or self.last_ms > SLOWER * self.first_ms
 
     @property
     def first_ms(self) -> float:
@@ -98,9 +110,12 @@ def measure_sustained(
     events = run(job, time_limit_s=seconds + _SPARE_S)
     windows = tuple(_window(event) for event in events if event["event"] == "window")
     session = next((event for event in events if event["event"] == "session"), None)
-    if session is None or len(windows) < _FIRST:
-        raise MeasurementError(f"{one.id}: the agent told of {len(windows)} windows of time, of no use")
-    return Sustained(str(session["backend"]), windows, slowed_at_s(windows))
+    if session is None or len(windows) < _FIRST + _NEXT:
+        raise MeasurementError(
+            f"{one.id}: only {len(windows)} windows of {window_s:g} s: too few to see a device slow down",
+            hint="a longer --sustained: one inference may take longer than a window",
+        )
+    return Sustained(str(session["backend"]), windows, slowed_at_s(windows), session.get("software_gpu"))
 
 
 def slowed_at_s(windows: Sequence[Window]) -> float | None:

@@ -49,6 +49,7 @@ class DeviceOutputs(Record):
     """Where the judged outputs came from, if not from this computer."""
 
     device: str = Field(description="a key of the report's devices")
+    delegate: str = Field(description="the backend that the target asks for")
     backend: str = Field(description="what ran the graph there")
     parity: ParityRecord = Field(description="of its outputs, to those of the same file on this computer")
     output_range: float = Field(ge=0, description="largest less smallest output of the file here")

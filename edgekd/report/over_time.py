@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekd.measure.sustained import SLOWER, Sustained
+from edgekd.measurements import Kind
 from edgekd.report import words
 from edgekd.report.axes import Axis, axis
 from edgekd.report.pages import environment
+from edgekd.report.tables import KIND_WORDS
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,15 @@ class Line:
     slowed: float | None
 
 
-def page(found: Sustained, name: str, device: str) -> str:
+def page(found: Sustained, name: str, device: str, kind: Kind, notes: Sequence[str]) -> str:
     """The page.
 
     Args:
         found: what was measured.
         name: the file's.
         device: what it ran on, in words.
+        kind: whether that is the target.
+        notes: in what it is not what was asked for.
     """
     lines = [_line(found, "Mean latency, ms", [w.mean_ms for w in found.windows], SLOWER * found.first_ms)]
     heat = [w.temperature_c for w in found.windows if w.temperature_c is not None]
@@ -41,11 +46,12 @@ def page(found: Sustained, name: str, device: str) -> str:
         .get_template("sustained.html.j2")
         .render(
             name=name,
-            device=device,
+            device=f"{device} ({KIND_WORDS[kind]})",
+            notes=notes,
             backend=found.backend,
             lines=lines,
             said=said(found),
-            slowed=found.slowed_at_s is not None,
+            slowed=found.is_slower,
             facts=facts(found),
         )
     )
@@ -55,8 +61,10 @@ def page(found: Sustained, name: str, device: str) -> str:
 def said(found: Sustained) -> str:
     """What came of it, in a sentence."""
     change = f"{words.number(found.first_ms, 3)} ms at first, {words.number(found.last_ms, 3)} ms in the end"
-    if found.slowed_at_s is None:
+    if not found.is_slower:
         return f"The device kept its speed: {change}."
+    if found.slowed_at_s is None:
+        return f"The device was slower in the end: {change}."
     return f"The device slowed down after {found.slowed_at_s:.0f} s: {change}."
 
 

@@ -84,7 +84,7 @@ def opened(node: Node, context: Context) -> Iterator[RunJob]:
         yield run_agent
         return
     context.display.line(f"  on {place['name']}")
-    with places.opened(place) as run_there:
+    with places.opened(place, context.display.line) as run_there:
         yield KeptJobs(run_there, context.store.partial(node.stage, node.key))
 
 

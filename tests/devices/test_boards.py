@@ -286,6 +286,7 @@ def test_the_commands(over_ssh, data_root, tmp_path, monkeypatch):
 
 def test_an_interrupted_bench_leaves_nothing_behind(root, over_ssh, data_root, tmp_path):
     """Ctrl-C while the board computes: no traceback, no process and no file there."""
+    before = set(left_behind(root, over_ssh))  # of tests that lose a board for good
     devices = tmp_path / "devices.json"
     devices.write_text(json.dumps({"arm": over_ssh.model_dump(exclude_defaults=True)}))
     model = str(data_root / "models/mlperf_tiny/pretrainedResnet_quant.tflite")
@@ -302,4 +303,4 @@ def test_an_interrupted_bench_leaves_nothing_behind(root, over_ssh, data_root, t
     assert bench.returncode == 130, said
     assert "Traceback" not in said and "never retrieved" not in said
     gone_within(root, 10)
-    assert left_behind(root, over_ssh) == [], said
+    assert set(left_behind(root, over_ssh)) <= before, said

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from timed_runs import measured
 
-from edgekd.gate import judge_int8_beats_float, judge_latency
+from edgekd.gate import judge_int8_beats_float, judge_latency, judge_latency_ratio
 from edgekd.gate.timing import noisy, quantile_interval, unsteady
 from edgekd.measurements import Conditions
 from edgekd.types import Status
@@ -30,6 +30,10 @@ def test_a_device_that_was_throttled_decides_nothing(changes, words):
     assert words in unsteady(found)
     for limit in (0.5, 5.0):  # neither a pass nor a failure
         check = judge_latency(found, limit, "edge")
+        assert check.status is Status.INCONCLUSIVE and words in check.detail
+    twice = measured(2 * measured().latency_ms, conditions=measured().conditions)
+    for pair in ((found, twice), (measured(), replace(twice, conditions=found.conditions))):
+        check = judge_int8_beats_float(*pair, "edge")
         assert check.status is Status.INCONCLUSIVE and words in check.detail
 
 
@@ -60,3 +64,12 @@ def test_the_interval_of_a_quantile_holds_it():
     found = measured(1 + np.random.default_rng(3).random(400))
     low, high = quantile_interval(found, 0.5)
     assert 1.3 < low < found.median_ms < high < 1.7
+
+
+def test_other_cores_or_another_gpu_are_another_setting():
+    found = measured(conditions=(QUIET,) * 4)
+    others = replace(found, conditions=(replace(QUIET, cores=(7,)),) * 4), replace(found, gpu="another")
+    assert judge_latency_ratio(found, found, 1.2, "t")[0].status is Status.PASS
+    for other in others:
+        check = judge_latency_ratio(found, other, 1.2, "t")[0]
+        assert check.status is Status.INCONCLUSIVE and "not comparable" in check.detail

@@ -129,3 +129,25 @@ def test_what_is_no_model_is_one_line(tmp_path, content, message):
     with pytest.raises(MeasurementError, match=message) as caught:
         bench(file, protocol=SHORT)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--sustained", "20s", "--max-latency-ms", "1"], "nothing else is judged"),
+        (["--sustained", "20s", "--strict"], "nothing else is judged"),
+        (["--sustained", "20"], "no span of time"),
+        (["--sustained", "5s"], "too short to see a device slow down"),
+        (["--output", "x.html"], "--output is the page of --sustained"),
+        (["--max-latency-ms", "0"], "no positive number"),
+        (["--max-latency-ms", "nan"], "no positive number"),
+        (["--max-instructions", "5"], "give both"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told_at_once(tmp_path, capsys, monkeypatch, options, words):
+    path = linear_onnx(tmp_path / "m.onnx", [[1.0]], [0.0])
+    monkeypatch.setattr(sys, "argv", ["edgekd", "bench", str(path), *options])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code in (2, 4)
+    assert words in capsys.readouterr().err
