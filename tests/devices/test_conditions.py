@@ -143,7 +143,7 @@ def test_a_device_that_slows_down_under_load_is_seen_and_drawn(group, tmp_path):
     found = measure_sustained(file, 15.0, num_threads=1, window_s=0.25)
     thread.join()
     assert found.slowed_at_s is not None and found.slowed_at_s > 1
-    assert found.last_ms > 2 * found.first_ms > 0
+    assert found.last_ms > 1.3 * found.first_ms > 0
     text = over_time.page(found, "slow.onnx", "this computer", "host", ["another runtime"])
     assert f"The device slowed down after {found.slowed_at_s:.0f} s" in text and 'class="slowed"' in text
     assert "this computer (on another computer, standing in)" in text and "another runtime" in text
