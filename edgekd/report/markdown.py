@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from edgekd.report import tables, verdicts, words
+from edgekd.report.bounds import bound_table, bound_tables
 from edgekd.report.classes import change_tables
 from edgekd.report.details import detail_tables
 from edgekd.report.fitting import BODY, Block, fitted, shortened, whole
@@ -242,7 +243,9 @@ def _slice_table(rows: Sequence[SliceRow], unit: str, confidence: str, most: int
 
 def _details(report: Report, most: int | None) -> list[Block]:
     parts = []
+    bounds = bound_table(report)
     found = (*change_tables(report), *detail_tables(report), *further_tables(report))
+    found += ((bounds,) if bounds else ()) + bound_tables(report)
     for one in (*found, *sensitivity_tables(report)):
         shown = table(one.head, one.rows, one.numeric, most=most, name=one.title)
         parts.append(_folded(shown, one.title))

@@ -1,0 +1,107 @@
+"""How fast each file could be at best: the bound at its target's peak rates, and what limits it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from edgekd.report import words
+from edgekd.report.details import Table
+from edgekd.report.roofline_records import RooflineRecord
+from edgekd.report.schema import ArtifactRecord, Report
+
+TITLE = "Bound of each file on its target: a bound, not a prediction"
+ABOUT = (
+    "The least time at the target’s peak rates: every operation at full rate, and from memory only what no "
+    "cache can have kept. It is a bound, not a prediction: real runs take longer. What share of it was "
+    "reached is told only of files that were timed on the target itself."
+)
+
+
+def bound_table(report: Report) -> Table | None:
+    """A row a file that ships; None of reports from before there were bounds."""
+    found = [a for a in report.artifacts if a.roofline is not None or a.roofline_absent]
+    if not found:
+        return None
+    decimals = _decimals(a.roofline.bound_ms for a in found if a.roofline)
+    head: tuple[str, ...] = ("File", "Bound, ms", "Limited by compute, %", "Limited by memory, %", "MACs")
+    head += ("Cores", "Median, ms", "Share of the bound reached, %", "Note")
+    return Table(TITLE, head, tuple(_row(report, a, decimals) for a in found), (1, 2, 3, 4, 5, 6, 7))
+
+
+def bound_tables(report: Report) -> tuple[Table, ...]:
+    """The operators that the bounds are made of, and the rates."""
+    found = [(str(a.target), a.roofline) for a in report.artifacts if a.roofline is not None]
+    if not found:
+        return ()
+    head = ("File", "Layer", "Operator", "Type", "MACs", "From memory, bytes", "Bound, µs", "Limited by")
+    decimals = max(_decimals(o.bound_ms for _, r in found for o in r.operators if o.macs) - 3, 1)
+    operators = Table(
+        "Operators of the longest bounds, not predictions",
+        head,
+        tuple(row for name, roofline in found for row in _operators(name, roofline, decimals)),
+        (4, 5, 6),
+    )
+    return operators, _peaks(found)
+
+
+def _row(report: Report, artifact: ArtifactRecord, decimals: int) -> tuple[str, ...]:
+    name, r = str(artifact.target), artifact.roofline
+    if r is None:
+        return (name, *(words.ABSENT,) * 7, words.sentence(artifact.roofline_absent))
+    compute = None if r.bound_ms == 0 else 100 * min(r.compute_ms / r.bound_ms, 1.0)
+    timed = next((m for m in report.measurements if (m.artifact_id, m.target) == (artifact.id, name)), None)
+    median = timed.median_ms if timed is not None and r.reached is not None else None
+    notes = []
+    if r.uncounted:
+        notes.append(f"without what is inside {words.listed(r.uncounted)}")
+    if r.reached is not None and r.reached > 1:
+        notes.append("faster than the bound: the device has more than [peak] of its profile says")
+    if timed is not None and r.reached is None:
+        notes.append("not timed on the target itself")
+    return (
+        name,
+        words.number(r.bound_ms, decimals),
+        words.number(compute, 0),
+        words.number(None if compute is None else 100 - compute, 0),
+        words.short(r.macs),
+        str(r.num_threads),
+        words.number(median, decimals),
+        words.number(None if r.reached is None else 100 * r.reached, 1),
+        words.sentence("; ".join(notes)),
+    )
+
+
+def _operators(name: str, r: RooflineRecord, decimals: int) -> Iterator[tuple[str, ...]]:
+    for o in r.operators:
+        moved = words.number(o.moved_bytes, 0)
+        bound = words.number(1000 * o.bound_ms, decimals)
+        # What takes no time is limited by nothing.
+        limit = o.limit if o.bound_ms else words.ABSENT
+        yield name, o.layer, o.op_type, o.dtype, f"{o.macs:,}", moved, bound, limit
+    if r.other_operators:
+        others = words.count(r.other_operators, "more operator")
+        macs = r.macs - sum(o.macs for o in r.operators)
+        moved = words.number(max(r.moved_bytes - sum(o.moved_bytes for o in r.operators), 0), 0)
+        yield name, others, "", "", f"{macs:,}", moved, words.number(1000 * r.other_ms, decimals), ""
+
+
+def _peaks(found: list[tuple[str, RooflineRecord]]) -> Table:
+    rows = tuple(
+        (
+            name,
+            *(words.plain(v) for v in (r.peak.fp32_gflops, r.peak.fp16_gflops, r.peak.int8_gops)),
+            words.plain(r.peak.memory_gb_per_s),
+            words.plain(r.peak.cache_mb),
+            r.peak.source,
+        )
+        for name, r in found
+    )
+    head = ("Target", "float32, GFLOP/s", "float16, GFLOP/s", "int8, GOP/s", "Memory, GB/s", "Caches, MB")
+    return Table("Peak rates of one core, for the bounds", (*head, "Source"), rows, (1, 2, 3, 4, 5))
+
+
+def _decimals(values: Iterator[float]) -> int:
+    """Decimals that show three significant digits of the smallest, in milliseconds."""
+    smallest = min((v for v in values if v > 0), default=1.0)
+    return min(max(2 - math.floor(math.log10(smallest)), 1), 9)
