@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from edgekd.report import words
 from edgekd.report.details import Table
@@ -19,14 +19,34 @@ ABOUT = (
 
 
 def bound_table(report: Report) -> Table | None:
-    """A row a file that ships; None of reports from before there were bounds."""
-    found = [a for a in report.artifacts if a.roofline is not None or a.roofline_absent]
+    """A row a file that has a bound; what was reached, and notes, only where there are any."""
+    found = [(a, a.roofline) for a in report.artifacts if a.roofline is not None]
     if not found:
         return None
-    decimals = _decimals(a.roofline.bound_ms for a in found if a.roofline)
-    head: tuple[str, ...] = ("File", "Bound, ms", "Limited by compute, %", "Limited by memory, %", "MACs")
-    head += ("Cores", "Median, ms", "Share of the bound reached, %", "Note")
-    return Table(TITLE, head, tuple(_row(report, a, decimals) for a in found), (1, 2, 3, 4, 5, 6, 7))
+    timed = [_median(report, a) for a, _ in found]
+    decimals = _decimals([r.bound_ms for _, r in found])
+    ms = words.ms_decimals(m for m in timed if m is not None)
+    head = ["File", "Bound, ms", "Limited by compute, %", "Limited by memory, %", "MACs", "Cores"]
+    rows = [[str(a.target), words.number(r.bound_ms, decimals), *_limits(r)] for a, r in found]
+    if any(r.reached is not None for _, r in found):
+        head += ["Median, ms", "Share of the bound reached, %"]
+        for row, (_, r), median in zip(rows, found, timed, strict=True):
+            share = None if r.reached is None else 100 * r.reached
+            row += [words.number(median, ms), words.number(share, 1)]
+    numeric = tuple(range(1, len(head)))
+    notes = [_notes(r) for _, r in found]
+    if any(notes):
+        head, rows = [*head, "Note"], [[*row, note] for row, note in zip(rows, notes, strict=True)]
+    return Table(TITLE, tuple(head), tuple(map(tuple, rows)), numeric)
+
+
+def bounds_absent(report: Report) -> str:
+    """Which files that ship have none, and why: a sentence for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for a in report.artifacts:
+        if a.target is not None and a.roofline_absent:
+            reasons.setdefault(a.roofline_absent, []).append(a.target)
+    return " ".join(f"No bound for {words.listed(of)}: {why}." for why, of in reasons.items())
 
 
 def bound_tables(report: Report) -> tuple[Table, ...]:
@@ -35,7 +55,7 @@ def bound_tables(report: Report) -> tuple[Table, ...]:
     if not found:
         return ()
     head = ("File", "Layer", "Operator", "Type", "MACs", "From memory, bytes", "Bound, µs", "Limited by")
-    decimals = max(_decimals(o.bound_ms for _, r in found for o in r.operators if o.macs) - 3, 1)
+    decimals = max(_decimals([r.bound_ms for _, r in found]) - 2, 1)
     operators = Table(
         "Operators of the longest bounds, not predictions",
         head,
@@ -45,31 +65,25 @@ def bound_tables(report: Report) -> tuple[Table, ...]:
     return operators, _peaks(found)
 
 
-def _row(report: Report, artifact: ArtifactRecord, decimals: int) -> tuple[str, ...]:
-    name, r = str(artifact.target), artifact.roofline
-    if r is None:
-        return (name, *(words.ABSENT,) * 7, words.sentence(artifact.roofline_absent))
+def _median(report: Report, artifact: ArtifactRecord) -> float | None:
+    """Of the runs on the target itself."""
+    if artifact.roofline is None or artifact.roofline.reached is None:
+        return None
+    of = artifact.id, artifact.target
+    return next((m.median_ms for m in report.measurements if (m.artifact_id, m.target) == of), None)
+
+
+def _limits(r: RooflineRecord) -> tuple[str, ...]:
     compute = None if r.bound_ms == 0 else 100 * min(r.compute_ms / r.bound_ms, 1.0)
-    timed = next((m for m in report.measurements if (m.artifact_id, m.target) == (artifact.id, name)), None)
-    median = timed.median_ms if timed is not None and r.reached is not None else None
-    notes = []
-    if r.uncounted:
-        notes.append(f"without what is inside {words.listed(r.uncounted)}")
+    memory = None if compute is None else 100 - compute
+    return words.number(compute, 0), words.number(memory, 0), words.short(r.macs), str(r.num_threads)
+
+
+def _notes(r: RooflineRecord) -> str:
+    notes = [f"without what is inside {words.listed(r.uncounted)}"] if r.uncounted else []
     if r.reached is not None and r.reached > 1:
         notes.append("faster than the bound: the device has more than [peak] of its profile says")
-    if timed is not None and r.reached is None:
-        notes.append("not timed on the target itself")
-    return (
-        name,
-        words.number(r.bound_ms, decimals),
-        words.number(compute, 0),
-        words.number(None if compute is None else 100 - compute, 0),
-        words.short(r.macs),
-        str(r.num_threads),
-        words.number(median, decimals),
-        words.number(None if r.reached is None else 100 * r.reached, 1),
-        words.sentence("; ".join(notes)),
-    )
+    return words.sentence("; ".join(notes))
 
 
 def _operators(name: str, r: RooflineRecord, decimals: int) -> Iterator[tuple[str, ...]]:
@@ -101,7 +115,7 @@ def _peaks(found: list[tuple[str, RooflineRecord]]) -> Table:
     return Table("Peak rates of one core, for the bounds", (*head, "Source"), rows, (1, 2, 3, 4, 5))
 
 
-def _decimals(values: Iterator[float]) -> int:
+def _decimals(values: Iterable[float]) -> int:
     """Decimals that show three significant digits of the smallest, in milliseconds."""
     smallest = min((v for v in values if v > 0), default=1.0)
     return min(max(2 - math.floor(math.log10(smallest)), 1), 9)
