@@ -19,7 +19,7 @@ ABOUT = (
 
 
 def bound_table(report: Report) -> Table | None:
-    """A row a file that has a bound; what was reached, and notes, only where there are any."""
+    """A row a file that has a bound; what was reached only where a file was timed on its target."""
     found = [(a, a.roofline) for a in report.artifacts if a.roofline is not None]
     if not found:
         return None
@@ -33,25 +33,28 @@ def bound_table(report: Report) -> Table | None:
         for row, (_, r), median in zip(rows, found, timed, strict=True):
             share = None if r.reached is None else 100 * r.reached
             row += [words.number(median, ms), words.number(share, 1)]
-    numeric = tuple(range(1, len(head)))
-    notes = [_notes(r) for _, r in found]
-    if any(notes):
-        head, rows = [*head, "Note"], [[*row, note] for row, note in zip(rows, notes, strict=True)]
-    return Table(TITLE, tuple(head), tuple(map(tuple, rows)), numeric)
+    return Table(TITLE, tuple(head), tuple(map(tuple, rows)), tuple(range(1, len(head))))
 
 
-def bounds_absent(report: Report) -> str:
-    """Which files that ship have none, and why: a sentence for each reason."""
-    reasons: dict[str, list[str]] = {}
+def bounds_notes(report: Report) -> str:
+    """Sentences on which files have no bound and why, and on bounds that leave something out or are none."""
+    notes: dict[str, list[str]] = {}
     for a in report.artifacts:
         if a.target is not None and a.roofline_absent:
-            reasons.setdefault(a.roofline_absent, []).append(a.target)
-    return " ".join(f"No bound for {words.listed(of)}: {why}." for why, of in reasons.items())
+            notes.setdefault(f"No bound for {{}}: {a.roofline_absent}.", []).append(a.target)
+    for name, r in _found(report):
+        if r.reached is not None and r.reached > 1:
+            said = "Faster than the bound: {}. The device has more than [peak] of its profile says."
+            notes.setdefault(said, []).append(name)
+        if r.uncounted:
+            said = f"Not counted for {{}}: what is inside {words.listed(r.uncounted)}."
+            notes.setdefault(said, []).append(name)
+    return " ".join(said.replace("{}", words.listed(of), 1) for said, of in notes.items())
 
 
 def bound_tables(report: Report) -> tuple[Table, ...]:
     """The operators that the bounds are made of, and the rates."""
-    found = [(str(a.target), a.roofline) for a in report.artifacts if a.roofline is not None]
+    found = _found(report)
     if not found:
         return ()
     head = ("File", "Layer", "Operator", "Type", "MACs", "From memory, bytes", "Bound, µs", "Limited by")
@@ -79,11 +82,8 @@ def _limits(r: RooflineRecord) -> tuple[str, ...]:
     return words.number(compute, 0), words.number(memory, 0), words.short(r.macs), str(r.num_threads)
 
 
-def _notes(r: RooflineRecord) -> str:
-    notes = [f"without what is inside {words.listed(r.uncounted)}"] if r.uncounted else []
-    if r.reached is not None and r.reached > 1:
-        notes.append("faster than the bound: the device has more than [peak] of its profile says")
-    return words.sentence("; ".join(notes))
+def _found(report: Report) -> list[tuple[str, RooflineRecord]]:
+    return [(str(a.target), a.roofline) for a in report.artifacts if a.roofline is not None]
 
 
 def _operators(name: str, r: RooflineRecord, decimals: int) -> Iterator[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from edgekd.report import tables, verdicts, words
-from edgekd.report.bounds import ABOUT, bound_table, bound_tables, bounds_absent
+from edgekd.report.bounds import ABOUT, bound_table, bound_tables, bounds_notes
 from edgekd.report.classes import change_tables
 from edgekd.report.details import detail_tables
 from edgekd.report.fitting import BODY, Block, fitted, shortened, whole
@@ -243,9 +243,9 @@ def _slice_table(rows: Sequence[SliceRow], unit: str, confidence: str, most: int
 
 
 def _bounds(report: Report, most: int | None) -> list[Block]:
-    """How fast each file could be at best, and which have no bound."""
-    found, absent = bound_table(report), bounds_absent(report)
-    if found is None and not absent:
+    """How fast each file could be at best."""
+    found, notes = bound_table(report), bounds_notes(report)
+    if found is None and not notes:
         return []
     parts = [Block("## Bounds")]
     if found is not None:
@@ -253,7 +253,7 @@ def _bounds(report: Report, most: int | None) -> list[Block]:
             Block(escape(ABOUT)),
             table(found.head, found.rows, found.numeric, most=most, name="bounds"),
         ]
-    return [*parts, Block(escape(absent if most is None else shortened(absent, most)))] if absent else parts
+    return [*parts, Block(escape(notes if most is None else shortened(notes, most)))] if notes else parts
 
 
 def _details(report: Report, most: int | None) -> list[Block]:
