@@ -24,6 +24,7 @@ from edgekd.judgement import logged
 from edgekd.nodes import BOTH, Emission, Node, Plan
 from edgekd.report import schema
 from edgekd.report.files import REPORTS
+from edgekd.rooflines import with_rooflines
 from edgekd.stages.context import Context
 from edgekd.store import Entry, deflated_size, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions
@@ -84,6 +85,7 @@ def _assemble(made: Assembly) -> schema.Report:
     stages = [_stage(made, node) for node in _in_the_chain(made.plan)]
     report = _report(made, stages, *_artifacts(made))
     report = with_figures(report, folder, policy)
+    report = with_rooflines(report, folder, made.plan.targets)
     report = with_gallery(report, folder, context.task, made.plan.recipe.report.gallery)
     return logged(report, folder, policy, context.store.root)
 

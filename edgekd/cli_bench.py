@@ -95,7 +95,7 @@ def bench(
             instructions=count_instructions,
         )
     checks = _checks(found, max_latency_ms, max_instructions)
-    values = {**found.as_dict(), **_sureness(found)}
+    values = {**found.as_dict(), **_sureness(found), **_bound(found, profile)}
     if json_:
         terminal.emit_json({**values, "checks": [vars(check) for check in checks]})
     else:
@@ -141,6 +141,24 @@ def _sureness(found: Bench) -> dict[str, Any]:
         "process_medians_ms": m.process_medians_ms,
         "unsteady": reasons or None,
     }
+
+
+def _bound(found: Bench, target: Target | None) -> dict[str, Any]:
+    """The least time at the target's peak rates, and what share of it was reached, on the target itself."""
+    from edgekd.errors import MeasurementError
+    from edgekd.measure.roofline import roofline_of
+
+    if target is None or target.peak is None:
+        return {"bound_ms": None, "bound_reached": None}
+    m, halves = found.measurement, target.runtime.delegate == "gpu"
+    try:
+        bound_ms = roofline_of(
+            found.path, found.format, target.peak, m.protocol.num_threads, halves=halves
+        ).bound_ms
+    except MeasurementError as error:
+        return {"bound_ms": None, "bound_reached": None, "bound_absent": error.message}
+    reached = bound_ms / m.median_ms if m.kind == "measured" else None
+    return {"bound_ms": bound_ms, "bound_reached": reached}
 
 
 def _checks(found: Bench, max_latency_ms: float | None, max_instructions: int | None) -> list[Check]:

@@ -86,12 +86,22 @@ class ProtocolConfig(Strict):
 
 
 class PeakConfig(Strict):
-    """Peak rates of one core, for the roofline, with their source."""
+    """Peak rates of one core, its memory and its caches, for the roofline, with their source.
+
+    With too low a rate, or too small a cache, the bound is none: where in doubt, the larger number.
+    """
 
     fp32_gflops: float = Field(gt=0, description="float32, one core")
+    fp16_gflops: float | None = Field(
+        default=None, gt=0, description="float16, one core; none: it has no arithmetic faster than float32's"
+    )
     int8_gops: float = Field(gt=0, description="int8, one core")
-    memory_gb_per_s: float = Field(gt=0, description="memory bandwidth")
-    source: str = Field(description="where the numbers come from")
+    memory_gb_per_s: float = Field(gt=0, description="memory bandwidth, of all cores together")
+    cache_mb: float = Field(
+        ge=0,
+        description="all caches that a core's data may lie in, millions of bytes: from there they come free",
+    )
+    source: str = Field(min_length=1, description="where the numbers come from")
 
 
 class Target(Strict):

@@ -22,6 +22,7 @@ from edgekd.report.schema import (
     PredictionsFile,
     Report,
 )
+from edgekd.rooflines import with_rooflines
 from edgekd.stored import read_measurement, read_predictions, read_teacher
 from edgekd.types import ACCURACY, Predictions
 
@@ -84,7 +85,7 @@ def _remade(report: Report, folder: Path, recipe: Recipe, targets: Sequence[Targ
             "measurements": tuple(measurements),
         }
     )
-    return with_figures(report, folder, recipe.gate)
+    return with_rooflines(with_figures(report, folder, recipe.gate), folder, targets)
 
 
 def _metrics(

@@ -20,7 +20,7 @@ _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 1, 2, 3, 4, 5, 5
 _TENSOR_TYPE, _TENSOR_NAME = 2, 8
 _TENSOR_DATA = (4, 5, 6, 7, 9, 10, 11)  # float, int32, string, int64, raw, double, uint64
-_ONNX_TYPES = dict(
+ONNX_TYPES = dict(
     enumerate(
         "undefined float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 "
         "complex64 complex128 bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz uint4 int4 "
@@ -83,7 +83,7 @@ def _of_onnx(data: bytes) -> Iterator[Constant]:
     for name, tensor in found:
         size = sum(tensor.size(field) for field in _TENSOR_DATA)
         reader = _behind(name, readers)
-        dtype = _type(_ONNX_TYPES, tensor.number(_TENSOR_TYPE))
+        dtype = _type(ONNX_TYPES, tensor.number(_TENSOR_TYPE))
         # The module's own path, where the exporter kept it, says more than the node's number.
         path, dot, kind = name.rpartition(".")
         layer = path if dot and kind in ("weight", "bias") else reader.name

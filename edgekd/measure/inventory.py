@@ -13,7 +13,7 @@ from edgekd.types import Format, Inventory, Operator
 _RUNTIME = {"onnx": "onnxruntime", "tflite": "litert"}
 
 # Conversions and moves of data: they compute nothing.
-_MOVES = frozenset(
+MOVES = frozenset(
     """
     Cast Concat Constant ConstantOfShape DepthToSpace DequantizeLinear Dropout DynamicQuantizeLinear
     Expand Flatten Gather GatherElements GatherND Identity MemcpyFromHost MemcpyToHost NonZero OneHot Pad
@@ -69,18 +69,18 @@ def inventory_of(
         read = [(str(name), str(kind), [str(dtype) for dtype in dtypes]) for name, kind, dtypes in listed]
     except (TypeError, ValueError):
         raise MeasurementError(f"{path.name}: the agent listed no operators: {str(listed)[:100]}") from None
-    return count([Operator(name, kind, _dtype(kind, dtypes)) for name, kind, dtypes in read])
+    return count([Operator(name, kind, main_dtype(kind, dtypes)) for name, kind, dtypes in read])
 
 
 def count(operators: Sequence[Operator]) -> Inventory:
     """Operators with how many of them compute in int8 and in float."""
-    computing = [o for o in operators if o.op_type not in _MOVES]
+    computing = [o for o in operators if o.op_type not in MOVES]
     int8 = sum(o.dtype in (*_BYTE, HYBRID) for o in computing)
     return Inventory(tuple(operators), int8, sum(o.dtype in _FLOAT for o in computing))
 
 
-def _dtype(kind: str, dtypes: Sequence[str]) -> str:
-    """The type of an operator's main input, or HYBRID."""
+def main_dtype(kind: str, dtypes: Sequence[str]) -> str:
+    """The type of an operator's main input, of the types of all of them, or HYBRID."""
     index = _MAIN_INPUT.get(kind, 0)
     main = dtypes[index] if index < len(dtypes) else ""
     weights = dtypes[1] if len(dtypes) > 1 else ""

@@ -23,6 +23,21 @@ class Message:
         """The last integer of a field, 0 where there is none."""
         return next((v for v in reversed(self._fields.get(field, [])) if isinstance(v, int)), 0)
 
+    def numbers(self, field: int) -> tuple[int, ...]:
+        """All integers of a field, signed as int64, whether they are packed or not."""
+        found: list[int] = []
+        for value in self._fields.get(field, []):
+            found += [value] if isinstance(value, int) else _packed(value)
+        return tuple(v - (1 << 64) if v >> 63 else v for v in found)
+
+    def has(self, field: int) -> bool:
+        """Whether a field is there."""
+        return field in self._fields
+
+    def data(self, field: int) -> bytes:
+        """The last bytes of a field, b"" where there are none."""
+        return bytes((self._bytes(field) or (b"",))[-1])
+
     def texts(self, field: int) -> tuple[str, ...]:
         """All texts of a field."""
         return tuple(bytes(v).decode() for v in self._bytes(field))
@@ -51,6 +66,14 @@ class Message:
 
     def _bytes(self, field: int) -> list[memoryview]:
         return [v for v in self._fields.get(field, []) if isinstance(v, memoryview)]
+
+
+def _packed(data: memoryview) -> list[int]:
+    found, at = [], 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        found.append(value)
+    return found
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -20,6 +20,7 @@ from edgekd.report.base_records import (
     Share,
 )
 from edgekd.report.figure_records import ClassDrops, Contents, Flips, LatencyDistribution
+from edgekd.report.roofline_records import RooflineRecord
 from edgekd.types import Format, Status
 
 
@@ -141,6 +142,11 @@ class ArtifactRecord(Record):
     flips: Flips | None = Field(default=None, description="null for the float references")
     contents: Contents | None = Field(default=None, description="null where the files were not looked into")
     contents_unread: str = Field(default="", description="why contents is null, of files that cannot be read")
+    roofline: RooflineRecord | None = Field(
+        default=None,
+        description="a bound of its latency on the target, no prediction; null where there is none",
+    )
+    roofline_absent: str = Field(default="", description="why roofline is null, of files that ship")
 
     @model_validator(mode="after")
     def _consistent(self) -> ArtifactRecord:

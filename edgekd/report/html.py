@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from edgekd.report import tables, words
+from edgekd.report.bounds import ABOUT, bound_table, bound_tables, bounds_notes
 from edgekd.report.classes import changes
 from edgekd.report.details import detail_tables
 from edgekd.report.further import further_tables
@@ -111,6 +112,7 @@ def html(report: Report) -> str:
             details=(
                 *detail_tables(report),
                 *further_tables(report),
+                *bound_tables(report),
                 *content_tables(report),
                 *sensitivity_tables(report),
             ),
@@ -135,6 +137,9 @@ def _plots(report: Report) -> dict[str, Any]:
         "gallery_said": gallery_said(report),
         "cards": cards(report),
         "insides": insides(report),
+        "bounds": bound_table(report),
+        "bounds_said": ABOUT,
+        "bounds_notes": bounds_notes(report),
     }
     parts = {
         "waterfall": "Steps",
@@ -144,6 +149,7 @@ def _plots(report: Report) -> dict[str, Any]:
         "pareto": "Trade-offs" if found["scatters"] else "",
         "sizes": "Size and latency",
         "distributions": "Timed runs" if spread.files or spread.references else "",
+        "bounds": "Bounds" if found["bounds"] or found["bounds_notes"] else "",
         "classes": "Classes" if found["changes"] else "",
         "gallery": "Gallery" if found["gallery_said"] else "",
         "sensitivity": "Sensitivity" if sensitivity_bars(report) else "",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from edgekd.report import tables, verdicts, words
+from edgekd.report.bounds import ABOUT, bound_table, bound_tables, bounds_notes
 from edgekd.report.classes import change_tables
 from edgekd.report.details import detail_tables
 from edgekd.report.fitting import BODY, Block, fitted, shortened, whole
@@ -53,6 +54,7 @@ def _blocks(report: Report, most: int | None) -> list[Block]:
         Block("## Checks"),
         *_checks(report, most),
         *_slices(report, most),
+        *_bounds(report, most),
         Block("## Details"),
         *_details(report, most),
     ]
@@ -240,10 +242,24 @@ def _slice_table(rows: Sequence[SliceRow], unit: str, confidence: str, most: int
     return table(head, cells, (3, 4, 5, 6), most=most, name="slices")
 
 
+def _bounds(report: Report, most: int | None) -> list[Block]:
+    """How fast each file could be at best."""
+    found, notes = bound_table(report), bounds_notes(report)
+    if found is None and not notes:
+        return []
+    parts = [Block("## Bounds")]
+    if found is not None:
+        parts += [
+            Block(escape(ABOUT)),
+            table(found.head, found.rows, found.numeric, most=most, name="bounds"),
+        ]
+    return [*parts, Block(escape(notes if most is None else shortened(notes, most)))] if notes else parts
+
+
 def _details(report: Report, most: int | None) -> list[Block]:
     parts = []
     found = (*change_tables(report), *detail_tables(report), *further_tables(report))
-    for one in (*found, *sensitivity_tables(report)):
+    for one in (*found, *bound_tables(report), *sensitivity_tables(report)):
         shown = table(one.head, one.rows, one.numeric, most=most, name=one.title)
         parts.append(_folded(shown, one.title))
     recipe = words.toml(report.recipe.config)

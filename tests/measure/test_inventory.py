@@ -72,14 +72,14 @@ def test_share_by_hand(tmp_path):
 
 
 def test_hybrid_operators_compute_in_int8(tmp_path):
-    from edgekd.measure.inventory import _dtype
+    from edgekd.measure.inventory import main_dtype
 
-    assert _dtype("FULLY_CONNECTED", ["float32", "int8", "float32"]) == HYBRID
-    assert _dtype("CONV_2D", ["float32", "float32"]) == "float32"
-    assert _dtype("DynamicQuantizeMatMul", ["float32"]) == HYBRID
+    assert main_dtype("FULLY_CONNECTED", ["float32", "int8", "float32"]) == HYBRID
+    assert main_dtype("CONV_2D", ["float32", "float32"]) == "float32"
+    assert main_dtype("DynamicQuantizeMatMul", ["float32"]) == HYBRID
     # The first input of a transposed convolution is its output's shape.
-    assert _dtype("TRANSPOSE_CONV", ["int32", "int8", "int8", "int32"]) == "int8"
-    assert _dtype("RANDOM", []) == ""
+    assert main_dtype("TRANSPOSE_CONV", ["int32", "int8", "int8", "int32"]) == "int8"
+    assert main_dtype("RANDOM", []) == ""
 
 
 def test_count_leaves_out_moves_and_integers():

@@ -124,6 +124,8 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
         "flips": None,
         "contents": None,
         "contents_unread": "",
+        "roofline": None,
+        "roofline_absent": "",
         **more,
     }
 

@@ -234,7 +234,15 @@ def test_reports_from_before_the_figures_are_read(sample):
     old = copy.deepcopy(sample)
     del old["gallery"]
     for artifact in old["artifacts"]:
-        for key in ("class_drops", "flips", "contents", "contents_unread", "slices"):
+        for key in (
+            "class_drops",
+            "flips",
+            "contents",
+            "contents_unread",
+            "slices",
+            "roofline",
+            "roofline_absent",
+        ):
             del artifact[key]
     for measurement in old["measurements"]:
         del measurement["distribution"]
