@@ -16,7 +16,7 @@ from edgekd.store import hash_of, sha256_file, write_atomic
 
 class KeptJobs:
     """A `RunJob` that remembers, by what was asked: files count by their content, and the second of two
-    equal jobs is another one.
+    equal jobs is another one. What is damaged, or is not the scores that the agent told of, is done anew.
 
     Args:
         run: does what was not done yet.
@@ -34,15 +34,33 @@ class KeptJobs:
         events = self._folder / f"{asked}-{self._asked[asked]}.json"
         scores = events.with_suffix(".npy")
         outputs = job.get("outputs")
-        if events.is_file():
-            if outputs is not None:
+        if (kept := _read(events)) is not None:
+            if outputs is None:
+                return kept
+            if scores.is_file() and sha256_file(scores) == _sha256(kept):
                 shutil.copyfile(scores, outputs)
-            return tuple(json.loads(events.read_text(encoding="utf-8")))
+                return kept
         found = self._run(job, time_limit_s=time_limit_s)
         if outputs is not None:
-            shutil.copyfile(outputs, scores)
+            write_atomic(scores, Path(outputs).read_bytes())
         write_atomic(events, json.dumps(found))  # last: what has events is whole
         return found
+
+
+def _read(path: Path) -> tuple[Event, ...] | None:
+    """The events of a job that was done; None where it was not, or where its file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    sound = isinstance(found, list) and all(isinstance(e, dict) and "event" in e for e in found)
+    return tuple(found) if sound else None
+
+
+def _sha256(events: tuple[Event, ...]) -> str | None:
+    """Of the scores, as the agent told it; None where it told of none, so that no file equals it."""
+    told = next((event for event in events if event["event"] == "scores"), {})
+    return told.get("sha256")
 
 
 def _by_content(job: Any) -> Any:

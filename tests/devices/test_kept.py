@@ -97,3 +97,34 @@ def test_equal_jobs_are_told_apart_and_other_files_are_other_jobs(tmp_path):
     assert counted.done == 2 and after[0] == before[0] != after[1]
     linear_onnx(path, WEIGHT + 1, BIAS)
     assert KeptJobs(counted, kept)(job) not in after and counted.done == 3
+
+
+def changed(path):
+    array = np.load(path)
+    array[0, 0] += 1
+    np.save(path, array)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        ("npy", changed),
+        ("npy", lambda path: path.write_bytes(b"")),  # its name was on the disk before its content
+        ("npy", Path.unlink),
+        ("json", lambda path: path.write_bytes(path.read_bytes()[:-5])),
+        ("json", lambda path: path.write_bytes(b"\xff")),
+        ("json", lambda path: path.write_text('["done"]')),
+        ("json", lambda path: path.write_text('[{"event": "done"}]')),
+    ],
+)
+def test_what_was_kept_and_is_damaged_is_done_anew(tmp_path, suffix, damage):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    counted = Counted(run_agent)
+    before = scores(tmp_path, KeptJobs(counted, kept))
+    scores(tmp_path, KeptJobs(counted, kept))
+    assert counted.done == 5
+    damage(sorted(kept.glob(f"*.{suffix}"))[0])
+    assert np.array_equal(scores(tmp_path, KeptJobs(counted, kept)), before) and counted.done == 6
+    assert np.array_equal(scores(tmp_path, KeptJobs(counted, kept)), before) and counted.done == 6
+    assert len(list(kept.iterdir())) == 10
