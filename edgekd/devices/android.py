@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,13 @@ from edgekd.devices.known import Device
 from edgekd.errors import MeasurementError
 
 _ASK_S, _MOST_BYTES = 60.0, 2**20
-_FLAGS = {"cpu": (), "xnnpack": ("--use_xnnpack=true",), "gpu": ("--use_gpu=true",)}
+_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "cpu": (),
+    "xnnpack": ("--use_xnnpack=true",),
+    "gpu": ("--use_gpu=true",),
+    "gpu-fp32": ("--use_gpu=true", "--gpu_precision_loss_allowed=false"),
+}
+DELEGATES = tuple(_FLAGS)
 _NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)"
 _RUNS = re.compile(
     rf"count=(\d+) first={_NUMBER} curr={_NUMBER} min={_NUMBER} max={_NUMBER} avg={_NUMBER} std={_NUMBER}"
@@ -33,6 +39,7 @@ _APPLIED = re.compile(
     r"Explicitly applied (\w+) delegate, and the model graph will be (completely|partially) executed"
 )
 _REPLACED = re.compile(r"Replacing (\d+) out of (\d+) node\(s\) with delegate \(TfLiteXNNPackDelegate\)")
+_AFFINITY = re.compile(r"affinity mask: ([0-9a-f]{1,64})\s*$")
 _CREATED = "Created TensorFlow Lite XNNPACK delegate"
 
 
@@ -49,7 +56,8 @@ class NativeTimes:
         max_ms: slowest.
         std_ms: standard deviation.
         peak_memory_bytes: of the process, as it saw it now and then; None where its version does not tell.
-        backend: what ran the graph, in its words: "xnnpack", "gpu", with "+builtin" where not all of it.
+        backend: what ran the graph: "gpu", "gpu-fp32", or in its words "xnnpack", with "+builtin" where not
+            all of it.
     """
 
     num_runs: int
@@ -72,9 +80,11 @@ def command(
     warmup_runs: int,
     num_runs: int,
     min_seconds: float,
+    cores: Sequence[int] = (),
 ) -> list[str]:
-    """The command on the device; `program` and `graph` are paths there."""
+    """The command on the device; `program` and `graph` are paths there, `delegate` is one of DELEGATES."""
     return [
+        *_kept_to(cores),
         program,
         f"--graph={graph}",
         f"--num_threads={num_threads}",
@@ -84,6 +94,15 @@ def command(
         "--report_peak_memory_footprint=true",
         *_FLAGS[delegate],
     ]
+
+
+def _kept_to(cores: Sequence[int]) -> list[str]:
+    # Toybox's, which Android has, takes a mask in hexadecimal digits and no list of cores.
+    return ["taskset", f"{_mask(cores):x}"] if cores else []
+
+
+def _mask(cores: Sequence[int]) -> int:
+    return sum(1 << core for core in set(cores))
 
 
 def parse(text: str, delegate: str) -> NativeTimes:
@@ -118,12 +137,19 @@ def parse(text: str, delegate: str) -> NativeTimes:
 def _backend(text: str, delegate: str) -> str:
     applied = {name.lower(): share for name, share in _APPLIED.findall(text)}
     if delegate != "cpu":
-        if delegate not in applied:
+        name = delegate.removesuffix("-fp32")
+        if name not in applied:
             raise MeasurementError(
-                f"benchmark_model does not say that the {delegate} delegate took the graph: {_last(text)}",
+                f"benchmark_model does not say that the {name} delegate took the graph: {_last(text)}",
                 hint='delegate = "cpu" runs it all the same',
             )
-        return delegate if applied[delegate] == "completely" else f"{delegate}+builtin"
+        whole = applied[name] == "completely"
+        if name == "gpu" and not whole:
+            raise MeasurementError(
+                "benchmark_model took only a part of the graph to the GPU",
+                hint='delegate = "cpu" or "xnnpack" runs all of it on the processor',
+            )
+        return delegate if whole else f"{delegate}+builtin"
     if replaced := _REPLACED.search(text):
         return "xnnpack" if replaced[1] == replaced[2] else "xnnpack+builtin"
     return "xnnpack, of how much it does not say" if _CREATED in text else "builtin"
@@ -168,15 +194,28 @@ def measure(
     warmup_runs: int,
     num_runs: int,
     min_seconds: float,
+    cores: Sequence[int] = (),
     time_limit_s: float = 600.0,
 ) -> NativeTimes:
     """Times a TFLite file on the device, on random inputs; the file is removed from there at the end.
 
+    Args:
+        device: with a benchmark_model.
+        path: the file.
+        delegate: one of DELEGATES.
+        num_threads: of the processor.
+        warmup_runs: before those that count.
+        num_runs: at least.
+        min_seconds: at least.
+        cores: that it keeps to; none: whatever it is given.
+        time_limit_s: of the program.
+
     Raises:
-        MeasurementError: it does not run, or says what is none of its answers.
+        MeasurementError: it does not run, not on those cores, or says what is none of its answers.
     """
     assert device.benchmark_model is not None
     link = AdbLink(device)
+    _check_cores(link, cores)
     folder = f"{link.folder}/edgekd-{secrets.token_hex(8)}"
     _ask(link, ["mkdir", "-m", "700", "--", folder])
     with _removed(link, folder):
@@ -189,8 +228,22 @@ def measure(
             warmup_runs=warmup_runs,
             num_runs=num_runs,
             min_seconds=min_seconds,
+            cores=cores,
         )
         return parse(_ask(link, asked, time_limit_s), delegate)
+
+
+def _check_cores(link: AdbLink, cores: Sequence[int]) -> None:
+    """That a program there gets the cores: a kernel leaves out in silence what it does not have."""
+    if not cores:
+        return
+    said = _ask(link, [*_kept_to(cores), "sh", "-c", "taskset -p $$"])
+    told = _AFFINITY.search(said)
+    if told is None or int(told[1], 16) != _mask(cores):
+        raise MeasurementError(
+            f"cores {sorted(set(cores))} were asked for, the device says: {_last(said)}",
+            hint="protocol.cores names cores that are there and online",
+        )
 
 
 @contextlib.contextmanager

@@ -63,7 +63,8 @@ def bench_natively(
         num_threads: threads for inference; None for the target's, or 1.
 
     Raises:
-        UsageError: there is no such file, or it is no TFLite file, or not of the target's format.
+        UsageError: there is no such file, or it is no TFLite file, or not of the target's format; or
+            benchmark_model has no such delegate.
         MeasurementError: it does not run there.
     """
     found = sniff(path)
@@ -73,6 +74,12 @@ def bench_natively(
         raise UsageError(
             f"{path}: its format is {found}, target {target.name} takes {target.artifact.format}"
         )
+    delegate = target.runtime.delegate if target is not None else "cpu"
+    if delegate not in android.DELEGATES:
+        raise UsageError(
+            f"benchmark_model on {name} has no delegate {delegate!r}",
+            hint=f"it has {', '.join(android.DELEGATES)}",
+        )
     host = android.machine_of(device)
     unlike = differences(host, target) if target is not None else []
     threads = num_threads or (target.runtime.num_threads if target is not None else 1)
@@ -80,11 +87,12 @@ def bench_natively(
     times = android.measure(
         device,
         path,
-        delegate=target.runtime.delegate if target is not None else "cpu",
+        delegate=delegate,
         num_threads=threads,
         warmup_runs=protocol.warmup_runs,
         num_runs=protocol.min_runs,
         min_seconds=protocol.min_seconds,
+        cores=protocol.cores,
     )
     notes = [
         f"average of {times.num_runs} runs, by benchmark_model on random inputs: no percentiles, no outputs; "
@@ -92,6 +100,8 @@ def bench_natively(
     ]
     if target is not None and unlike:
         notes.append(f"{name} is not what target {target.name} stands for: {'; '.join(unlike)}")
-    kind: Kind = "emulated" if device.is_emulator else "host" if unlike else "measured"
+    if target is not None:  # its runtime is part of what it is
+        notes.append(f"target {target.name} names {target.runtime.name}: it ran in benchmark_model")
+    kind: Kind = "emulated" if device.is_emulator else "host" if target is not None else "measured"
     size, named = path.stat().st_size, target.name if target is not None else None
     return NativeBench(path, size, named, kind, threads, name, times, host, tuple(notes))

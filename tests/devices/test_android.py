@@ -105,6 +105,7 @@ def test_a_phone_s_gpu():
 @pytest.mark.parametrize(
     ("text", "delegate", "backend", "num_runs", "mean_ms", "peak"),
     [
+        (PHONE_GPU, "gpu-fp32", "gpu-fp32", 50, 119.375, None),
         (BOARD_XNNPACK, "xnnpack", "xnnpack+builtin", 50, 899.641, None),
         (BOARD_BUILTIN, "cpu", "builtin", 50, 1240.27, None),
         (CHROMEBOOK, "cpu", "xnnpack", 1061, 56.2658, 97_767_444),  # 93.2383 x 1024 x 1024
@@ -136,6 +137,8 @@ def test_other_devices(text, delegate, backend, num_runs, mean_ms, peak):
         ),
         (PHONE_GPU.split("Inference timings")[0], "gpu", "benchmark_model told no times"),
         (NOT_TAKEN, "gpu", "does not say that the gpu delegate took the graph"),
+        (PHONE_GPU.replace("completely", "partially"), "gpu", "took only a part of the graph to the GPU"),
+        (PHONE_GPU.replace("completely", "partially"), "gpu-fp32", "took only a part of the graph"),
         (PHONE_GPU, "xnnpack", "does not say that the xnnpack delegate took the graph"),
         (PHONE_GPU.replace("(avg): 119375", "(avg): 119"), "gpu", "told times that are none"),
         (PHONE_GPU.replace("min=113737", "min=999999"), "gpu", "told times that are none"),
@@ -164,6 +167,9 @@ def test_the_command_there():
         "--report_peak_memory_footprint=true",
         "--use_gpu=true",
     ]
+    exact = android.command("/data/b m", "/data/g.tflite", delegate="gpu-fp32", cores=(4, 7, 4), **options)
+    # Bits 4 and 7; TensorFlow's guide to the program has `taskset f0` for the cores 4 to 7.
+    assert exact == ["taskset", "90", *words, "--gpu_precision_loss_allowed=false"]
 
 
 def test_a_device_has_it_over_adb_only():
@@ -181,9 +187,21 @@ ro.build.version.release) echo 13;;
 esac
 """
 BENCHMARK = """#!/bin/sh
+taskset -p $$ >/data/affinity
 echo "$@" >>/data/asked
 [ -s "${1#--graph=}" ] || { echo Failed to load model; exit 1; }
 cat /data/said
+"""
+# In place of toybox's, with the words that it has. The affinity is the kernel's own.
+TASKSET = """#!/usr/bin/python3.11
+import os, sys
+first, *rest = sys.argv[1:]
+if first == "-p":
+    mask = sum(1 << core for core in os.sched_getaffinity(int(rest[0])))
+    print(f"pid {rest[0]}'s current affinity mask: {mask:x}")
+else:
+    os.sched_setaffinity(0, [core for core in range(1024) if int(first, 16) >> core & 1])
+    os.execvp(rest[0], rest)
 """
 
 
@@ -193,7 +211,12 @@ def phone(tmp_path_factory):
         pytest.skip(f"no board here: {told}")
     folder = tmp_path_factory.mktemp("phone")
     root = boards.copy(folder)
-    for path, text in (("usr/bin/getprop", GETPROP), ("data/benchmark_model", BENCHMARK)):
+    scripts = (
+        ("usr/bin/getprop", GETPROP),
+        ("usr/bin/taskset", TASKSET),
+        ("data/benchmark_model", BENCHMARK),
+    )
+    for path, text in scripts:
         (root / path).unlink(missing_ok=True)  # a link to the file of all trees
         (root / path).write_text(text)
         (root / path).chmod(0o755)
@@ -224,7 +247,8 @@ def test_bench_by_the_phone_s_own_program(phone, data_root):
     assert (found["mean_ms"], found["num_runs"], found["size_bytes"]) == (899.641, 50, path.stat().st_size)
     assert found["notes"] == [
         "average of 50 runs, by benchmark_model on random inputs: no percentiles, no outputs; "
-        "nothing is judged by it"
+        "nothing is judged by it",
+        "target android-cpu names litert: it ran in benchmark_model",
     ]
     assert not {"median_ms", "p90_ms", "p99_ms"} & set(found)
     assert (found["host"]["board"], found["host"]["os"]) == ("Android Pixel 4a", "Android 13")
@@ -243,7 +267,47 @@ def test_where_the_phone_is_not_the_target_s(phone, data_root):
         "phone is not what target raspberry-pi-5 stands for: "
         "its board is 'Android Pixel 4a', not 'Raspberry Pi 5'"
     )
-    assert bench_natively(path, "phone", real, load_target("android-cpu")).kind == "measured"
+    # Another runtime than the target's is no measurement of the target.
+    assert bench_natively(path, "phone", real, load_target("android-cpu")).kind == "host"
+    (root / "data/said").write_text(CHROMEBOOK)
+    assert bench_natively(path, "phone", real).kind == "measured"
+
+
+def target_of(delegate, cores=()):
+    target = load_target("android-cpu")
+    return target.model_copy(
+        update={
+            "runtime": target.runtime.model_copy(update={"delegate": delegate}),
+            "protocol": target.protocol.model_copy(update={"cores": tuple(cores)}),
+        }
+    )
+
+
+def test_delegates_of_the_phone_s_own_program(phone, data_root):
+    root, device = phone
+    path = data_root / "models/mlperf_tiny/ad01_int8.tflite"
+    (root / "data/said").write_text(PHONE_GPU)
+    (root / "data/asked").write_text("")
+    assert bench_natively(path, "phone", device, target_of("gpu-fp32")).times.backend == "gpu-fp32"
+    said = (root / "data/asked").read_text()
+    assert said.endswith("--use_gpu=true --gpu_precision_loss_allowed=false\n")
+    nowhere = device.model_copy(update={"via": "adb://of-no-phone"})
+    with pytest.raises(UsageError, match="benchmark_model on phone has no delegate 'cuda'"):
+        bench_natively(path, "phone", nowhere, target_of("cuda"))
+
+
+def test_cores_on_the_phone(phone, data_root):
+    root, device = phone
+    path = data_root / "models/mlperf_tiny/ad01_int8.tflite"
+    (root / "data/said").write_text(CHROMEBOOK)
+    last = max(os.sched_getaffinity(0))
+    bench_natively(path, "phone", device, target_of("cpu", [last]))
+    assert (root / "data/affinity").read_text().endswith(f"affinity mask: {1 << last:x}\n")
+    with pytest.raises(
+        MeasurementError, match=rf"cores \[{last}, 900\] were asked for, the device says: pid"
+    ):
+        bench_natively(path, "phone", device, target_of("cpu", [last, 900]))
+    assert left_behind(root) == []
 
 
 def test_errors_of_the_phone_s_own_program(phone, data_root, tmp_path):
