@@ -48,7 +48,7 @@ STAGES = {
     "quantize": Stage("edgekd.stages.quantize", 7, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 8, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 3, ("onnxruntime", "ai-edge-litert"), 4),
-    "measure": Stage("edgekd.stages.measure", 3, ("onnxruntime", "ai-edge-litert"), 12),
+    "measure": Stage("edgekd.stages.measure", 4, ("onnxruntime", "ai-edge-litert"), 12),
 }
 
 

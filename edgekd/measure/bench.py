@@ -139,6 +139,10 @@ def bench(
             display=display,
             run=how.run,
         )
+        notes = how.notes
+        if doubt := _doubt(measured, how.kind):
+            display.line(escape(doubt))
+            notes = (*notes, doubt)
         return Bench(
             path,
             how.format,
@@ -148,7 +152,7 @@ def bench(
             inventory_of(path, how.format, run=how.run, runtime=how.subject.runtime),
             how.machine,
             counted,
-            how.notes,
+            notes,
         )
     except IllegalInstructionError as error:
         raise _explained(error, how.machine, target) from None
@@ -246,6 +250,19 @@ def _there(name: str, host: Mapping[str, Any], found: Format) -> str:
 def _count(how: How, board: Board, seed: int) -> Instructions:
     model = job_model(how.subject, how.protocol.num_threads)
     return count_instructions(board.device, model, seed=seed)
+
+
+def _doubt(found: Measurement, of_device: Kind) -> str:
+    """Why times are of another kind than those of their device are; nothing where they are not."""
+    if found.kind == of_device:
+        return ""
+    if found.kind == "emulated":
+        return f"{found.gpu} is a program on the processor: these are no times of a GPU"
+    told = "no driver names the GPU" if found.gpu is None else f"it ran on {found.gpu}"
+    return (
+        f"{told}: it may have been a program on the processor, so these times are not called measured; "
+        "VK_DRIVER_FILES (devices add --env) names the one driver to use"
+    )
 
 
 def _counted(found: Instructions | None) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from edgekd.measurements import Conditions, Kind, Measurement, Protocol
 from edgekd.progress import QUIET, Display
 from edgekd.types import Artifact
 
+_ON_PROCESSOR = ("cpu", "xnnpack")
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -143,8 +145,7 @@ def _measurement(
     values = [_event(events, "latency", one.id)["values_ms"] for events in processes]
     if any(s["num_threads"] != protocol.num_threads for s in session):
         raise MeasurementError(f"{one.id}: the runtime did not take {protocol.num_threads} threads")
-    if any(s.get("software_gpu") for s in session):
-        kind = "emulated"  # a GPU that is a program on the processor: its times are no GPU's
+    kind = kind_on_gpu(kind, one.delegate, [s.get("software_gpu") for s in session])
     return Measurement(
         artifact_id=one.id,
         device=device,
@@ -164,6 +165,20 @@ def _measurement(
         partitions=session[0].get("partitions"),
         gpu=session[0].get("gpu"),
     )
+
+
+def kind_on_gpu(kind: Kind, delegate: str, software: Sequence[bool | None]) -> Kind:
+    """What times are, of a kind by their device, where a GPU may have been a program on the processor.
+
+    Args:
+        kind: by the device.
+        delegate: that the target asks for.
+        software: what each process said of its GPU; None where no driver tells, or none ran.
+    """
+    if any(software):
+        return "emulated"  # its times are no GPU's
+    unsure = delegate not in _ON_PROCESSOR and None in software
+    return "host" if unsure and kind == "measured" else kind
 
 
 def _conditions(events: Sequence[Event], model: str) -> Conditions:

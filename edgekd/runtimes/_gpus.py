@@ -16,10 +16,15 @@ _PROPERTIES_BYTES, _TYPE_AT, _NAME_AT, _NAME_BYTES = 4096, 16, 20, 256
 
 
 class Gpu(NamedTuple):
-    """What a driver names; `software` where it is a program on the processor, whose times are no GPU's."""
+    """What a driver names.
+
+    Attributes:
+        name: all that it may be, where a runtime does not tell which it took.
+        software: whether it is a program on the processor, whose times are no GPU's; None where it may be.
+    """
 
     name: str
-    software: bool
+    software: bool | None
 
 
 class _InstanceCreateInfo(ctypes.Structure):
@@ -70,7 +75,8 @@ def cuda() -> tuple[Gpu, ...]:
 def one_of(found: tuple[Gpu, ...]) -> Gpu | None:
     """The GPU that a runtime runs on which took one of these; all their names where it may be any."""
     names = list(dict.fromkeys(gpu.name for gpu in found))
-    return Gpu(" or ".join(names), all(gpu.software for gpu in found)) if found else None
+    kinds = {gpu.software for gpu in found}
+    return Gpu(" or ".join(names), kinds.pop() if len(kinds) == 1 else None) if found else None
 
 
 def _properties(library: Any, handle: Any) -> Gpu:

@@ -43,12 +43,12 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         subjects.append(
             subject(artifact, node.config["runtime"], delegate=delegate, layout=layout, sample=sample)
         )
-    # Whether that is the target is a question of the target, asked when the report is written.
+    # Whether the device is the target is a question of the target, asked when the report is written.
     with opened(node, context) as run_job:
         found = measure_latency(
             subjects,
             protocol,
-            "host",
+            "measured",
             device="this computer",
             seed=context.seed,
             display=context.display,
@@ -64,6 +64,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             "runtime_version": measurement.runtime_version,
             "delegate": measurement.delegate,
             "emulated": measurement.kind == "emulated",  # a GPU that is a program
+            "gpu_unsure": measurement.kind == "host",  # it may be such a program
             "gpu": measurement.gpu,
             "operators_delegated": measurement.operators_delegated,
             "operators_total": measurement.operators_total,

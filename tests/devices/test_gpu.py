@@ -150,6 +150,19 @@ def test_an_operator_that_litert_s_gpu_lacks_is_named(lavapipe, tmp_path):
         predict(litert(lavapipe), path, np.ones((1, 4), np.float32), tmp_path, "gpu")
 
 
+def test_a_gpu_of_several_of_which_one_is_a_program():
+    """With Mesa's drivers beside a real one a runtime takes one of them, and does not tell which."""
+    real, other, program = (
+        _gpus.Gpu("Intel", software=False),
+        _gpus.Gpu("AMD", software=False),
+        _gpus.Gpu("llvmpipe", software=True),
+    )
+    assert _gpus.one_of((real, program)) == ("Intel or llvmpipe", None)
+    assert _gpus.one_of((program, program)) == ("llvmpipe", True)
+    assert _gpus.one_of((real, other)) == ("Intel or AMD", False)
+    assert _gpus.one_of((real,)) == real and _gpus.one_of(()) is None
+
+
 @pytest.fixture
 def image_weight():
     rng = np.random.default_rng(1)
@@ -219,8 +232,8 @@ def test_bench_for_a_phones_gpu_on_a_computer_without_one_says_so(tmp_path, monk
     assert "there is no usable GPU here" in said.err
 
 
-def test_times_of_a_software_gpu_are_called_emulated(lavapipe, tmp_path):
-    target = Target(
+def desk():
+    return Target(
         name="desk",
         description="",
         processor=Processor(isa="any"),
@@ -228,13 +241,36 @@ def test_times_of_a_software_gpu_are_called_emulated(lavapipe, tmp_path):
         artifact=EmissionConfig(format="tflite", scheme="fp32", layout="NHWC"),
         protocol=ProtocolConfig(warmup_runs=1, num_processes=1),
     )
+
+
+def test_times_of_a_software_gpu_are_called_emulated(lavapipe, tmp_path):
     path = linear_tflite(tmp_path / "m.tflite", np.eye(2))
     with Board("gpu", litert(lavapipe)) as board:
-        found = bench(path, target, board=board)
+        found = bench(path, desk(), board=board)
     told = found.as_dict()
     assert (told["kind"], told["backend"]) == ("emulated", "gpu-fp32, WebGpu")
     assert (told["operators_delegated"], told["operators_total"], told["partitions"]) == (1, 1, 1)
     assert LAVAPIPE in told["gpu"] and told["median_ms"] > 0
+    assert told["notes"] == [f"{told['gpu']} is a program on the processor: these are no times of a GPU"]
+
+
+def test_times_of_a_gpu_that_no_driver_tells_of_are_not_called_measured(lavapipe, tmp_path):
+    path = linear_tflite(tmp_path / "m.tflite", np.eye(2))
+    for gpu, words in ((None, "no driver names the GPU: it may"), ("A or B", "it ran on A or B: it may")):
+
+        class Unsure(Board):
+            """Lavapipe beside another driver, which this computer does not have."""
+
+            def kind(self, machine, target):
+                return "measured"
+
+            def run(self, job, *, time_limit_s=600.0, gpu=gpu):
+                found = super().run(job, time_limit_s=time_limit_s)
+                return tuple({**e, "gpu": gpu, "software_gpu": None} for e in found)
+
+        with Unsure("gpu", litert(lavapipe)) as board:
+            told = bench(path, desk(), board=board).as_dict()
+        assert told["kind"] == "host" and told["notes"][-1].startswith(words)
 
 
 @pytest.fixture(scope="module")

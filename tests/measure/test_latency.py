@@ -6,7 +6,7 @@ from model_files import linear_onnx, linear_tflite
 from nets import Tracking
 
 from edgekd.errors import MeasurementError
-from edgekd.measure.latency import Subject, measure_latency, subject
+from edgekd.measure.latency import Subject, kind_on_gpu, measure_latency, subject
 from edgekd.measurements import Protocol
 from edgekd.types import Artifact, File, InputSpec
 
@@ -80,7 +80,7 @@ def test_raw_values_are_kept_with_their_process(fake_agent, tmp_path):
 
 def test_a_gpu_that_is_a_program_on_the_processor_has_no_measured_times(fake_agent, tmp_path):
     subjects = [Subject("a", tmp_path / "a", "litert", "gpu")]
-    for software, kind in ((True, "emulated"), (False, "measured"), (None, "measured")):
+    for software, kind in ((True, "emulated"), (False, "measured"), (None, "host")):
         told = {
             "gpu": "g",
             "software_gpu": software,
@@ -97,6 +97,19 @@ def test_a_gpu_that_is_a_program_on_the_processor_has_no_measured_times(fake_age
         )
         assert (found.kind, found.gpu) == (kind, "g")
         assert (found.operators_delegated, found.operators_total, found.partitions) == (3, 4, 2)
+
+
+def test_where_it_is_unknown_whether_a_gpu_is_a_program_on_the_processor():
+    for kind, delegate, software, expected in (
+        ("measured", "cpu", [None, None], "measured"),
+        ("measured", "xnnpack", [None], "measured"),
+        ("measured", "gpu-fp32", [None], "host"),
+        ("measured", "cuda", [False, None], "host"),
+        ("host", "gpu", [False], "host"),
+        ("emulated", "gpu", [None], "emulated"),
+        ("host", "gpu", [None, True], "emulated"),
+    ):
+        assert kind_on_gpu(kind, delegate, software) == expected
 
 
 def test_one_id_twice_is_an_error(tmp_path):
