@@ -17,16 +17,30 @@ MOST_LINE = 16 * 2**20
 _MOST_NOISE = 64 * 2**10
 
 _TEXTS, _NUMBERS, _LISTS, _TABLES = "text", "number", "list", "table"
-# What not every session has something to say of.
+# Whole from 0, whole from 1, a number from 0.
+_COUNTS, _RATES, _TIMES, _FLAGS = "count", "rate", "time", "truth value"
+_MANY_TEXTS, _MANY_NUMBERS, _MANY_COUNTS = "list of texts", "list of numbers", "list of counts"
+_LISTS_OF = {_MANY_TEXTS: _TEXTS, _MANY_NUMBERS: _NUMBERS, _MANY_COUNTS: _COUNTS}
+_VERSIONS = "table of texts or nulls"
+# What not every session, or kernel, has something to say of.
 _MAYBE_COUNTS, _MAYBE_TEXTS, _MAYBE_FLAGS = "count or null", "text or null", "truth value or null"
+_MAYBE_NUMBERS, _MAYBE_TIMES, _MAYBE_RATES = "number or null", "time or null", "rate or null"
+_OR_NULL = {
+    _MAYBE_COUNTS: _COUNTS,
+    _MAYBE_TEXTS: _TEXTS,
+    _MAYBE_FLAGS: _FLAGS,
+    _MAYBE_NUMBERS: _NUMBERS,
+    _MAYBE_TIMES: _TIMES,
+    _MAYBE_RATES: _RATES,
+}
 # Each event, and the fields that are read from it.
 _FIELDS: Mapping[str, Mapping[str, str]] = {
     "session": {
         "id": _TEXTS,
         "version": _TEXTS,
         "backend": _TEXTS,
-        "num_threads": _NUMBERS,
-        "init_ms": _NUMBERS,
+        "num_threads": _COUNTS,
+        "init_ms": _TIMES,
         "operators_delegated": _MAYBE_COUNTS,
         "operators_total": _MAYBE_COUNTS,
         "partitions": _MAYBE_COUNTS,
@@ -34,31 +48,49 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
         "software_gpu": _MAYBE_FLAGS,
     },
     "scores": {"shape": _LISTS, "sha256": _TEXTS},
-    "first": {"id": _TEXTS, "first_ms": _NUMBERS},
+    "first": {"id": _TEXTS, "first_ms": _TIMES},
     "latency": {"id": _TEXTS, "values_ms": _LISTS},
-    "conditions": {"cores": _LISTS, "before": _TABLES, "after": _TABLES},
+    "conditions": {"cores": _MANY_COUNTS, "before": _TABLES, "after": _TABLES},
     "window": {
-        "at_s": _NUMBERS,
-        "num_runs": _NUMBERS,
-        "mean_ms": _NUMBERS,
-        "max_ms": _NUMBERS,
+        "at_s": _TIMES,
+        "num_runs": _COUNTS,
+        "mean_ms": _TIMES,
+        "max_ms": _TIMES,
         "before": _TABLES,
         "after": _TABLES,
     },
-    "reference": {"fastest_ms": _NUMBERS},
-    "ratios": {"id": _TEXTS, "value": _NUMBERS, "standard_error": _NUMBERS, "reference_ms": _NUMBERS},
-    "memory": {"id": _TEXTS, "peak_memory_bytes": _NUMBERS},
+    "reference": {"fastest_ms": _TIMES},
+    "ratios": {"id": _TEXTS, "value": _NUMBERS, "standard_error": _NUMBERS, "reference_ms": _TIMES},
+    "memory": {"id": _TEXTS, "peak_memory_bytes": _COUNTS},
     "operators": {"id": _TEXTS, "operators": _LISTS},
     "machine": {
         "cpu": _TEXTS,
         "isa": _TEXTS,
+        "features": _MANY_TEXTS,
+        "cores": _MAYBE_COUNTS,
+        "usable_cores": _COUNTS,
+        "memory_bytes": _COUNTS,
+        "os": _TEXTS,
+        "kernel": _TEXTS,
+        "python": _TEXTS,
         "board": _TEXTS,
-        "all_features": _LISTS,
-        "denied_features": _LISTS,
-        "runtimes": _TABLES,
+        "all_features": _MANY_TEXTS,
+        "denied_features": _MANY_TEXTS,
+        "governors": _MANY_TEXTS,
+        "clock_khz": _MANY_NUMBERS,
+        "temperature_c": _MANY_NUMBERS,
+        "runtimes": _VERSIONS,
     },
     "error": {"message": _TEXTS, "hint": _TEXTS},
     "done": {},
+}
+# What `conditions.snapshot` gives.
+_SNAPSHOT: Mapping[str, str] = {
+    "throttled_ms": _MAYBE_TIMES,
+    "hot_events": _MAYBE_COUNTS,
+    "firmware": _MANY_TEXTS,
+    "clock_khz": _MAYBE_RATES,
+    "temperature_c": _MAYBE_NUMBERS,
 }
 
 
@@ -151,27 +183,17 @@ class Events:
             raise MeasurementError(f"{self._name}: the agent sent times that are none")
         if name in ("conditions", "window") and not all(map(_is_snapshot, (event["before"], event["after"]))):
             raise MeasurementError(f"{self._name}: the agent sent conditions that are none")
-        if name == "conditions" and not all(isinstance(core, int) for core in event["cores"]):
-            raise MeasurementError(f"{self._name}: the agent sent cores that are no numbers")
         taken, total = event.get("operators_delegated"), event.get("operators_total")
         if name == "session" and (taken or 0) > (total or 0):
             raise MeasurementError(
                 f"{self._name}: the agent says that {taken} of {total} operators were taken"
             )
-        if name == "machine" and not all(
-            isinstance(text, str) for text in event["all_features"] + event["denied_features"]
-        ):
-            raise MeasurementError(f"{self._name}: the agent sent features that are no texts")
         return event
 
 
 def _is_snapshot(value: Mapping[str, Any]) -> bool:
     """Whether it has what `conditions.snapshot` gives."""
-    numbers = ("throttled_ms", "hot_events", "clock_khz", "temperature_c")
-    told = [value.get(name, "") for name in numbers]
-    flags = value.get("firmware")
-    sound = all(number is None or _is(number, _NUMBERS) for number in told)
-    return sound and isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)
+    return all(name in value and _is(value[name], kind) for name, kind in _SNAPSHOT.items())
 
 
 def printable(value: Any) -> Any:
@@ -186,14 +208,19 @@ def printable(value: Any) -> Any:
 
 
 def _is(value: Any, kind: str) -> bool:
-    if kind == _NUMBERS:
+    if kind in _OR_NULL:
+        return value is None or _is(value, _OR_NULL[kind])
+    if kind in _LISTS_OF:
+        return isinstance(value, list) and all(_is(each, _LISTS_OF[kind]) for each in value)
+    if kind == _VERSIONS:
+        return isinstance(value, dict) and all(_is(each, _MAYBE_TEXTS) for each in value.values())
+    if kind in (_NUMBERS, _TIMES):
         sound = isinstance(value, int | float) and not isinstance(value, bool)
-        return sound and abs(value) < 1e300  # and so no NaN, and no whole number that is no float
-    if kind == _MAYBE_COUNTS:
-        return value is None or (type(value) is int and 0 <= value < 2**31)
-    if kind in (_MAYBE_TEXTS, _MAYBE_FLAGS):
-        return value is None or isinstance(value, str if kind == _MAYBE_TEXTS else bool)
-    return isinstance(value, {_TEXTS: str, _LISTS: list, _TABLES: dict}[kind])
+        # And so no NaN, and no whole number that is no float.
+        return sound and abs(value) < 1e300 and (kind == _NUMBERS or value >= 0)
+    if kind in (_COUNTS, _RATES):
+        return type(value) is int and (kind == _RATES) <= value < 2**53
+    return isinstance(value, {_TEXTS: str, _FLAGS: bool, _LISTS: list, _TABLES: dict}[kind])
 
 
 def named(job: Mapping[str, Any]) -> str:

@@ -155,13 +155,16 @@ def peak_memory_bytes() -> int:
 
 
 def clocks(sys_folder: Path = Path("/sys")) -> dict[str, Any]:
-    """Governors, clock rates in kHz and temperatures in degrees, where the kernel tells them; each once."""
+    """Governors, clock rates in kHz and temperatures in degrees, where the kernel tells them; each once.
+
+    A rate of 0 is none: a processor that runs has one.
+    """
     cores = sorted((sys_folder / "devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
     zones = sorted((sys_folder / "class/thermal").glob("thermal_zone[0-9]*/temp"))
     heat = [read(zone).strip() for zone in zones]
     rates = [read(core / "scaling_cur_freq").strip() for core in cores]
     return {
         "governors": sorted({read(core / "scaling_governor").strip() for core in cores} - {""}),
-        "clock_khz": [int(rate) for rate in rates if rate.isdecimal()],
+        "clock_khz": [int(rate) for rate in rates if rate.isdecimal() and int(rate)],
         "temperature_c": [int(text) / 1000 for text in heat if text.lstrip("-").isdecimal()],
     }

@@ -159,7 +159,7 @@ def _measurement(
         first_ms=tuple(float(f["first_ms"]) for f in first),
         init_ms=tuple(float(s["init_ms"]) for s in session),
         peak_memory_bytes=peak,
-        conditions=tuple(_conditions(events, one.id) for events in processes),
+        conditions=tuple(_conditions(events, one.id, protocol) for events in processes),
         operators_delegated=session[0].get("operators_delegated"),
         operators_total=session[0].get("operators_total"),
         partitions=session[0].get("partitions"),
@@ -181,14 +181,25 @@ def kind_on_gpu(kind: Kind, delegate: str, software: Sequence[bool | None]) -> K
     return "host" if unsure and kind == "measured" else kind
 
 
-def _conditions(events: Sequence[Event], model: str) -> Conditions:
+def _conditions(events: Sequence[Event], model: str, protocol: Protocol) -> Conditions:
     found = next((event for event in events if event["event"] == "conditions"), None)
     if found is None:
         raise MeasurementError(f"{model}: the agent said nothing of its conditions")
     before, after = found["before"], found["after"]
+    if protocol.cores and sorted(set(protocol.cores)) != sorted(found["cores"]):
+        raise MeasurementError(
+            f"{model}: cores {list(protocol.cores)} were asked for, it was timed on {found['cores']}"
+        )
 
     def grown(name: str) -> Any:
-        return None if before[name] is None or after[name] is None else after[name] - before[name]
+        if before[name] is None or after[name] is None:
+            return None
+        if after[name] < before[name]:
+            raise MeasurementError(
+                f"{model}: {name} shrank from {before[name]} to {after[name]} while it was timed",
+                hint="a counter that only grows; run it again where the process was moved meanwhile",
+            )
+        return after[name] - before[name]
 
     def both(name: str) -> Any:
         return None if before[name] is None or after[name] is None else (before[name], after[name])

@@ -1,5 +1,6 @@
 """A device that lies: what it sends is refused and named, and nothing is written but what was asked for."""
 
+import json
 import sys
 import time
 
@@ -30,6 +31,113 @@ sha256 = hashlib.sha256(open(path, "rb").read()).hexdigest()
 
 
 SESSION = "say(event='session', id='one', version='1', backend='b', num_threads=1, init_ms=1, "
+# What a device truly says of itself and of its conditions, with one field that is a lie.
+MACHINE = {
+    "event": "machine",
+    "cpu": "A76",
+    "isa": "aarch64",
+    "board": "",
+    "os": "Linux",
+    "kernel": "6.1",
+    "python": "3.11.2",
+    "features": ["asimd"],
+    "all_features": ["asimd"],
+    "denied_features": [],
+    "cores": 4,
+    "usable_cores": 4,
+    "memory_bytes": 2**33,
+    "governors": ["ondemand"],
+    "clock_khz": [2400000],
+    "temperature_c": [50.1],
+    "runtimes": {"litert": "2.1.0", "onnxruntime": None},
+}
+SNAPSHOT = {"throttled_ms": 1.5, "hot_events": 0, "firmware": [], "clock_khz": 9, "temperature_c": -5.5}
+SILENT = {"throttled_ms": None, "hot_events": None, "firmware": [], "clock_khz": None, "temperature_c": None}
+NAN = float("nan")
+
+
+def told(event):
+    """What becomes of an event that an agent writes."""
+    found = events.Events({"mode": "test"})
+    found.feed(f"{json.dumps(event)}\n".encode() + b'{"event": "done"}\n')
+    return found.ended(0)[0]
+
+
+def test_what_a_device_truly_says_of_itself_is_taken():
+    assert told(MACHINE) == MACHINE
+    assert told(MACHINE | {"cores": None})["cores"] is None
+    event = {"event": "conditions", "cores": [0, 3], "before": SNAPSHOT, "after": SILENT}
+    assert told(event) == event
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("cores", value) for value in (NAN, -1, 4.5, True, "4")),
+        *(("usable_cores", value) for value in (None, 2**60, [4])),
+        *(("memory_bytes", value) for value in ([[1, 1, 1]], NAN, None, 1e9)),
+        *(("features", value) for value in ([1, None], None, {"asimd": 1}, "asimd")),
+        *((field, [1]) for field in ("all_features", "denied_features", "governors")),
+        *((field, None) for field in ("os", "kernel", "python", "cpu", "isa", "board")),
+        *(("clock_khz", value) for value in ([NAN], 9, ["9"])),
+        ("temperature_c", [float("inf")]),
+        *(("runtimes", value) for value in ({"litert": NAN}, {"litert": ["2"]}, {"litert": 2}, ["litert"])),
+    ],
+)
+def test_lies_of_a_device_about_itself(field, value):
+    """All of these stand in the plan of a run."""
+    with pytest.raises(MeasurementError, match=f"event 'machine' has {field} = .*, no "):
+        told(MACHINE | {field: value})
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("throttled_ms", value) for value in (-1.0, NAN, "1", True)),
+        *(("hot_events", value) for value in (-1, 0.5, NAN)),
+        *(("clock_khz", value) for value in (0, -5, 9.5, [9])),
+        *(("temperature_c", value) for value in (NAN, "hot")),
+        *(("firmware", value) for value in (None, [1], "throttled")),
+    ],
+)
+def test_lies_about_conditions(field, value, place):
+    for name, rest in (
+        ("conditions", {"cores": [0]}),
+        ("window", {"at_s": 0.0, "num_runs": 1, "mean_ms": 1.0, "max_ms": 1.0}),
+    ):
+        event = {"event": name, "before": SNAPSHOT, "after": SNAPSHOT, **rest}
+        assert told(event) == event
+        with pytest.raises(MeasurementError, match="sent conditions that are none"):
+            told(event | {place: SNAPSHOT | {field: value}})
+        with pytest.raises(MeasurementError, match="sent conditions that are none"):
+            told(event | {place: {key: each for key, each in SNAPSHOT.items() if key != field}})
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        ({"event": "conditions", "cores": [0.5], "before": SNAPSHOT, "after": SNAPSHOT}, "cores"),
+        ({"event": "conditions", "cores": [True], "before": SNAPSHOT, "after": SNAPSHOT}, "cores"),
+        ({"event": "first", "id": "one", "first_ms": -1.0}, "first_ms"),
+        ({"event": "memory", "id": "one", "peak_memory_bytes": -1}, "peak_memory_bytes"),
+        ({"event": "reference", "fastest_ms": -1.0}, "fastest_ms"),
+        (
+            {
+                "event": "session",
+                "id": "one",
+                "version": "1",
+                "backend": "b",
+                "num_threads": 1,
+                "init_ms": -1.0,
+            },
+            "init_ms",
+        ),
+    ],
+)
+def test_lies_in_numbers(event, field):
+    with pytest.raises(MeasurementError, match=f"has {field} = "):
+        told(event)
 
 
 @pytest.fixture

@@ -204,4 +204,6 @@ def test_what_a_kernel_does_not_give_is_not_told(tmp_path):
     core.mkdir(parents=True)
     (core / "scaling_governor").write_text("ondemand\n")
     (core / "scaling_cur_freq").write_text("1800000\n")
+    (tmp_path / "devices/system/cpu/cpu1/cpufreq").mkdir(parents=True)
+    (tmp_path / "devices/system/cpu/cpu1/cpufreq/scaling_cur_freq").write_text("0\n")
     assert clocks(tmp_path) == {"governors": ["ondemand"], "clock_khz": [1800000], "temperature_c": [41.5]}

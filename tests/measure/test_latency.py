@@ -1,4 +1,6 @@
+import contextlib
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +112,34 @@ def test_where_it_is_unknown_whether_a_gpu_is_a_program_on_the_processor():
         ("host", "gpu", [None, True], "emulated"),
     ):
         assert kind_on_gpu(kind, delegate, software) == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "after", "words"),
+    [
+        ((2, 3), {}, None),
+        ((3, 2, 3), {}, None),
+        ((2,), {}, r"a: cores \[2\] were asked for, it was timed on \[2, 3\]"),
+        ((), {"throttled_ms": 4.5}, "a: throttled_ms shrank from 5.0 to 4.5"),
+        ((), {"before_hot": 3, "hot_events": 2}, "a: hot_events shrank from 3 to 2"),
+    ],
+)
+def test_conditions_that_contradict_what_was_asked(fake_agent, tmp_path, cores, after, words):
+    after = dict(after)
+    hot = after.pop("before_hot", None)
+
+    def run(job, time_limit_s):
+        events = events_of(job)
+        return tuple(
+            {**e, "before": {**e["before"], "hot_events": hot}, "after": {**e["after"], **after}}
+            if e["event"] == "conditions"
+            else e
+            for e in events
+        )
+
+    protocol = replace(PROTOCOL, cores=cores)
+    with contextlib.nullcontext() if words is None else pytest.raises(MeasurementError, match=words):
+        measure_latency([Subject("a", tmp_path / "a", "litert")], protocol, "host", device="d", run=run)
 
 
 def test_one_id_twice_is_an_error(tmp_path):
