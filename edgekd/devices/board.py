@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, cast
+
+import numpy as np
 
 from edgekd.config import Target
 from edgekd.devices import package
@@ -37,6 +40,11 @@ LINKS: Mapping[str, str] = {
 # By then an agent whose link fell silent has ended: two at once would disturb each other's clocks.
 _TRIES, _PAUSE_S = 3, 1.2 * SILENCE_S
 _TIDY_S = 60.0
+_MOST_HEADER, _MOST_OUTPUTS = 4096, 2**16  # bytes before the scores; scores of one sample
+_NPY = b"\x93NUMPY\x01\x00"
+_HEADER = re.compile(
+    rb"\{'descr': '<f4', 'fortran_order': False, 'shape': \(([0-9]{1,10}), ([0-9]{1,10})\), \} *\n"
+)
 # Keys of a job that name files which the agent reads.
 READ = ("path", "inputs", "input")
 
@@ -210,27 +218,46 @@ class Board:
     def _fetch(
         self, link: Link, events: tuple[Event, ...], came: Path, to: Path, job: Mapping[str, Any]
     ) -> None:
-        """The scores, which must be what the agent says that it wrote, and no larger."""
+        """The scores, which must be what the agent says that it wrote: a row for each sample, and no more."""
         told = next((event for event in events if event["event"] == "scores"), None)
         if told is None:
             raise MeasurementError(f"{named(job)} on {self.name}: the agent wrote no scores")
-        most = 4096 + 4 * _count(told["shape"], job, self.name)
-        link.pull(f"{self._path(link)}/scores.npy", came, most)
+        where = f"{named(job)} on {self.name}"
+        num_samples = len(np.load(job["inputs"], mmap_mode="r", allow_pickle=False))
+        shape = told["shape"]
+        if not _is_shape(shape, num_samples):
+            raise MeasurementError(
+                f"{where}: scores of shape {str(shape)[:60]} are none of {num_samples} samples"
+            )
+        link.pull(f"{self._path(link)}/scores.npy", came, _MOST_HEADER + 4 * shape[0] * shape[1])
         if (digest := hashlib.sha256(came.read_bytes()).hexdigest()) != told["sha256"]:
             raise MeasurementError(
-                f"{named(job)} on {self.name}: scores with sha256 {digest[:16]}..., "
-                f"the agent wrote {told['sha256'][:16]}..."
+                f"{where}: scores with sha256 {digest[:16]}..., the agent wrote {told['sha256'][:16]}..."
             )
+        if not _holds(came, tuple(shape)):
+            raise MeasurementError(f"{where}: its scores are no .npy file of float32 of shape {shape}")
         to.write_bytes(came.read_bytes())
 
 
-def _count(shape: list[Any], job: Mapping[str, Any], name: str) -> int:
-    ok = len(shape) == 2 and all(
-        isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**31 for n in shape
-    )
-    if not ok or shape[0] * shape[1] > 2**30:
-        raise MeasurementError(f"{named(job)} on {name}: scores of shape {str(shape)[:60]} are none")
-    return int(shape[0] * shape[1])
+def _is_shape(shape: list[Any], num_samples: int) -> bool:
+    whole = len(shape) == 2 and all(type(n) is int for n in shape)
+    if not whole or shape[0] != num_samples or not 0 < shape[1] <= _MOST_OUTPUTS:
+        return False
+    return bool(shape[0] * shape[1] <= 2**30)
+
+
+def _holds(path: Path, shape: tuple[int, int]) -> bool:
+    """Whether a file is what `np.save` makes of float32 values of a shape, by its header and its size.
+
+    numpy's own parser takes far more, and fails with errors of many types.
+    """
+    with path.open("rb") as file:
+        head = file.read(_MOST_HEADER)
+    end = len(_NPY) + 2 + int.from_bytes(head[len(_NPY) : len(_NPY) + 2], "little")
+    found = _HEADER.fullmatch(head[len(_NPY) + 2 : end])
+    if not head.startswith(_NPY) or found is None or (int(found[1]), int(found[2])) != shape:
+        return False
+    return path.stat().st_size == end + 4 * shape[0] * shape[1]
 
 
 def _command(link: Link, command: list[str]) -> None:

@@ -201,7 +201,7 @@ def ask(tmp_path):
         ),
         (
             SCORES + "say(event='scores', shape=[2**20, 2**20], sha256=sha256); say(event='done')",
-            r"scores of shape \[1048576, 1048576\] are none",
+            r"scores of shape \[1048576, 1048576\] are none of 2 samples",
         ),
         (
             SCORES + "say(event='scores', shape=[1, -4], sha256=sha256); say(event='done')",
@@ -222,6 +222,64 @@ def test_lies(ask, tmp_path, code, message):
     made = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.parent.rglob("*")) - before}
     assert made <= {"board", "liar", "one.onnx", "inputs.npy"}
     assert list((tmp_path / "board").iterdir()) == []
+
+
+def header(descr, shape, order=False):
+    """Python that writes a file whose header says so, with 16 bytes behind it, as of two samples."""
+    return f"""
+import hashlib, io, numpy as np
+path = os.path.join(folder, "scores.npy")
+with open(path, "wb") as file:
+    fields = {{"descr": {descr!r}, "fortran_order": {order}, "shape": {shape}}}
+    np.lib.format.write_array_header_1_0(file, fields)
+    file.write(bytes(16))
+"""
+
+
+def saved(array):
+    return f"import hashlib, numpy as np\npath = os.path.join(folder, 'scores.npy')\nnp.save(path, {array})\n"
+
+
+RAW = "import hashlib\npath = os.path.join(folder, 'scores.npy')\nopen(path, 'wb').write({})\n"
+HASHED = "sha256 = hashlib.sha256(open(path, 'rb').read()).hexdigest()\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        header("<f4", (4_000_000_000, 2)),
+        header("<f4", (1, 4)),
+        header("<f4", (4,)),
+        header("<f4", ()),
+        header("<f4", (2, 2), order=True),
+        header(">f4", (2, 2)),
+        header("<f2", (2, 4)),
+        header("|S4", (2, 2)),
+        header("<U1", (2, 2)),
+        saved("np.zeros((2, 2), np.complex128)"),
+        saved("np.zeros((2, 2), bool)"),
+        saved("np.zeros((2, 2), np.int32)"),
+        saved("np.zeros((2, 2), np.float32)") + "open(path, 'ab').write(bytes(4))\n",
+        saved("np.zeros((2, 2), np.float32)") + "os.truncate(path, os.path.getsize(path) - 4)\n",
+        RAW.format("b''"),
+        RAW.format("b'junk' * 20"),
+        RAW.format("b'\\x93NUMPY\\x01\\x00\\x00\\x03' + b'[' * 768 + bytes(16)"),
+        RAW.format("b'\\x93NUMPY\\x01\\x00\\x14\\x00{1: 2, \\'a\\': 3}        ' + bytes(16)"),
+        RAW.format("b'\\x93NUMPY\\x03\\x00' + bytes(100)"),
+    ],
+)
+def test_lies_in_the_file_of_scores(ask, tmp_path, code):
+    with pytest.raises(MeasurementError, match=r"scores are no \.npy file of float32 of shape \[2, 2\]"):
+        ask(code + HASHED + "say(event='scores', shape=[2, 2], sha256=sha256); say(event='done')")
+    assert not (tmp_path / "out.npy").exists() and list((tmp_path / "board").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "shape", ["[1, 2]", "[3, 2]", "[2, 65537]", "[2, 0]", "[2, 2.0]", "[2, True]", "[2]", "[2, 2, 1]"]
+)
+def test_scores_of_other_samples(ask, tmp_path, shape):
+    with pytest.raises(MeasurementError, match=r"scores of shape .* are none of 2 samples"):
+        ask(SCORES + f"say(event='scores', shape={shape}, sha256=sha256); say(event='done')")
 
 
 def test_a_device_that_writes_on_and_on_is_cut_off(ask, monkeypatch):
