@@ -97,10 +97,9 @@ def kind_of(found: Mapping[str, Any], measure: Node, target: Target) -> Kind:
     """Whether what a stage timed a file on is the target."""
     if found["emulated"]:
         return "emulated"
-    if found["gpu_unsure"] and not (measure.config.get("device") or {}).get("emulated"):
-        return "host"
     place = measure.config.get("device")
-    return kind_here(target) if place is None else places_of.kind_of(place, target)
+    kind = kind_here(target) if place is None else places_of.kind_of(place, target)
+    return "host" if found["gpu_unsure"] and kind == "measured" else kind
 
 
 def kind_here(target: Target) -> Kind:
