@@ -1,4 +1,6 @@
+import json
 import math
+import platform
 from collections import Counter
 
 import numpy as np
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
-from edgekd import probes
+from edgekd import cli, probes
 from edgekd.config import PeakConfig
 from edgekd.errors import MeasurementError
 from edgekd.layers import Layer
@@ -384,3 +387,74 @@ def test_a_damaged_file_is_an_error_in_words_or_read(files, format, data):
         assert path.name in str(error)
     else:
         assert found.bound_ms >= 0 and math.isfinite(found.bound_ms)
+
+
+# Multiply-accumulates of MLPerf Tiny's networks, layer by layer as their architectures are published.
+AUTOENCODER = 640 * 128 + 3 * 128 * 128 + 128 * 8 + 8 * 128 + 3 * 128 * 128 + 128 * 640
+KEYWORDS = 25 * 5 * 64 * (10 * 4) + 4 * 25 * 5 * 64 * (3 * 3 + 64) + 64 * 12
+
+
+@pytest.mark.parametrize(
+    ("file", "macs", "dtypes"),
+    [
+        ("ad01_fp32", AUTOENCODER, {"float32"}),
+        ("ad01_int8", AUTOENCODER, {"int8"}),
+        ("kws_ref_model", KEYWORDS, {"int8"}),
+        ("kws_ref_model_float32", KEYWORDS, {"float32", "float32xint8"}),  # its weights are bytes
+    ],
+)
+def test_files_of_others_by_hand(data_root, file, macs, dtypes):
+    path = data_root / f"models/mlperf_tiny/{file}.tflite"
+    found = work_of(path, "tflite")
+    assert sum(w.macs for w in found) == macs
+    assert {w.dtype for w in found if w.macs} == dtypes
+
+
+TARGET = """
+name = "mine"
+description = "this computer"
+[processor]
+isa = "any"
+[runtime]
+name = "litert"
+delegate = "xnnpack"
+[artifact]
+format = "tflite"
+scheme = "fp32"
+layout = "NHWC"
+"""
+RATES = """
+[peak]
+fp32_gflops = 10
+int8_gops = 40
+memory_gb_per_s = 1
+cache_mb = 1
+source = "by hand"
+"""
+
+
+@pytest.mark.parametrize(("isa", "kind"), [("any", "measured"), ("aarch64", "host")])
+def test_bench_tells_the_bound_and_the_share_of_what_ran_on_the_target(tmp_path, monkeypatch, isa, kind):
+    if isa == platform.machine():
+        pytest.skip("this computer is what the target stands for")
+    path = probe(tmp_path, "tflite", "fp32")
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets/mine.toml").write_text((TARGET + RATES).replace('"any"', f'"{isa}"'))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["bench", str(path), "--target", "mine", "--json"])
+    found = json.loads(result.stdout)
+    operations = 2 * (CONV + DEPTHWISE + DENSE) + 8
+    assert found["kind"] == kind
+    assert found["bound_ms"] == pytest.approx(operations / 10e6)  # all of it fits into 1 MB
+    expected = operations / 10e6 / found["median_ms"] if kind == "measured" else None
+    assert found["bound_reached"] == (None if expected is None else pytest.approx(expected))
+
+
+def test_bench_without_rates_tells_no_bound(tmp_path, monkeypatch):
+    path = probe(tmp_path, "tflite", "fp32")
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets/mine.toml").write_text(TARGET)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["bench", str(path), "--target", "mine", "--json"])
+    found = json.loads(result.stdout)
+    assert found["bound_ms"] is None and found["bound_reached"] is None
