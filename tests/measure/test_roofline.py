@@ -458,3 +458,49 @@ def test_bench_without_rates_tells_no_bound(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli.app, ["bench", str(path), "--target", "mine", "--json"])
     found = json.loads(result.stdout)
     assert found["bound_ms"] is None and found["bound_reached"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "then", "zero", "dtype"),
+    [
+        ("MatMul", (6, 4), (), -128, "int8"),
+        ("MatMul", (6, 4), ("QuantizeLinear",), -128, "int8"),
+        ("Gemm", (6, 4), (), -128, "int8"),
+        ("Conv", (4, 6, 1, 1), (), -128, "float32"),
+        ("Conv", (4, 6, 1, 1), ("QuantizeLinear",), -128, "int8"),
+        ("Conv", (4, 6, 1, 1), ("QuantizeLinear",), 0, "int8"),
+        ("Conv", (4, 6, 1, 1), ("Relu", "QuantizeLinear"), -128, "int8"),
+        ("Conv", (4, 6, 1, 1), ("Relu", "QuantizeLinear"), 0, "float32"),  # it has codes below zero
+        ("Conv", (4, 6, 1, 1), ("Sigmoid", "QuantizeLinear"), -128, "float32"),
+    ],
+)
+def test_what_follows_an_operator_says_whether_it_is_int8(tmp_path, kind, weights, then, zero, dtype):
+    shape = [1, 6, 3, 3] if kind == "Conv" else [2, 6]
+    scales = ["scale", "zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *scales], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", *scales], ["f"]),
+        helper.make_node("DequantizeLinear", ["w", "scale", "middle"], ["wf"]),
+        helper.make_node(kind, ["f", "wf"], ["y0"]),
+    ]
+    for i, after in enumerate(then):
+        more = scales if after == "QuantizeLinear" else []
+        nodes.append(helper.make_node(after, [f"y{i}", *more], [f"y{i + 1}"]))
+    constants = [
+        numpy_helper.from_array(np.float32(0.1), "scale"),
+        numpy_helper.from_array(np.int8(zero), "zero"),
+        numpy_helper.from_array(np.int8(0), "middle"),
+        numpy_helper.from_array(np.ones(weights, np.int8), "w"),
+    ]
+    given_ = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    last = f"y{len(then)}"
+    element = TensorProto.INT8 if "QuantizeLinear" in then else TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes, "g", [given_], [helper.make_tensor_value_info(last, element, None)], constants
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    (found,) = (w.dtype for w in work_of(path, "onnx") if w.macs)
+    assert found == dtype
+    (built,) = (o for o in inventory_of(path, "onnx").operators if o.op_type in MULTIPLIES)
+    assert (built.dtype in ("int8", "uint8", "float32xint8")) == (dtype == "int8"), built
