@@ -33,6 +33,7 @@ _INT8 = frozenset(
 _GIVES_FLOATS = frozenset({"Gemm", "MatMul"})
 _CLAMPS = frozenset({"Relu", "Clip"})
 _BYTE = ("int8", "uint8")
+_LOWEST = {"int8": -128, "uint8": 0}
 
 
 class Node:
@@ -85,6 +86,7 @@ class _Graph:
         self._tensors = {t.name: t for t in (self._of(m, True) for m in graph.messages(_INPUT))}
         self._told = {t.name: t for t in (self._of(m, False) for m in graph.messages(_VALUE_INFO))}
         self._values: Values = {}
+        self._zero_points: dict[str, int] = {}
         for message in graph.messages(_INITIALIZER):
             self._constant(message.text(_NAME), message)
 
@@ -115,6 +117,8 @@ class _Graph:
         self._tensors[name] = replace(tensor, stored_bytes=tensor.size_bytes)
         if tensor.dtype in ("int64", "int32") and tensor.elements <= MOST_VALUES:
             self._values[name] = _integers(message, tensor.dtype).reshape(shape)
+        elif tensor.dtype in _LOWEST and tensor.elements == 1:
+            self._zero_points[name] = int(_integers(message, tensor.dtype)[0])
 
     def _step(self, node: Node) -> Step | None:
         if node.kind == "Constant":
@@ -187,14 +191,22 @@ class _Graph:
             return False
         return node.kind in _GIVES_FLOATS or all(self._packed_next(name) for name in node.outputs)
 
-    def _packed_next(self, name: str, depth: int = 0) -> bool:
+    def _packed_next(self, name: str, clamped: str = "") -> bool:
+        """Whether all that read a tensor quantize it, behind one clamp at most, which that then does too."""
         readers = self._readers.get(name, [])
         return bool(readers) and all(
-            node.kind == "QuantizeLinear"
-            # Bounded, since a broken file may run in circles.
-            or (node.kind in _CLAMPS and depth < 2 and self._packed_next(node.outputs[0], depth + 1))
+            (node.kind == "QuantizeLinear" and (clamped != "Relu" or self._from_zero(node)))
+            or (node.kind in _CLAMPS and not clamped and self._packed_next(node.outputs[0], node.kind))
             for node in readers
         )
+
+    def _from_zero(self, node: Node) -> bool:
+        """Whether nothing below zero has a code: a ReLU before it changes nothing."""
+        if len(node.inputs) < 3:
+            return True  # uint8 from 0 on
+        zero = node.inputs[2]
+        tensor = self._tensors.get(zero)
+        return tensor is not None and self._zero_points.get(zero) == _LOWEST.get(tensor.dtype)
 
 
 def _dtype(number: int) -> str:

@@ -208,6 +208,7 @@ LIES = {
         "distribution",
     ),
     "classes that lost nothing": (lambda r: host(r).update(class_drops=None), "class_drops"),
+    "a reason of its own": (lambda r: host(r).update(roofline_absent="too fast to tell"), "roofline_absent"),
     "no flips": (lambda r: host(r).update(flips=None), "flips"),
     "a slice that held": (lambda r: host(r)["slices"][0].update(n=10_000), "n is 10000"),
     "more test samples": (lambda r: r["data"]["splits"]["test"].update(n=10**6), "n is 1000000"),

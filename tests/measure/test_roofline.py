@@ -1,4 +1,6 @@
+import json
 import math
+import platform
 from collections import Counter
 
 import numpy as np
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
-from edgekd import probes
+from edgekd import cli, probes
 from edgekd.config import PeakConfig
 from edgekd.errors import MeasurementError
 from edgekd.layers import Layer
@@ -384,3 +387,120 @@ def test_a_damaged_file_is_an_error_in_words_or_read(files, format, data):
         assert path.name in str(error)
     else:
         assert found.bound_ms >= 0 and math.isfinite(found.bound_ms)
+
+
+# Multiply-accumulates of MLPerf Tiny's networks, layer by layer as their architectures are published.
+AUTOENCODER = 640 * 128 + 3 * 128 * 128 + 128 * 8 + 8 * 128 + 3 * 128 * 128 + 128 * 640
+KEYWORDS = 25 * 5 * 64 * (10 * 4) + 4 * 25 * 5 * 64 * (3 * 3 + 64) + 64 * 12
+
+
+@pytest.mark.parametrize(
+    ("file", "macs", "dtypes"),
+    [
+        ("ad01_fp32", AUTOENCODER, {"float32"}),
+        ("ad01_int8", AUTOENCODER, {"int8"}),
+        ("kws_ref_model", KEYWORDS, {"int8"}),
+        ("kws_ref_model_float32", KEYWORDS, {"float32", "float32xint8"}),  # its weights are bytes
+    ],
+)
+def test_files_of_others_by_hand(data_root, file, macs, dtypes):
+    path = data_root / f"models/mlperf_tiny/{file}.tflite"
+    found = work_of(path, "tflite")
+    assert sum(w.macs for w in found) == macs
+    assert {w.dtype for w in found if w.macs} == dtypes
+
+
+TARGET = """
+name = "mine"
+description = "this computer"
+[processor]
+isa = "any"
+[runtime]
+name = "litert"
+delegate = "xnnpack"
+[artifact]
+format = "tflite"
+scheme = "fp32"
+layout = "NHWC"
+"""
+RATES = """
+[peak]
+fp32_gflops = 10
+int8_gops = 40
+memory_gb_per_s = 1
+cache_mb = 1
+source = "by hand"
+"""
+
+
+@pytest.mark.parametrize(("isa", "kind"), [("any", "measured"), ("aarch64", "host")])
+def test_bench_tells_the_bound_and_the_share_of_what_ran_on_the_target(tmp_path, monkeypatch, isa, kind):
+    if isa == platform.machine():
+        pytest.skip("this computer is what the target stands for")
+    path = probe(tmp_path, "tflite", "fp32")
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets/mine.toml").write_text((TARGET + RATES).replace('"any"', f'"{isa}"'))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["bench", str(path), "--target", "mine", "--json"])
+    found = json.loads(result.stdout)
+    operations = 2 * (CONV + DEPTHWISE + DENSE) + 8
+    assert found["kind"] == kind
+    assert found["bound_ms"] == pytest.approx(operations / 10e6)  # all of it fits into 1 MB
+    expected = operations / 10e6 / found["median_ms"] if kind == "measured" else None
+    assert found["bound_reached"] == (None if expected is None else pytest.approx(expected))
+
+
+def test_bench_without_rates_tells_no_bound(tmp_path, monkeypatch):
+    path = probe(tmp_path, "tflite", "fp32")
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets/mine.toml").write_text(TARGET)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["bench", str(path), "--target", "mine", "--json"])
+    found = json.loads(result.stdout)
+    assert found["bound_ms"] is None and found["bound_reached"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "then", "zero", "dtype"),
+    [
+        ("MatMul", (6, 4), (), -128, "int8"),
+        ("MatMul", (6, 4), ("QuantizeLinear",), -128, "int8"),
+        ("Gemm", (6, 4), (), -128, "int8"),
+        ("Conv", (4, 6, 1, 1), (), -128, "float32"),
+        ("Conv", (4, 6, 1, 1), ("QuantizeLinear",), -128, "int8"),
+        ("Conv", (4, 6, 1, 1), ("QuantizeLinear",), 0, "int8"),
+        ("Conv", (4, 6, 1, 1), ("Relu", "QuantizeLinear"), -128, "int8"),
+        ("Conv", (4, 6, 1, 1), ("Relu", "QuantizeLinear"), 0, "float32"),  # it has codes below zero
+        ("Conv", (4, 6, 1, 1), ("Sigmoid", "QuantizeLinear"), -128, "float32"),
+    ],
+)
+def test_what_follows_an_operator_says_whether_it_is_int8(tmp_path, kind, weights, then, zero, dtype):
+    shape = [1, 6, 3, 3] if kind == "Conv" else [2, 6]
+    scales = ["scale", "zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *scales], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", *scales], ["f"]),
+        helper.make_node("DequantizeLinear", ["w", "scale", "middle"], ["wf"]),
+        helper.make_node(kind, ["f", "wf"], ["y0"]),
+    ]
+    for i, after in enumerate(then):
+        more = scales if after == "QuantizeLinear" else []
+        nodes.append(helper.make_node(after, [f"y{i}", *more], [f"y{i + 1}"]))
+    constants = [
+        numpy_helper.from_array(np.float32(0.1), "scale"),
+        numpy_helper.from_array(np.int8(zero), "zero"),
+        numpy_helper.from_array(np.int8(0), "middle"),
+        numpy_helper.from_array(np.ones(weights, np.int8), "w"),
+    ]
+    given_ = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    last = f"y{len(then)}"
+    element = TensorProto.INT8 if "QuantizeLinear" in then else TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes, "g", [given_], [helper.make_tensor_value_info(last, element, None)], constants
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    (found,) = (w.dtype for w in work_of(path, "onnx") if w.macs)
+    assert found == dtype
+    (built,) = (o for o in inventory_of(path, "onnx").operators if o.op_type in MULTIPLIES)
+    assert (built.dtype in ("int8", "uint8", "float32xint8")) == (dtype == "int8"), built
