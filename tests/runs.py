@@ -71,7 +71,7 @@ class Commands:
         }
 
     def __call__(
-        self, *arguments: object, python: Sequence[str] = ("-m", "edgekd")
+        self, *arguments: object, python: Sequence[str] = ("-m", "edgekd"), limit_s: float = 200
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *python, *map(str, arguments)],
@@ -79,7 +79,7 @@ class Commands:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=limit_s,
             check=False,
         )
 

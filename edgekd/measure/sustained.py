@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgekd.devices.events import Event, RunJob
 from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
-from edgekd.measure.latency import Subject, job_model
+from edgekd.measure.latency import Subject, job_model, kind_on_gpu
 from edgekd.measurements import Kind
 
 MOST_WINDOWS = 300
@@ -46,12 +46,14 @@ class Sustained:
     """A file under sustained load.
 
     Attributes:
+        delegate: that was asked for.
         backend: what ran the graph.
         windows: in order.
         slowed_at_s: from when on the device was slower than at first; None where it never was for long.
         software_gpu: whether a program on the processor stood in for a GPU; None where nobody tells.
     """
 
+    delegate: str
     backend: str
     windows: tuple[Window, ...]
     slowed_at_s: float | None
@@ -59,7 +61,7 @@ class Sustained:
 
     def kind(self, of_device: Kind) -> Kind:
         """What its times are, on a device whose times are `of_device`."""
-        return "emulated" if self.software_gpu else of_device
+        return kind_on_gpu(of_device, self.delegate, [self.software_gpu])
 
     @property
     def is_slower(self) -> bool:
@@ -115,7 +117,9 @@ def measure_sustained(
             f"{one.id}: only {len(windows)} windows of {window_s:g} s: too few to see a device slow down",
             hint="a longer --sustained: one inference may take longer than a window",
         )
-    return Sustained(str(session["backend"]), windows, slowed_at_s(windows), session.get("software_gpu"))
+    return Sustained(
+        one.delegate, str(session["backend"]), windows, slowed_at_s(windows), session.get("software_gpu")
+    )
 
 
 def slowed_at_s(windows: Sequence[Window]) -> float | None:

@@ -198,10 +198,15 @@ def test_when_a_device_slowed_down(means, at):
 def test_what_is_slower_in_the_end_did_not_keep_its_speed():
     means = [1.0] * 35 + [50.0] * 5  # too short to be a level, and the tail all the same
     windows = tuple(Window(float(i), 1, mean, mean, None, None, None) for i, mean in enumerate(means))
-    found = Sustained("x", windows, slowed_at_s(windows))
+    found = Sustained("xnnpack", "x", windows, slowed_at_s(windows))
     assert found.is_slower and "kept its speed" not in over_time.said(found)
     assert found.kind("measured") == "measured"
-    assert replace(found, software_gpu=True).kind("measured") == "emulated"
+    on_gpu = replace(found, delegate="gpu")
+    assert [replace(on_gpu, software_gpu=told).kind("measured") for told in (True, False, None)] == [
+        "emulated",
+        "measured",
+        "host",
+    ]
 
 
 def test_windows_longer_than_asked_are_too_few(tmp_path):

@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from edgekd.devices import known
 from edgekd.devices.board import Board
 
+pytestmark = pytest.mark.timeout(500)  # qemu beside other tests is slow
 SSH, ADB = "raspberry-pi-5", "arm64-onnx"
 
 
@@ -27,7 +28,9 @@ def digits(named, tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     commands = Commands(folder, folder / "store")
     options = ["--targets", f"{SSH},{ADB}", "--device", f"{SSH}=by-ssh", "--device", f"{ADB}=by-adb"]
-    done = commands("run", ROOT / "recipes/digits.toml", *options, "--workdir", "run", "--set", "smoke=true")
+    done = commands(
+        "run", ROOT / "recipes/digits.toml", *options, "--workdir", "run", "--set", "smoke=true", limit_s=400
+    )
     return commands, done
 
 
