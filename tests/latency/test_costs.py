@@ -11,7 +11,7 @@ from edgekd.errors import MeasurementError, UsageError
 from edgekd.latency.costs import Costs, before
 from edgekd.latency.network import predict
 from edgekd.latency.profiler import coarse_widths, fill
-from edgekd.latency.table import Ratio, Table, clock_of, load
+from edgekd.latency.table import VERSION, Ratio, Table, clock_of, load
 from edgekd.layers import ONE_WIDTH, Layer
 
 HOST = {"cpu": "a processor", "isa": "x86_64", "features": ["avx2"], "cores": 2}
@@ -226,7 +226,7 @@ def test_a_table_is_the_same_after_it_was_saved(tmp_path, table):
         lambda record: record["ratios"].update({"conv 1x1": [1, 1]}),
         lambda record: record["ratios"].update({str(CONV): ["1", 0, 0]}),
         lambda record: record["ratios"].update({"conv of nothing": [1, 1, 1]}),
-        lambda record: record.update(edgekd_latency_table=2),
+        lambda record: record.update(edgekd_latency_table=VERSION + 1),
     ],
 )
 def test_what_is_no_table_of_this_version_is_refused(tmp_path, table, damage):

@@ -11,7 +11,7 @@ from edgekd import exporters, probes
 from edgekd.latency.costs import before
 from edgekd.latency.network import layers_at, layers_of
 from edgekd.layers import WITHOUT_WEIGHTS, Layer
-from edgekd.measure.inventory import _MOVES
+from edgekd.measure.inventory import MOVES
 from edgekd.quantize import mixed, qat, schemes
 from edgekd.runtimes import list_operators, open_session
 
@@ -35,7 +35,7 @@ def computing(path, format):
     return Counter(
         (o.op_type.replace("FusedConv", "Conv"), o.input_dtypes[0])
         for o in found
-        if o.op_type not in _MOVES or o.op_type == "PAD"
+        if o.op_type not in MOVES or o.op_type == "PAD"
     )
 
 
