@@ -140,8 +140,15 @@ class Board:
         return self._link
 
     def _tidy(self, link: Link, folders: Sequence[str]) -> None:
-        if folders:
-            _command(link, ["rm", "-rf", "--", *(f"{link.folder}/{name}" for name in folders)])
+        if not folders:
+            return
+        command = ["rm", "-rf", "--", *(f"{link.folder}/{name}" for name in folders)]
+        try:
+            _command(link, command)
+        except LinkError:
+            raise
+        except MeasurementError:
+            _command(link, command)  # an agent that lost its link removed the folder at the same time
 
     def _drop(self) -> None:
         link, self._link, self._there = self._link, None, {}
