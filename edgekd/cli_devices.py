@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,11 @@ def add(
         typer.Option(help="ssh://user@host[:port], adb://SERIAL, adb://host:port, qemu:///FOLDER, or local."),
     ],
     python: Annotated[
-        str, typer.Option(help="The interpreter there: 3.10 or later, with numpy.")
-    ] = "python3",
+        str | None,
+        typer.Option(
+            help="The interpreter there, 3.10 or later, with numpy; left out: python3, or this one."
+        ),
+    ] = None,
     packages: Annotated[str | None, typer.Option(help="A folder there with numpy and runtimes.")] = None,
     folder: Annotated[str | None, typer.Option(help="Where it may write; left out: /tmp.")] = None,
     identity: Annotated[Path | None, typer.Option(help="File of the SSH key; left out: your own.")] = None,
@@ -50,7 +54,7 @@ def add(
         known.Device,
         {
             "via": via,
-            "python": python,
+            "python": python or (sys.executable if via == "local" else "python3"),
             "packages": packages,
             "folder": folder,
             "identity": str(identity.expanduser().resolve()) if identity else None,

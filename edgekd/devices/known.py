@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -167,7 +168,7 @@ def device(name: str) -> Device:
     """
     found = devices()
     if name == "local" and name not in found:
-        return Device(via="local")
+        return Device(via="local", python=sys.executable)
     if name not in found:
         hint = nearest(name, found, f"edgekd devices add {name} --via ...")
         raise UsageError(f"no device {name!r}", hint=hint)
