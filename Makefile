@@ -20,7 +20,7 @@ test: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs --dist worksteal $(PYTEST_ARGS)
 
 test-devices: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n 2 -rs tests/devices
+	$(BIN)/python -m pytest -n 2 -rs --dist worksteal tests/devices
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .
