@@ -46,7 +46,7 @@ def main() -> int:
     found = {
         "benchmark": "mlperf_tiny",
         "device": {key: machine[key] for key in ("cpu", "isa", "features", "cores")},
-        "emulated": board.device.emulated,
+        "emulated": board.device.is_emulator,
         "samples": SAMPLES,
         "rows": rows,
     }
