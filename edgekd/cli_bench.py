@@ -68,6 +68,8 @@ def bench(
             "--sustained tells how latency goes over time: nothing else is judged or counted meanwhile",
             hint="without --strict, --count-instructions and --max-latency-ms",
         )
+    if output is not None and output.is_dir():
+        raise UsageError(f"--output {output}: a folder, not a file", hint=f"{output / 'sustained.html'}")
     seconds = None if sustained is None else _seconds(sustained)
     profile = config.load_target(target) if target else None
     there = known.device(device) if device else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -118,3 +119,21 @@ class Measurement:
     def process_medians_ms(self) -> tuple[float, ...]:
         """Median of each fresh process: their spread tells a noisy machine."""
         return tuple(float(np.median(self.latency_ms[self.process == p])) for p in np.unique(self.process))
+
+
+def conditions_text(conditions: Sequence[Conditions]) -> str:
+    """`cores 0, 1; held by quotas for 0 ms; 50 to 61 °C; 2,400 to 1,500 MHz`: only what the kernel told."""
+    found = []
+    if cores := sorted({core for each in conditions for core in each.cores}):
+        found.append(f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}")
+    if held := [each.throttled_ms for each in conditions if each.throttled_ms is not None]:
+        found.append(f"held by quotas for {sum(held):,.0f} ms")
+    if hot := sum(each.hot_events or 0 for each in conditions):
+        found.append(f"slowed for heat {hot} times")
+    found += sorted({flag for each in conditions for flag in each.firmware})
+    if heat := [value for each in conditions for value in each.temperature_c or ()]:
+        found.append(f"{min(heat):.0f} to {max(heat):.0f} °C")
+    if clocks := [each.clock_khz for each in conditions if each.clock_khz is not None]:
+        # The first before, the lowest after: a clock that fell shows.
+        found.append(f"{clocks[0][0] / 1e3:,.0f} to {min(after for _, after in clocks) / 1e3:,.0f} MHz")
+    return "; ".join(found)

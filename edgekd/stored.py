@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekd.columns import columns_of, of_samples
 from edgekd.errors import DataError
-from edgekd.measurements import Conditions, Measurement, Protocol
+from edgekd.measurements import Measurement, Protocol
 from edgekd.report.schema import MeasurementRecord, PredictionsFile, Report
 from edgekd.store import sha256_file
 from edgekd.types import Predictions
@@ -108,9 +108,7 @@ def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:
         (record.first_ms,),
         (record.init_ms,),
         record.peak_memory_bytes or 0,
-        tuple(
-            Conditions(**{name: getattr(c, name) for name in type(c).model_fields}) for c in record.conditions
-        ),
+        tuple(conditions.value() for conditions in record.conditions),
         gpu=record.gpu,
     )
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from edgekd import config
 from edgekd.errors import UsageError, nearest
+from edgekd.measurements import Conditions, conditions_text
 
 if TYPE_CHECKING:
     from edgekd.doctor import Finding
@@ -109,7 +110,7 @@ def show_bench(found: Mapping[str, Any]) -> None:
     """A bench result, a line a figure."""
     values = dict(found)
     host, operators = values.pop("host"), values.pop("operators", {})
-    notes = values.pop("notes")
+    notes, conditions = values.pop("notes"), values.pop("conditions", ())
     taken, total = values.pop("operators_delegated", None), values.pop("operators_total", None)
     parts = values.pop("partitions", None)
     table = Table(show_header=False)
@@ -121,6 +122,8 @@ def show_bench(found: Mapping[str, Any]) -> None:
     if operators:
         table.add_row("operators", escape("\n".join(f"{n} x {name}" for name, n in operators.items())))
     table.add_row("host", escape(f"{host['cpu']}, {host['usable_cores']} cores, {host['os']}"))
+    if text := conditions_text([Conditions(**each) for each in conditions]):
+        table.add_row("conditions", escape(text))
     if notes:
         table.add_row("notes", escape("\n".join(notes)))
     console.print(table)

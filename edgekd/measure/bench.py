@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Bench:
             "p95_ms": m.p95_ms,
             "p99_ms": m.p99_ms,
             "peak_memory_bytes": m.peak_memory_bytes,
+            "conditions": [asdict(each) for each in m.conditions],
             **_counted(self.instructions),
             "int8_ops": self.inventory.int8_ops,
             "float_ops": self.inventory.float_ops,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edgekd.measurements import Kind
+from edgekd.measurements import Conditions, Kind
 from edgekd.report.base_records import (
     Count,
     Interval,
@@ -168,6 +168,10 @@ class ConditionsRecord(Record):
     firmware: tuple[str, ...] = Field(description="what a board's firmware said of power and heat")
     clock_khz: tuple[Count, Count] | None = Field(description="of the fastest core, before and after")
     temperature_c: tuple[float, float] | None = Field(description="of the hottest zone, before and after")
+
+    def value(self) -> Conditions:
+        """The same as what the gate judges by."""
+        return Conditions(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class MeasurementRecord(Record):

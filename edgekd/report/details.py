@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from edgekd.measurements import conditions_text
 from edgekd.report import words
-from edgekd.report.schema import Report, StageRecord
+from edgekd.report.schema import MeasurementRecord, Report, StageRecord
 from edgekd.report.tables import KIND_WORDS, settings
 
 
@@ -117,7 +118,8 @@ def _timing_table(report: Report) -> Table:
         (
             m.artifact_id,
             m.target,
-            f"{m.runtime} {m.runtime_version}, {m.delegate}, {words.count(m.num_threads, 'thread')}",
+            f"{m.runtime} {m.runtime_version}, {m.delegate}, {words.count(m.num_threads, 'thread')}"
+            + _taken(m),
             m.kind,
             f"{m.num_runs:,} in {m.num_processes}",
             words.number(m.median_ms, decimals),
@@ -127,6 +129,7 @@ def _timing_table(report: Report) -> Table:
             words.number(m.init_ms, decimals),
             " ".join(words.number(v, decimals) for v in m.process_medians_ms),
             words.ABSENT if m.peak_memory_bytes is None else words.number(m.peak_memory_bytes / 1e6, 1),
+            conditions_text([each.value() for each in m.conditions]) or words.ABSENT,
         )
         for m in report.measurements
     )
@@ -140,8 +143,17 @@ def _timing_table(report: Report) -> Table:
         "p90, ms",
         "p99, ms",
     )
-    head += ("First, ms", "Load, ms", "Median of each process, ms", "Peak memory, MB")
+    head += ("First, ms", "Load, ms", "Median of each process, ms", "Peak memory, MB", "Conditions")
     return Table("Timing and memory", head, rows, (4, 5, 6, 7, 8, 9, 10, 11))
+
+
+def _taken(m: MeasurementRecord) -> str:
+    """The GPU, and how much of the graph the backend took, where the runtime tells."""
+    gpu = f", {m.gpu}" if m.gpu else ""
+    if m.operators_delegated is None or m.partitions is None:
+        return gpu
+    parts = words.count(m.partitions, "part")
+    return f"{gpu}, {m.operators_delegated} of {m.operators_total} operators in {parts}"
 
 
 def _behaviour_table(report: Report) -> Table:

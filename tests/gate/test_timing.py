@@ -6,7 +6,7 @@ from timed_runs import measured
 
 from edgekd.gate import judge_int8_beats_float, judge_latency, judge_latency_ratio
 from edgekd.gate.timing import noisy, quantile_interval, unsteady
-from edgekd.measurements import Conditions
+from edgekd.measurements import Conditions, conditions_text
 from edgekd.types import Status
 
 QUIET = Conditions((0, 1), 0.0, 0, (), (2_400_000, 2_400_000), (50.0, 55.0))
@@ -73,3 +73,13 @@ def test_other_cores_or_another_gpu_are_another_setting():
     for other in others:
         check = judge_latency_ratio(found, other, 1.2, "t")[0]
         assert check.status is Status.INCONCLUSIVE and "not comparable" in check.detail
+
+
+def test_conditions_in_words():
+    nothing = Conditions((3,), None, None, (), None, None)
+    assert conditions_text(()) == "" and conditions_text((nothing,)) == "core 3"
+    fell = replace(QUIET, clock_khz=(2_400_000, 1_500_000), temperature_c=(61.4, 80.0), hot_events=2)
+    told = conditions_text((QUIET, replace(fell, throttled_ms=12.3, firmware=("throttled",)), QUIET))
+    assert told == (
+        "cores 0, 1; held by quotas for 12 ms; slowed for heat 2 times; throttled; 50 to 80 °C; 2,400 to 1,500 MHz"
+    )

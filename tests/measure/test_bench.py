@@ -139,6 +139,7 @@ def test_what_is_no_model_is_one_line(tmp_path, content, message):
         (["--sustained", "20"], "no span of time"),
         (["--sustained", "5s"], "too short to see a device slow down"),
         (["--output", "x.html"], "--output is the page of --sustained"),
+        (["--sustained", "20s", "--output", "."], "a folder, not a file"),
         (["--max-latency-ms", "0"], "no positive number"),
         (["--max-latency-ms", "nan"], "no positive number"),
         (["--max-instructions", "5"], "give both"),
