@@ -81,5 +81,6 @@ def test_conditions_in_words():
     fell = replace(QUIET, clock_khz=(2_400_000, 1_500_000), temperature_c=(61.4, 80.0), hot_events=2)
     told = conditions_text((QUIET, replace(fell, throttled_ms=12.3, firmware=("throttled",)), QUIET))
     assert told == (
-        "cores 0, 1; held by quotas for 12 ms; slowed for heat 2 times; throttled; 50 to 80 °C; 2,400 to 1,500 MHz"
+        "cores 0, 1; held by quotas for 12 ms; slowed for heat 2 times; throttled; 50 to 80 °C; "
+        "2,400 to 1,500 MHz"
     )
