@@ -124,9 +124,10 @@ def opened(place: Place, say: Callable[[str], None]) -> Iterator[RunJob]:
     """
     device = known.device(place["name"])
     with Board(place["name"], device, say) as board:
-        now = {**_stable(board.machine()), **_settings(device)}
-        then = {**place["machine"], **{key: place[key] for key in _settings(device)}}
-        if changed := [key for key in then if now[key] != then[key]]:
+        machine, settings = _stable(board.machine()), _settings(device)
+        changed = [key for key, value in machine.items() if value != place["machine"][key]]
+        changed += [f"setting {key}" for key, value in settings.items() if value != place[key]]
+        if changed:
             raise MeasurementError(
                 f"device {place['name']} is no longer what it was when this run began: other "
                 f"{', '.join(changed)}",
