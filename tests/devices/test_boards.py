@@ -1,6 +1,5 @@
 """The agent on an Arm board, through a real sshd and a real adbd: its answers are those of this computer."""
 
-import functools
 import json
 import os
 import signal
@@ -291,11 +290,11 @@ def test_an_interrupted_bench_leaves_nothing_behind(root, over_ssh, data_root, t
     devices = tmp_path / "devices.json"
     devices.write_text(json.dumps({"arm": over_ssh.model_dump(exclude_defaults=True)}))
     model = str(data_root / "models/mlperf_tiny/pretrainedResnet_quant.tflite")
-    command = [sys.executable, "-m", "edgekd", "bench", model, "--device", "arm", "--sustained", "10m"]
+    # Tests that were started in the background ignore SIGINT, and so would what they start.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "edgekd"]
+    command += ["bench", model, "--device", "arm", "--sustained", "10m"]
     environment = {**os.environ, "EDGEKD_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
-    # Tests that were started in the background ignore it, and so would what they start.
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    bench = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
+    bench = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
     while len(boards.processes_of(root)) == 0:
         assert time.monotonic() < end and bench.poll() is None
