@@ -136,6 +136,8 @@ class View:
 
 def normalise(raw: Tensor, spec: InputSpec) -> Tensor:
     """Raw samples (B, *shape) to model inputs; the torch twin of `InputSpec.preprocess`."""
+    if spec.of_ids:
+        return raw
     along = (1, -1) + (1,) * (len(spec.shape) - 1)
     mean = torch.tensor(spec.mean, device=raw.device).reshape(along)
     std = torch.tensor(spec.std, device=raw.device).reshape(along)

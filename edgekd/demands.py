@@ -79,6 +79,11 @@ def _check_samples(table: str, train: TrainConfig, task: Task) -> None:
             raise UsageError(
                 f"{table} {name} works on images, samples here have shape {shape}", hint=f"leave {name} out"
             )
+    for name, wanted in (("mix", bool(train.mix)), ("adversarial", train.adversarial is not None)):
+        if wanted and task.input_spec.of_ids:
+            raise UsageError(
+                f"{table} {name} does arithmetic with inputs, which are ids here", hint=f"leave {name} out"
+            )
 
 
 def _check_splits(table: str, distill: DistillConfig, task: Task) -> None:

@@ -39,30 +39,37 @@ class InputSpec:
     """What a model is fed, and how raw samples become that.
 
     `model_input = (raw / scale - mean) / std`, with mean and std one value a
-    channel (images) or a feature (tables).
+    channel (images) or a feature (tables). Ids (of words, users, items) are fed as they are, in int32.
 
     Attributes:
         name: input tensor's name in the artifact.
         shape: one sample as the torch model takes it, without batch: (C, H, W) or (F,).
         layout: "NCHW" or "NC", the layout of `shape`.
-        raw_dtype: dtype of raw samples, "uint8" or "float32".
-        raw_range: smallest and largest raw value.
-        scale: what raw values are divided by.
-        mean: subtracted after scaling; length C or F.
-        std: divided by last; length C or F.
+        raw_dtype: dtype of raw samples: "uint8", "float32", or "int32" of ids.
+        raw_range: smallest and largest raw value; of ids, those that a network must have a place for.
+        scale: what raw values are divided by; 1 of ids.
+        mean: subtracted after scaling; length C or F, () of ids.
+        std: divided by last; length C or F, () of ids.
     """
 
     name: str
     shape: tuple[int, ...]
     layout: Literal["NCHW", "NC"]
-    raw_dtype: Literal["uint8", "float32"]
+    raw_dtype: Literal["uint8", "float32", "int32"]
     raw_range: tuple[float, float]
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def preprocess(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        """Raw samples (N, *shape) to model inputs (N, *shape), float32."""
+    @property
+    def of_ids(self) -> bool:
+        """Whether samples are ids, which no arithmetic is done with."""
+        return self.raw_dtype == "int32"
+
+    def preprocess(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Raw samples (N, *shape) to model inputs (N, *shape), float32; int32 of ids."""
+        if self.of_ids:
+            return np.ascontiguousarray(raw, np.int32)
         along = (1, -1) + (1,) * (len(self.shape) - 1)
         mean = np.asarray(self.mean, np.float32).reshape(along)
         std = np.asarray(self.std, np.float32).reshape(along)

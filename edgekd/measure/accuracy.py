@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,13 +102,13 @@ class _Inputs:
         """Some of them."""
         return _Inputs(self._spec, self._raw[start:end], self._layout)
 
-    def __getitem__(self, part: slice) -> NDArray[np.float32]:
+    def __getitem__(self, part: slice) -> NDArray[Any]:
         return to_layout(self._spec.preprocess(self._raw[part]), self._layout)
 
 
 def run_batches(
     path: Path,
-    inputs: _Inputs | NDArray[np.float32],
+    inputs: _Inputs | NDArray[Any],
     runtime: str,
     num_threads: int,
     workdir: Path,
@@ -150,9 +151,9 @@ def run_batches(
     return scores
 
 
-def _write(path: Path, inputs: _Inputs | NDArray[np.float32]) -> None:
+def _write(path: Path, inputs: _Inputs | NDArray[Any]) -> None:
     first = inputs[:1]
-    file = reserved_memmap(path, np.float32, (len(inputs), *first.shape[1:]))
+    file = reserved_memmap(path, first.dtype, (len(inputs), *first.shape[1:]))
     for start in range(0, len(inputs), _CHUNK):
         file[start : start + _CHUNK] = inputs[start : start + _CHUNK]
     del file  # writes it out

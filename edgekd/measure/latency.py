@@ -41,7 +41,7 @@ class Subject:
     path: Path
     runtime: str
     delegate: str = "cpu"
-    sample: NDArray[np.float32] | None = None
+    sample: NDArray[Any] | None = None
 
 
 def subject(
@@ -50,10 +50,10 @@ def subject(
     *,
     delegate: str = "cpu",
     layout: Layout = "NCHW",
-    sample: NDArray[np.float32] | None = None,
+    sample: NDArray[Any] | None = None,
 ) -> Subject:
     """An artifact as a `Subject`; `sample` is a model input (1, *input_spec.shape), preprocessed."""
-    arranged = None if sample is None else to_layout(np.asarray(sample, np.float32), layout)
+    arranged = None if sample is None else to_layout(sample, layout)
     return Subject(artifact.id, artifact.path, runtime, delegate, arranged)
 
 

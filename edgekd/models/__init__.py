@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 from edgekd.config import ModelConfig
@@ -18,17 +19,18 @@ MODELS = {
     "mobilenet": "edgekd.models.mobilenet",
     "keras": "edgekd.models.keras",
     "hugging_face": "edgekd.models.hugging_face",
+    "text_encoder": "edgekd.models.text_encoder",
 }
 
 # Kinds that read a file or folder, and the option that names it: its content belongs to a result's key.
-SOURCES = {"keras": "file", "hugging_face": "folder"}
+SOURCES = {"keras": "file", "hugging_face": "folder", "text_encoder": "folder"}
 
 
 def build(config: ModelConfig, task: Task, seed: int) -> nn.Module:
     """A fresh network for `task`: float32, in eval mode, initialised from `seed`.
 
     A reference network's `build(input_shape, num_classes, **options)` or the user's
-    function `package.module:function`, called the same way, makes it.
+    function `package.module:function`, called the same way, makes it; one that takes `task` is given it.
 
     Raises:
         UsageError: as `check`, or what the function returned is not a `torch.nn.Module`.
@@ -37,9 +39,10 @@ def build(config: ModelConfig, task: Task, seed: int) -> nn.Module:
 
     check(config)
     make = function_of(_function_name(config.kind), "model")
+    whole = {"task": task} if "task" in inspect.signature(make).parameters else {}
     torch.manual_seed(seed)
     try:
-        module = make(task.input_spec.shape, task.num_outputs, **config.options)
+        module = make(task.input_spec.shape, task.num_outputs, **config.options, **whole)
     except EdgeKDError:
         raise
     except Exception as error:  # a user's function may raise anything
@@ -57,7 +60,9 @@ def check(config: ModelConfig) -> None:
     Raises:
         UsageError: the kind is unknown, there is no such function, or it does not take an option.
     """
-    # Shape and classes come first and are the task's to say: no options.
+    # Shape, classes and the task are no options.
+    if "task" in config.options:
+        raise UsageError(f"model {config.kind!r}: 'task' is no option: it is handed on where it is taken")
     check_call(_function_name(config.kind), "model", config.options, given=2, shown=config.kind)
 
 

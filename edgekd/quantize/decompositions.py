@@ -60,6 +60,10 @@ class Decompositions(TorchFunctionMode):
     ) -> Any:
         """The parts, or the call as it was."""
         form, named = self._forms.get(func), kwargs or {}
+        if func is F.embedding and (table := _rows_in_8_bits(*args, **named)) is not None:
+            values, scale = table
+            ids = args[0] if args else named["input"]
+            return values[ids].float() * scale[ids]
         if func in _IN_OTHER_SHAPES and self._reshaped:
             return _IN_OTHER_SHAPES[func](*args, **named)
         if form is None:
@@ -84,6 +88,11 @@ class Decompositions(TorchFunctionMode):
     def _hardsigmoid(self, x: Tensor) -> Tensor:
         six = self._six(F.relu6(x + self._constant(3.0, x)))
         return self._unit(six * self._constant(1 / 6, x))  # type: ignore[no-any-return]
+
+
+def _rows_in_8_bits(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor] | None:
+    """Of a table that is quantized row by row: its values (N, width) and scales (N, 1)."""
+    return getattr(weight, "rows_in_8_bits", None)
 
 
 def _by_rows(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

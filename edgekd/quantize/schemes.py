@@ -9,6 +9,7 @@ scales serves all targets.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed
@@ -76,12 +77,41 @@ class _PerChannel(nn.Module):
         super().__init__()
         self.register_buffer("scale", scale.detach().clone().float())
         self.register_buffer("zero_point", zero_point.detach().clone().to(torch.int64))
-        self.rest = (axis, low, high, torch.int8)
+        self._rest = (axis, low, high, torch.int8)
+
+    @property
+    def setting(self) -> tuple[Any, ...]:
+        """What both operators take beside the values."""
+        return (self.scale, self.zero_point, *self._rest)
 
     def forward(self, x: Tensor) -> Tensor:
         ops = torch.ops.quantized_decomposed
-        setting = (self.scale, self.zero_point, *self.rest)
-        return ops.dequantize_per_channel(ops.quantize_per_channel(x, *setting), *setting)  # type: ignore[no-any-return]
+        return ops.dequantize_per_channel(ops.quantize_per_channel(x, *self.setting), *self.setting)  # type: ignore[no-any-return]
+
+
+class _Rows(nn.Module):
+    """A table of vectors with one scale a row, signed, from which rows are picked while they are 8 bits.
+
+    Picked from a dequantized table they would be float in the file, or all be dequantized at each run.
+    What it gives carries the rows along, for `Decompositions`, which knows the operator that picks.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    def __init__(self, of: _PerChannel) -> None:
+        super().__init__()
+        self._of = of
+        self.register_buffer("values", None)
+        self.register_buffer("scale", of.scale[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The table (N, width), dequantized. The first call fixes the 8 bits: constants of the file."""
+        if self.values is None:
+            self.values = torch.ops.quantized_decomposed.quantize_per_channel(x, *self._of.setting)
+        found = self.values.float() * self.scale
+        found.rows_in_8_bits = (self.values, self.scale)  # type: ignore[attr-defined]
+        return found
 
 
 class Lowered(nn.Module):
@@ -122,12 +152,17 @@ def lower(net: QuantizedNet, example_input: Tensor, activations: str, format: st
     shift = 128 if activations == "signed" else 0
     for name, module in list(body.named_modules(remove_duplicate=False)):
         if isinstance(module, torch.ao.quantization.FakeQuantize):
-            body.set_submodule(name, _pair(module, shift))
+            pair = _pair(module, shift)
+            of_table = isinstance(pair, _PerChannel) and "/embedding/" in name
+            body.set_submodule(name, _Rows(pair) if of_table else pair)  # type: ignore[arg-type]
     floats = float_operators(net.body, example_input)
     if format == "onnx":
         turn_signs(body, [operator for operator, fed in floats.items() if fed])
     output = _PerTensor(float(net.output.scale), int(net.output.zero_point) - shift, -shift)
-    return Lowered(body, output, Decompositions(format, _PerTensor, -shift), len(floats)).eval()
+    lowered = Lowered(body, output, Decompositions(format, _PerTensor, -shift), len(floats)).eval()
+    with torch.no_grad():
+        lowered(example_input)
+    return lowered
 
 
 def _shared(body: nn.Module) -> Iterable[list[str]]:

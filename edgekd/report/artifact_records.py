@@ -71,12 +71,12 @@ class InventoryRecord(Record):
 
 
 class InputSpecRecord(Record):
-    """What to feed a file: `model_input = (raw / scale - mean) / std`."""
+    """What to feed a file: `model_input = (raw / scale - mean) / std`; ids (int32) as they are."""
 
     name: str
     shape: tuple[int, ...]
     layout: Literal["NCHW", "NHWC", "NC"]
-    raw_dtype: Literal["uint8", "float32"]
+    raw_dtype: Literal["uint8", "float32", "int32"]
     raw_range: Interval
     scale: float
     mean: tuple[float, ...]

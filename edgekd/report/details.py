@@ -176,7 +176,7 @@ def _inputs(report: Report) -> Iterator[tuple[str, str, str]]:
         shape = " × ".join(str(n) for n in s.shape)
         low, high = (words.plain(v) for v in s.raw_range)
         mean, std = (", ".join(f"{v:.4g}" for v in part) for part in (s.mean, s.std))
-        feed = f"(raw / {s.scale:g} − [{mean}]) / [{std}]"
+        feed = "as they are" if s.raw_dtype == "int32" else f"(raw / {s.scale:g} − [{mean}]) / [{std}]"
         yield a.id, f"{s.name}: {shape}, {s.layout}", f"{s.raw_dtype} {low} to {high}; {feed}"
 
 

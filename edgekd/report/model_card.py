@@ -158,7 +158,7 @@ def _inputs(report: Report) -> str:
             low, high = (words.plain(v) for v in s.raw_range)
             mean, std = (", ".join(f"{v:.6g}" for v in part) for part in (s.mean, s.std))
             shape = " × ".join(map(str, s.shape))
-            feed = f"(raw / {s.scale:g} - [{mean}]) / [{std}]"
+            feed = "as they are" if s.raw_dtype == "int32" else f"(raw / {s.scale:g} - [{mean}]) / [{std}]"
             rows.append(
                 (str(a.target), f"{s.name}: {shape}", s.layout, f"{s.raw_dtype} {low} to {high}", feed)
             )

@@ -49,6 +49,7 @@ READERS: Mapping[str, str] = {
     "npz": "edgekd.tasks.npz",
     "synthetic": "edgekd.tasks.synthetic",
     "table": "edgekd.tasks.table",
+    "text": "edgekd.tasks.text",
 }
 
 # Raised when `check` or `keep_first` change what they keep, so that stored tasks are read anew.

@@ -97,6 +97,13 @@ def _check_head(task: Task) -> None:
         raise DataError(
             f"input_spec of task {task.name!r}: shape {spec.shape} is not of layout {spec.layout}"
         )
+    if spec.of_ids:
+        if spec.mean or spec.std or spec.scale != 1 or spec.layout != "NC":
+            raise DataError(
+                f"input_spec of task {task.name!r}: ids (int32) are fed as they are",
+                hint='layout "NC", scale 1, mean and std ()',
+            )
+        return
     for key, values in (("mean", spec.mean), ("std", spec.std)):
         if len(values) != spec.shape[0]:
             raise DataError(
@@ -119,6 +126,12 @@ def _check_arrays(task: Task, split: Split) -> None:
         raise DataError(
             f"split {split.name!r}: inputs are {split.inputs.dtype} {split.inputs.shape},"
             f" the input spec says {spec.raw_dtype} {wanted}"
+        )
+    low, high = spec.raw_range
+    if spec.of_ids and (low < 0 or split.inputs.min() < low or split.inputs.max() > high):
+        raise DataError(
+            f"split {split.name!r}: ids from {split.inputs.min()} to {split.inputs.max()},"
+            f" the input spec says {low:g} to {high:g}, from 0 up"
         )
 
 
