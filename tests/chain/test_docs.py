@@ -48,6 +48,8 @@ def test_every_shipped_recipe_makes_a_plan(name, edgekd, request):
     text = (ROOT / f"recipes/{name}.toml").read_text()
     if "$EDGEKD_DATA" in text:
         request.getfixturevalue("data_root")
+    if "$EDGEKD_MINILM" in text:
+        request.getfixturevalue("minilm")
     done = edgekd("run", name, "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     recipe = tomllib.loads(text)
