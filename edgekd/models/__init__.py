@@ -19,6 +19,7 @@ MODELS = {
     "mobilenet": "edgekd.models.mobilenet",
     "keras": "edgekd.models.keras",
     "hugging_face": "edgekd.models.hugging_face",
+    "recommender": "edgekd.models.recommender",
     "text_encoder": "edgekd.models.text_encoder",
 }
 

@@ -46,6 +46,7 @@ READERS: Mapping[str, str] = {
     "digits": "edgekd.tasks.digits",
     "idx": "edgekd.tasks.idx",
     "image_folder": "edgekd.tasks.image_folder",
+    "interactions": "edgekd.tasks.interactions",
     "npz": "edgekd.tasks.npz",
     "synthetic": "edgekd.tasks.synthetic",
     "table": "edgekd.tasks.table",
