@@ -284,6 +284,7 @@ def cautions(report: Report) -> tuple[str, ...]:
             "pass; each makes a wrong PASS likelier. Take fresh samples, or set gate.spend_alpha, which "
             f"judges this one at {left:.2g}."
         )
+    found += _of_data(report.data.notes)
     kinds = {m.target: m.kind for m in report.measurements}
     stand_in = [t for t in targets(report) if kinds.get(t) in ("host", "emulated")]
     if stand_in:
@@ -296,6 +297,24 @@ def cautions(report: Report) -> tuple[str, ...]:
     elif not any(a.role == "teacher_float" for a in report.artifacts):
         found.append(f"The {baseline_name(report)} has no float file, so no speed-up over it is shown.")
     return tuple(found)
+
+
+def _of_data(notes: Mapping[str, Any]) -> list[str]:
+    """Samples that are not quite what training saw."""
+    found = []
+    absent = notes.get("absent_classes")
+    if isinstance(absent, Mapping):
+        for split, names in absent.items():
+            if split in ("train", "test"):
+                what = "was learned" if split == "train" else "is shown"
+                found.append(f"No {split} sample is of {listed(map(str, names))}: nothing {what} of such.")
+    unseen = notes.get("unseen_categories")
+    if isinstance(unseen, Mapping) and isinstance(n := unseen.get("test"), int) and n:
+        found.append(f"{count(n, 'test sample')} with a category that train has not: it is taken as none.")
+    empty = notes.get("missing_values")
+    if isinstance(empty, Mapping) and isinstance(n := empty.get("test"), int) and n:
+        found.append(f"{count(n, 'empty cell')} in test samples, filled with train's mean.")
+    return found
 
 
 def targets(report: Report) -> tuple[str, ...]:
