@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgekd.errors import EdgeKDError
     from edgekd.pipeline import compress
     from edgekd.report.schema import Report
+    from edgekd.table_rows import prepare_row, read_preparation
     from edgekd.types import ACCURACY, InputSpec, Split, Task
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Target",
     "Task",
     "compress",
+    "prepare_row",
+    "read_preparation",
 ]
 
 _HOMES = {
@@ -40,6 +43,8 @@ _HOMES = {
     "Target": "edgekd.config",
     "Task": "edgekd.types",
     "compress": "edgekd.pipeline",
+    "prepare_row": "edgekd.table_rows",
+    "read_preparation": "edgekd.table_rows",
 }
 
 

@@ -16,12 +16,13 @@ import numpy as np
 
 from edgekd import gate, judgement_log, stage_facts
 from edgekd import timings as timings_of
-from edgekd.config import Target
+from edgekd.config import GateConfig, Target
 from edgekd.emissions import evaluation_of
 from edgekd.figures import with_figures
 from edgekd.gallery import with_gallery
 from edgekd.judgement import logged
-from edgekd.nodes import BOTH, Emission, Node, Plan
+from edgekd.metric_values import metric_values
+from edgekd.nodes import BOTH, TEST_SCORES, Emission, Node, Plan
 from edgekd.report import schema
 from edgekd.report.files import REPORTS
 from edgekd.rooflines import with_rooflines
@@ -111,7 +112,7 @@ def _report(
         teacher=schema.TeacherRecord(
             params=teacher["params"],
             macs=teacher["macs"],
-            metrics=(_metric(made, made.baseline, None),),
+            metrics=_metrics(made, made.baseline),
             size_bytes=min(sizes) if sizes else _weights_size(made),
             artifact_ids=floats,
             not_exported=_not_exported(made),
@@ -139,11 +140,18 @@ def _members(made: Assembly) -> tuple[schema.MemberRecord, ...]:
         return ()
     labels = [label for role, label in node.parents.items() if role != "data"]
     weights = made.context.entries[node.label].result["weights"] or [None] * len(labels)
-    found = []
+    found, policy = [], made.plan.recipe.gate
     for label, weight in zip(labels, weights, strict=True):
         entry = made.context.entries[label]
-        accuracy = _metric(made, _predictions(made.context, entry), None).value
-        found.append(schema.MemberRecord(id=label, accuracy=accuracy, weight=weight, seconds=entry.seconds))
+        alone = replace(_predictions(made.context, entry), columns=made.baseline.columns)
+        record = schema.MemberRecord(
+            id=label,
+            accuracy=gate.figure(alone, ACCURACY),
+            value=gate.figure(alone, policy.judged, policy.query),
+            weight=weight,
+            seconds=entry.seconds,
+        )
+        found.append(record)
     return tuple(found)
 
 
@@ -187,7 +195,7 @@ def _data(data: Mapping[str, Any], entries: Mapping[str, Entry]) -> schema.Data:
 def _predictions(context: Context, entry: Entry) -> Predictions:
     test = context.task.splits["test"]
     assert test.labels is not None  # the data stage refuses a test split without labels
-    scores = np.load(entry.file("test_scores.npy"), allow_pickle=False)
+    scores = np.load(entry.file(TEST_SCORES), allow_pickle=False)
     return Predictions(np.asarray(test.ids), np.asarray(test.labels), scores)
 
 
@@ -200,22 +208,12 @@ def _store_predictions(made: Assembly, label: str, found: Predictions) -> schema
     return schema.PredictionsFile(path=f"predictions/{label}.npz", sha256=sha256_file(path))
 
 
-def _metric(made: Assembly, found: Predictions, margin_pp: float | None) -> schema.MetricValue:
-    value = float(found.correct.mean() * 100)
-    drop, interval = None, None
-    if found is not made.baseline:
-        policy = made.plan.recipe.gate
-        compared = gate.compare(made.baseline, found, margin_pp, policy.alpha, policy.cluster).drop
-        drop, interval = compared.drop, compared.interval
-    return schema.MetricValue(
-        name=ACCURACY.name,
-        direction=ACCURACY.direction,
-        unit=ACCURACY.unit,
-        value=value,
-        drop=drop,
-        drop_interval=interval,
-        margin=margin_pp,
-    )
+def _metrics(
+    made: Assembly, found: Predictions, own: GateConfig | None = None
+) -> tuple[schema.MetricValue, ...]:
+    """As the recipe judges; `own` is what a target's file is held to."""
+    baseline = None if found is made.baseline else made.baseline
+    return metric_values(found, baseline, made.plan.recipe.gate, own)
 
 
 def _stage(made: Assembly, node: Node) -> schema.StageRecord:
@@ -228,7 +226,7 @@ def _stage(made: Assembly, node: Node) -> schema.StageRecord:
         targets=node.targets,
         params=entry.result["params"],
         macs=entry.result["macs"],
-        metrics=(_metric(made, found, None),),
+        metrics=_metrics(made, found),
         robust_accuracy=entry.result.get("robust_accuracy"),
         head_accuracy=entry.result.get("head_accuracy", {}),
         predicted_latency=stage_facts.predicted(made.plan, node, entry.result.get("predicted_latency")),
@@ -308,8 +306,7 @@ def _artifact(
     entries = made.context.entries
     found = _predictions(made.context, entries[emission.evaluate])
     policy = made.plan.recipe.gate.on(target.gate)
-    margin_pp = policy.max_drop_pp if policy.metric == ACCURACY.name else None
-    comparison = gate.compare(made.baseline, found, margin_pp, policy.alpha)
+    comparison = gate.compare(made.baseline, found, None, policy.alpha)
     own = timings[emission.export]
     teacher = student = None
     if timings_of.kind_of(own, made.plan.node(emission.measure), target) != "emulated":  # times of nothing
@@ -328,7 +325,7 @@ def _artifact(
         target=target.name,
         required=target.name in made.plan.recipe.required_targets,
         role="target",
-        metrics=(_metric(made, found, margin_pp),),
+        metrics=_metrics(made, found, policy),
         head_accuracy=entries[emission.evaluate].result.get("head_accuracy", {}),
         agreement=comparison.agreement,
         negative_flip_rate=comparison.negative_flip_rate,
@@ -352,7 +349,7 @@ def _reference(made: Assembly, label: str, role: str) -> schema.ArtifactRecord:
         target=None,
         required=False,
         role=role,
-        metrics=(_metric(made, found, None),),
+        metrics=_metrics(made, found),
         agreement=None,
         negative_flip_rate=None,
         speedup_over_teacher=None,
@@ -365,9 +362,12 @@ def _reference(made: Assembly, label: str, role: str) -> schema.ArtifactRecord:
 def _record(made: Assembly, label: str, *, name: str, **rest: Any) -> schema.ArtifactRecord:
     """An artifact's record, its file copied into the run's folder."""
     entry = made.context.entries[label]
-    result, files = entry.result, []
+    result, files = entry.result, list[schema.FileRecord]()
     for file in result["files"]:
-        path = f"artifacts/{name}{Path(file['name']).suffix}"
+        called = (
+            Path(file["name"]).suffix if not files else f".{file['name']}"
+        )  # the model, what goes with it
+        path = f"artifacts/{name}{called}"
         shutil.copyfile(entry.file(file["name"]), made.folder / path)
         sizes = {"size_bytes": file["size_bytes"], "deflated_bytes": deflated_size(made.folder / path)}
         files.append(schema.FileRecord(path=path, sha256=file["sha256"], **sizes))

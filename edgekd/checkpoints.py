@@ -23,7 +23,7 @@ class Progress:
     Attributes:
         history: one record an epoch.
         rate_scale: by which the learning rate is multiplied: 1, and half of it after each divergence.
-        best: accuracy on val of the weights in `BEST`, percent; None where nothing is watched.
+        best: accuracy on val of the weights in `BEST`, percent, or what else is watched; None: nothing is.
         best_epoch: after which they were taken.
     """
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import DataError
+from edgekd.table_rows import is_missing
 from edgekd.types import Column
 
 _WHOLE = re.compile(r"(-?\d+)\.0+")
@@ -78,11 +79,6 @@ def texts_of(values: Sequence[Any] | NDArray[Any], where: str, name: str) -> Tex
         if _UNPRINTABLE.search(text):
             raise DataError(f"{where}: column {name!r} has control characters in row {i + 1}: {value!r}")
     return [whole[1] if (whole := _WHOLE.fullmatch(text)) else text for text in texts]
-
-
-def is_missing(text: str) -> bool:
-    """Whether a cell says nothing."""
-    return text.strip().lower() in ("", "nan", "none", "null")
 
 
 def column_of(texts: Texts) -> Column:

@@ -15,13 +15,14 @@ from typing import Any
 from edgekd import gate
 from edgekd.comparing_timings import Side, content, latency, memory, then_and_now
 from edgekd.errors import DataError
+from edgekd.metric_names import metric_named
 from edgekd.report import words
 from edgekd.report.compared import ALPHA, Change, Comparison, Ends, TargetChange, Word
 from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import ArtifactRecord, Report, parse
 from edgekd.report.verdicts import verdict_of
 from edgekd.stored import read_predictions, read_teacher
-from edgekd.types import Status
+from edgekd.types import ACCURACY, Drop, Metric, Predictions, Status
 
 RANK = {Status.FAIL: 0, Status.INCONCLUSIVE: 1, Status.PASS: 2}
 
@@ -114,7 +115,7 @@ def _metric(old: Side, new: Side, target: str, name: str) -> Change:
         return absent
     obstacle = _unpaired(old, new, files, name)
     if not obstacle:
-        paired = _paired(old, new, files, absent)
+        paired = _paired(old, new, files, absent, metric_named(name))
         if isinstance(paired, Change):
             return paired
         obstacle = paired
@@ -144,47 +145,62 @@ def _metric(old: Side, new: Side, target: str, name: str) -> Change:
 
 def _unpaired(old: Side, new: Side, files: Sequence[ArtifactRecord], name: str) -> str:
     """Why the two cannot be compared sample by sample, or nothing."""
-    if name != "accuracy":
-        return f"{name} is not compared sample by sample"
     if not same_samples(old.report, new.report):
         return "the test splits differ"
     for side, file, which in zip((old, new), files, ("old", "new"), strict=True):
         if file.predictions is None or not (side.folder / file.predictions.path).is_file():
             return f"the {which} folder holds no predictions"
     teacher = new.report.teacher.predictions
-    if _cluster(new) is not None and (teacher is None or not (new.folder / teacher.path).is_file()):
+    needed = _cluster(new) is not None or gate.is_ranked(metric_named(name))
+    if needed and (teacher is None or not (new.folder / teacher.path).is_file()):
         return "the new folder does not say what samples come in: it holds no predictions of the teacher"
     return ""
 
 
 def _cluster(side: Side) -> str | None:
-    found = words.policy(side.report).get("cluster")
+    return _column(side, "cluster")
+
+
+def _column(side: Side, key: str) -> str | None:
+    found = words.policy(side.report).get(key)
     if found is not None and not isinstance(found, str):
-        raise DataError(f"report: gate.policy.cluster = {found!r} is no column")
+        raise DataError(f"report: gate.policy.{key} = {found!r} is no column")
     return found
 
 
-def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Change) -> Change | str:
+def _paired(
+    old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Change, metric: Metric
+) -> Change | str:
     """By the interval of the gate; a text that says why where the two do not pair up."""
     records = [a.predictions for a in files]
     assert records[0] is not None and records[1] is not None  # `_unpaired`
     before, after = read_predictions(records[0], old.folder), read_predictions(records[1], new.folder)
     cluster = _cluster(new)
+    query = _column(new, "query") if gate.is_ranked(metric) else None
     # What samples come in is said beside the teacher's answers.
-    beside = None if cluster is None else read_teacher(new.report, new.folder)
+    beside = None if cluster is None and query is None else read_teacher(new.report, new.folder)
     try:
         if beside is not None:
             both = gate.pair(beside, after)
             after = replace(both.candidate, columns=both.teacher.columns)
         found = gate.compare(before, after, None, ALPHA, cluster)
+        drop = found.drop if metric == ACCURACY else _other_drop(before, after, metric, query, cluster)
     except DataError as error:  # other ids, labels or classes, though the splits have one hash
         return f"the predictions do not pair up ({error.message})"
-    if found.drop.interval is None:
-        return f"there are too few of {cluster!r} to draw"
-    low, high = (0.0 - end for end in reversed(found.drop.interval))  # and no minus before a zero
-    word: Word = "better" if low > 0 else "worse" if high < 0 else "noise"
-    if found.agreement == 1:
+    if drop.interval is None:
+        return f"there are too few of {cluster!r} to draw" if cluster else "there are too few samples to tell"
+    low, high = (0.0 - end for end in reversed(drop.interval))  # and no minus before a zero
+    if drop.metric.direction == "lower":
+        low, high = -high, -low
+    sign = 1 if drop.metric.direction == "higher" else -1
+    word: Word = "noise"
+    if not low <= 0 <= high:
+        word = "better" if sign * low > 0 else "worse"
+    if (found.agreement == 1) if metric == ACCURACY else (drop.interval == (0.0, 0.0)):
         word = "same"
+    if metric != ACCURACY:
+        basis = f"paired on the same {found.n:,} samples: a bootstrap of {metric.name}"
+        return replace(absent, change=drop.value - drop.teacher, interval=(low, high), word=word, basis=basis)
     basis = (
         f"paired on the same {found.n:,} samples: {found.c} that only the new file has right, "
         f"{found.b} that only the old one has; "
@@ -192,6 +208,14 @@ def _paired(old: Side, new: Side, files: Sequence[ArtifactRecord], absent: Chang
     )
     change = 0.0 - found.drop.drop
     return replace(absent, change=change, interval=(low, high), word=word, basis=basis)
+
+
+def _other_drop(
+    before: Predictions, after: Predictions, metric: Metric, query: str | None, cluster: str | None
+) -> Drop:
+    """From the old file to the new one, of another metric than accuracy."""
+    columns = {**after.columns}
+    return gate.drop_of(replace(before, columns=columns), after, metric, ALPHA, None, query, cluster)
 
 
 def _exact(percent: float, n: int) -> Ends | None:

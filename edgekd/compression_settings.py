@@ -167,13 +167,24 @@ class QuantizeConfig(DistillConfig):
     max_val_drop_pp: float | None = Field(
         default=None,
         ge=0,
-        description="where the accuracy on val falls by more than that from the float student's, layers go "
-        "back to float until it does not: those that take the least time, by tables of the targets' runtimes",
+        description="where the accuracy on val (or gate.metric, if that is another percentage) falls by more "
+        "than that from the float student's, layers go back to float until it does not: those that take the "
+        "least time, by tables of the targets' runtimes",
     )
+    max_val_drop: float | None = Field(
+        default=None, ge=0, description="the same for a gate.metric that is no percentage, in its unit"
+    )
+
+    @property
+    def chooses_floats(self) -> bool:
+        """Whether layers go back to float where too much is lost on val."""
+        return self.max_val_drop_pp is not None or self.max_val_drop is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizeConfig:
-        if self.float_weights != "fp32" and not self.float_layers and self.max_val_drop_pp is None:
+        if self.max_val_drop_pp is not None and self.max_val_drop is not None:
+            raise ValueError("give one of quantize.max_val_drop_pp and max_val_drop")
+        if self.float_weights != "fp32" and not self.float_layers and not self.chooses_floats:
             raise ValueError(
                 "quantize.float_weights is about layers left in float: give float_layers or max_val_drop_pp"
             )

@@ -159,11 +159,11 @@ def _quantized(
     if config.method == "qat":
         told = lessons.told(builder, config, data, lessons.taught_by(builder, config, data, teacher, network))
     parents = {"data": data, "calibration": calibration, "network": network}
-    if config.sensitivity or config.max_val_drop_pp is not None:
+    if config.sensitivity or config.chooses_floats:
         ranked = builder.add(f"sensitivity-{network}", "sensitivity", {}, parents)
-        told |= {"sensitivity": ranked} if config.max_val_drop_pp is not None else {}
+        told |= {"sensitivity": ranked} if config.chooses_floats else {}
     settings = {"quantize": config.model_dump(exclude={"sensitivity"}), **lessons.own_losses(builder, config)}
-    if config.max_val_drop_pp is not None:  # which layers are cheapest in float is a matter of these
+    if config.chooses_floats:  # which layers are cheapest in float is a matter of these
         settings["clocks"] = [clock.model_dump() for clock in clocks]
     return builder.add(f"quantize-{network}", "quantize", settings, {**parents, **told})
 

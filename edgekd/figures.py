@@ -63,7 +63,7 @@ def with_figures(report: Report, folder: Path, policy: GateConfig) -> Report:
 
 def _looked_into(artifact: ArtifactRecord, folder: Path) -> dict[str, object]:
     """What an artifact's files hold, or why that is not known: no run is lost for a plot."""
-    paths = [folder / file.path for file in artifact.files]
+    paths = [folder / file.path for file in artifact.files if file.path.endswith(f".{artifact.format}")]
     try:
         found = [one for path in paths for one in constants_of(path, artifact.format)]
     except MeasurementError as error:

@@ -21,6 +21,8 @@ from edgekd.errors import DataError, UsageError, nearest
 from edgekd.gate.slices import LABEL
 from edgekd.measure.parity import complaint_of
 from edgekd.measurements import Measurement
+from edgekd.metric_names import metric_named
+from edgekd.metric_values import check_metric, margin_of
 from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import (
     ArtifactRecord,
@@ -35,7 +37,7 @@ from edgekd.report.schema import (
 )
 from edgekd.store import sha256_file, write_atomic
 from edgekd.stored import read_measurement, read_predictions, read_teacher, unchanged
-from edgekd.types import ACCURACY, Check, Column, Inventory, Parity, Predictions, Status, Verdict
+from edgekd.types import Check, Column, Inventory, Metric, Parity, Predictions, Status, Verdict
 
 
 @dataclass(frozen=True)
@@ -105,26 +107,32 @@ def _metrics(artifact: ArtifactRecord, report: Report, policy: GateConfig) -> tu
         return artifact.metrics
     own = policy_on(report, policy, str(artifact.target))
     return tuple(
-        m.model_copy(update={"margin": own.max_drop_pp if m.name == own.metric else None})
-        for m in artifact.metrics
+        m.model_copy(update={"margin": margin_of(own, metric_named(m.name))}) for m in artifact.metrics
     )
 
 
 def with_intervals(report: Report, folder: Path, policy: GateConfig) -> Report:
     """The report with the intervals of its drops at the level of another policy, by its clusters."""
     baseline = read_teacher(report, folder)
+    own = report.gate.get("policy")
+    query = policy.query or (str(own["query"]) if isinstance(own, Mapping) and own.get("query") else None)
 
     def at_level(metrics: tuple[MetricValue, ...], stored: PredictionsFile | None) -> tuple[MetricValue, ...]:
         if stored is None or all(m.drop is None for m in metrics):
             return metrics
         candidate = read_predictions(stored, folder)
-        found = gate.compare(baseline, candidate, None, policy.alpha, policy.cluster).drop.interval
         return tuple(
-            m.model_copy(update={"drop_interval": found})
-            if m.name == ACCURACY.name and m.drop is not None
-            else m
+            m
+            if m.drop is None
+            else m.model_copy(update={"drop_interval": interval(metric_named(m.name), candidate)})
             for m in metrics
         )
+
+    def interval(metric: Metric, candidate: Predictions) -> tuple[float, float] | None:
+        if metric.name == "auc" and policy.cluster is not None:  # no method tells
+            return None
+        asked = query if gate.is_ranked(metric) else None
+        return gate.drop_of(baseline, candidate, metric, policy.alpha, None, asked, policy.cluster).interval
 
     changed = {
         name: tuple(
@@ -232,7 +240,8 @@ def plan(
         UsageError: the policy asks for what the task does not have, or nothing could pass by it.
     """
     columns = {LABEL: Column(labels, tuple(class_names)), **columns}
-    for key, column in (*(("slices", c) for c in policy.slices), ("cluster", policy.cluster)):
+    named = (*(("slices", c) for c in policy.slices), ("cluster", policy.cluster), ("query", policy.query))
+    for key, column in named:
         if column is not None and column not in columns:
             raise UsageError(
                 f"gate.{key}: the task names no column {column!r}",
@@ -240,10 +249,7 @@ def plan(
                     column, columns, f"columns: {', '.join(columns)}; [task.columns] names further ones"
                 ),
             )
-    if policy.metric == "rmse" or "@" in policy.metric:
-        raise UsageError(f"gate.metric = {policy.metric!r}: a chain's networks tell classes")
-    if policy.metric == "auc" and len(class_names) != 2:
-        raise UsageError(f"gate.metric = 'auc' is of two classes, the task has {len(class_names)}")
+    check_metric(policy, labels, class_names, "test")
     for name, asked in policy.slices.items():
         if not smoke and (unknown := [v for v in asked.values if v not in columns[name].values]):
             known = columns[name].values

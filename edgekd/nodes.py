@@ -13,6 +13,9 @@ from edgekd.config import CalibrationPolicy, Recipe, Target
 from edgekd.store import Store, hash_of
 
 STATIC = "static_wi8_ai8"
+# Scores (N, classes) of a network, teacher or file, in the folder of the stage that left it.
+TEST_SCORES, VAL_SCORES = "test_scores.npy", "val_scores.npy"
+WATCHED = "watched"  # in a stage's settings: what it goes by on val, where that is not accuracy
 BOTH = "both-"  # begins the label of a teacher and a student in float, of whom QAT learns together
 BYTES_PER_WEIGHT = {STATIC: 1, "dynamic_wi8_afp32": 1, "weight_only_wi8_afp32": 1, "fp16": 2, "fp32": 4}
 
@@ -38,14 +41,16 @@ STAGES = {
     "data": Stage("edgekd.stages.data", 2, ("numpy", "pillow", "scikit-learn"), 2),
     "columns": Stage("edgekd.stages.columns", 1, ("numpy",), 1),
     "calibration": Stage("edgekd.stages.calibration", 1, ("numpy",), 1),
-    "network": Stage("edgekd.stages.network", 4, (*_TORCH, "keras", "transformers"), 5),
-    "file": Stage("edgekd.stages.file", 2, ("onnxruntime", "ai-edge-litert", "tensorflow"), 5),
-    "ensemble": Stage("edgekd.stages.ensemble", 1, _TORCH, 5),
+    "network": Stage("edgekd.stages.network", 5, (*_TORCH, "keras", "transformers"), 5),
+    "file": Stage(
+        "edgekd.stages.file", 3, ("onnxruntime", "ai-edge-litert", "tensorflow", "scikit-learn"), 5
+    ),
+    "ensemble": Stage("edgekd.stages.ensemble", 2, _TORCH, 5),
     "outputs": Stage("edgekd.stages.outputs", 3, _TORCH, 5),
-    "distill": Stage("edgekd.stages.distill", 4, _TORCH, 30),
-    "prune": Stage("edgekd.stages.prune", 8, (*_TORCH, "torch-pruning"), 20),
+    "distill": Stage("edgekd.stages.distill", 5, _TORCH, 30),
+    "prune": Stage("edgekd.stages.prune", 9, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 2, (*_TORCH, "nncf"), 30),
-    "quantize": Stage("edgekd.stages.quantize", 7, (*_TORCH, "nncf"), 30),
+    "quantize": Stage("edgekd.stages.quantize", 8, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 8, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 3, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 4, ("onnxruntime", "ai-edge-litert"), 12),
@@ -112,11 +117,13 @@ class Builder:
     Attributes:
         seed: the recipe's.
         store: remembers the hashes of source files.
+        watched: the judged metric where it is not accuracy, for the settings of stages that go by it.
         nodes: by label.
     """
 
     seed: int
     store: Store
+    watched: Mapping[str, Any] | None = None
     nodes: dict[str, Node] = field(default_factory=dict)
 
     def add(
@@ -128,6 +135,8 @@ class Builder:
         target: str | None = None,
     ) -> str:
         """Adds a node (or another target to one that is there) and returns its label."""
+        if self.watched is not None and _goes_by_val(stage, config):
+            config = {**config, WATCHED: self.watched}
         real = {role: parent for role, parent in parents.items() if parent is not None}
         spec = STAGES[stage]
         trained = Node(label, stage, config, real, "").trainings
@@ -162,6 +171,16 @@ class Builder:
             )
             for parent in node.parents.values():
                 self._pass_up(parent, target)
+
+
+def _goes_by_val(stage: str, config: Mapping[str, Any]) -> bool:
+    """Whether a stage's result is a matter of how the judged metric stands on val."""
+    if stage == "ensemble":
+        return bool(config["weights"] == "val_metric")
+    if stage == "quantize" and config["quantize"]["max_val_drop"] is not None:
+        return True
+    trained = Node("", stage, config, {}, "").trainings
+    return stage == "sensitivity" or any(settings.get("patience") is not None for settings in trained)
 
 
 @functools.cache  # a plan asks some hundred times, and each answer parses a file

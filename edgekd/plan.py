@@ -29,6 +29,7 @@ from edgekd.latency.table import Clock
 from edgekd.nodes import BYTES_PER_WEIGHT, STATIC, Builder, Plan
 from edgekd.sources import hashes_of, source_of
 from edgekd.store import Store, hash_of
+from edgekd.types import ACCURACY
 from edgekd.user_code import check_call
 
 
@@ -53,12 +54,12 @@ def make_plan(
         places: target -> the device that its file is judged on; this computer for the others.
     """
     demands.check_losses(recipe)
-    builder = Builder(recipe.seed, store)
+    builder = Builder(recipe.seed, store, _watched(recipe, store))
     objects = objects or {}
     data = builder.add("data", "data", _data_config(recipe, store, objects), {})
     if (columns := recipe.task.columns) is not None:
         # Nothing is made from them but the verdict: whoever slices otherwise trains nothing anew.
-        file = None if columns.file is None else source_of("task.columns.file", columns.file, store)["sha256"]
+        file = _columns_sha256(recipe, store)
         builder.add("columns", "columns", {"names": list(columns.names), "file": file}, {"data": data})
     teacher = None if recipe.teacher is None else _teacher(builder, recipe.teacher, data, objects)
     student = _student(builder, recipe, data, teacher, objects)
@@ -91,12 +92,29 @@ def make_plan(
     return Plan(recipe, targets, policy, tuple(builder.nodes.values()), emissions)
 
 
+def _watched(recipe: Recipe, store: Store) -> dict[str, Any] | None:
+    """What stages go by on val, if not by accuracy."""
+    if recipe.gate.judged == ACCURACY:
+        return None
+    query = recipe.gate.query
+    columns = None if query is None else _columns_sha256(recipe, store)
+    return {"metric": recipe.gate.metric, "query": query, "columns": columns}
+
+
+def _columns_sha256(recipe: Recipe, store: Store) -> str | None:
+    """Of a file with columns of the samples; of a task's own columns the data tell."""
+    columns = recipe.task.columns
+    if columns is None or columns.file is None:
+        return None
+    return str(source_of("task.columns.file", columns.file, store)["sha256"])
+
+
 def _clocks(recipe: Recipe, targets: Sequence[Target], host: Mapping[str, Any]) -> list[Clock]:
     """Those that layers in float are weighed by, of all targets that one quantized network serves.
 
     A delegate that files are judged without here (`emissions.stand_in`) has no clock here.
     """
-    if recipe.quantize is None or recipe.quantize.max_val_drop_pp is None:
+    if recipe.quantize is None or not recipe.quantize.chooses_floats:
         return []
     timed = [t for t in targets if t.artifact.scheme == STATIC and not t.runtime.on_gpu]
     found = {clock.label: clock for clock in (clock_here(target, host) for target in timed)}
@@ -155,7 +173,10 @@ def _teacher(
     said: dict[str, Any] = {"role": label, "outputs": config.outputs, "modality": config.modality}
     if config.function is not None:
         name = config.function.kind
-        check_call(name, "teacher", config.function.options, given=1)
+        if config.function.fit:
+            check_call(name, "teacher", {**config.function.options, "seed": 0}, given=2)
+        else:
+            check_call(name, "teacher", config.function.options, given=1)
         for named in config.function.files:
             source_of("teacher.function.files", named, builder.store)
         options = {**config.function.options, "files": list(config.function.files)}

@@ -12,7 +12,9 @@ import numpy as np
 
 from edgekd import demands, gate, judgement, judgement_log, processes
 from edgekd.errors import UsageError
-from edgekd.nodes import STAGES, Node
+from edgekd.metric_values import check_metric
+from edgekd.nodes import STAGES, TEST_SCORES, VAL_SCORES, WATCHED, Node
+from edgekd.stages import judged
 from edgekd.stages.context import Context
 from edgekd.store import Entry
 
@@ -66,8 +68,8 @@ def run_stages(context: Context, until: str | None = None) -> None:
 def _check_policy(context: Context) -> None:
     """Says before any training where a lossless file would hardly pass."""
     task, recipe = context.task, context.plan.recipe
-    labels = task.splits["test"].labels
-    assert labels is not None  # the data stage refuses a test split without labels
+    labels, on_val = (task.splits[name].labels for name in ("test", "val"))
+    assert labels is not None and on_val is not None  # the data stage refuses such splits without labels
     split = context.entries["data"].result["splits"]["test"]["sha256"]
     asked = 1 + judgement_log.count(context.store.root, split)
     unsure: dict[float, list[str]] = {}
@@ -78,10 +80,24 @@ def _check_policy(context: Context) -> None:
         )
         if joint is not None and joint < gate.WARNED:
             unsure.setdefault(joint, []).append(target.name)
+    check_metric(recipe.gate, np.asarray(on_val), task.class_names, "val")
+    if not judged.has_queries("val", context):
+        _refuse_watching(context)
     for joint, names in unsure.items():
         context.display.line(
             f"  gate.slices: a file for {', '.join(names)} that lost nothing passes all with probability "
             f"{joint:.0%} only"
+        )
+
+
+def _refuse_watching(context: Context) -> None:
+    """Nothing may go by a metric on val whose queries val does not tell."""
+    gate_, going = context.plan.recipe.gate, [n.label for n in context.plan.nodes if n.config.get(WATCHED)]
+    if going:
+        raise UsageError(
+            f"gate.query = {gate_.query!r}: the split 'val' has no such column, and {going[0]} goes by "
+            f"{gate_.metric} on it",
+            hint="give val the column too, or leave out patience, sensitivity, max_val_drop and weights",
         )
 
 
@@ -114,7 +130,7 @@ def _first(node: Node, context: Context) -> Entry:
     if not told:
         processes.tell(False)  # another run has made it meanwhile
     processes.tell("stored")
-    context.display.line(f"  done in {entry.seconds:.1f} s{_news(entry.result)}")
+    context.display.line(f"  done in {entry.seconds:.1f} s{_news(node, entry, context)}")
     return entry
 
 
@@ -133,11 +149,10 @@ def _run(node: Node, context: Context, folder: Path) -> Mapping[str, Any]:
     return result
 
 
-def _news(result: Mapping[str, Any]) -> str:
-    for key, text in (
-        ("val_accuracy", "accuracy on validation {:.2f} %"),
-        ("accuracy", "accuracy on test {:.2f} %"),
-    ):
-        if key in result:
-            return ", " + text.format(result[key])
+def _news(node: Node, entry: Entry, context: Context) -> str:
+    """How well what a stage left does by what is judged: on val, or of a file on test."""
+    for split, name in (("val", VAL_SCORES), ("test", TEST_SCORES)):
+        if name in entry.files:
+            scores = np.load(entry.file(name), allow_pickle=False)
+            return ", " + judged.text(split, scores, context)
     return ""

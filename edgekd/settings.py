@@ -84,8 +84,13 @@ class ModelConfig(Plugin):
 
 
 class FunctionConfig(Plugin):
-    """A user's function that gives a teacher's outputs."""
+    """A user's function that gives a teacher's outputs, or that is fitted on train to one that does."""
 
+    fit: bool = Field(
+        default=False,
+        description="kind is called with train's inputs (N, ...), labels (N,) and seed = N, and gives the "
+        "function: it is fitted anew wherever it is asked, so it must give the same each time",
+    )
     files: tuple[str, ...] = Field(
         default=(),
         strict=False,
@@ -119,9 +124,10 @@ class TeacherConfig(Strict):
     combine: Literal["probabilities", "logits"] = Field(
         default="probabilities", description="of several teachers, what is averaged"
     )
-    weights: Literal["equal", "val_accuracy", "confidence"] = Field(
+    weights: Literal["equal", "val_accuracy", "val_metric", "confidence"] = Field(
         default="equal",
-        description="of several teachers: by accuracy on val, or sample by sample by how sure each is",
+        description="of several teachers: by accuracy on val, by gate.metric there, or sample by sample by "
+        "how sure each is",
     )
 
     @model_validator(mode="after")
@@ -252,7 +258,7 @@ class Recipe(Strict):
                     )
             if self.quantize is not None and self.quantize.method == "qat":
                 raise ValueError('student.onnx cannot be trained: quantize.method must be "ptq"')
-            for key in ("sensitivity", "float_layers", "float_weights", "max_val_drop_pp"):
+            for key in ("sensitivity", "float_layers", "float_weights", "max_val_drop_pp", "max_val_drop"):
                 if self.quantize is None:
                     break
                 if getattr(self.quantize, key) != QuantizeConfig.model_fields[key].default:
@@ -261,6 +267,10 @@ class Recipe(Strict):
             weights = self.student.checkpoint is not None or self.student.model.brings_weights
             if self.distill is None and not weights:
                 raise ValueError("the student has no weights: give student.checkpoint or [distill]")
+        if self.quantize is not None and self.quantize.chooses_floats:
+            own = "max_val_drop_pp" if self.gate.judged.unit == "percent" else "max_val_drop"
+            if getattr(self.quantize, own) is None:
+                raise ValueError(f"what {self.gate.metric} may lose on val is told by quantize.{own}")
         if self.prune is not None and self.teacher is None:
             raise ValueError("[prune] recovers by distilling: give [teacher]")
         if self.quantize is not None and self.quantize.method == "qat" and self.teacher is None:

@@ -20,7 +20,7 @@ from edgekd.terminal import COLOURS, console, empty_table, size_text
 if TYPE_CHECKING:
     from edgekd.config import GateConfig
     from edgekd.own_predictions import Answer
-    from edgekd.report.schema import ArtifactRecord, MeasurementRecord, Report, SliceRecord
+    from edgekd.report.schema import ArtifactRecord, MeasurementRecord, MetricValue, Report, SliceRecord
 
 SHORT = {
     "static_wi8_ai8": "int8",
@@ -33,16 +33,13 @@ SHORT = {
 
 def show_report(report: Report, folder: Path) -> None:
     """Stages, artifacts, verdict, and where the report lies."""
-    stages = empty_table(
-        "stages", ("stage", "Acc. (%)", "Drop (pp)", "Interval (90%)", "Parameters", "MMAC", "Time (s)")
-    )
+    heads = ("Interval (90%)", "Parameters", "MMAC", "Time (s)")
+    stages = empty_table("stages", ("stage", *_metric_heads(report), *heads))
     for stage in report.stages:
-        metric = stage.metrics[0]
         stages.add_row(
             stage.id,
-            f"{metric.value:.2f}",
-            "" if metric.drop is None else f"{metric.drop:+.2f}",
-            _interval(metric.drop_interval),
+            *_metric_cells(stage.metrics, report),
+            _interval(stage.metrics[0]),
             "" if stage.params is None else f"{stage.params:,}",
             "" if stage.macs is None else f"{stage.macs / 1e6:.2f}",
             f"{stage.seconds:.0f}",
@@ -53,8 +50,29 @@ def show_report(report: Report, folder: Path) -> None:
     console.print(f"report: {folder / 'report.html'}")
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:+.2f} {interval[1]:+.2f}"
+def _metric_heads(report: Report) -> tuple[str, str]:
+    """Of a figure and its drop, by the metric that is judged."""
+    metric = words.primary(report)
+    if metric.unit == "percent":
+        short = {"accuracy": "Acc."}.get(metric.name, words.metric_title(metric.name))
+        return f"{short} (%)", "Drop (pp)"
+    return words.metric_title(metric.name), "Drop"
+
+
+def _metric_cells(metrics: Sequence[MetricValue], report: Report) -> tuple[str, str]:
+    found = words.find_metric(metrics, words.primary(report).name)
+    if found is None:
+        return "", ""
+    decimals = words.value_decimals(found.unit)
+    drop = "" if found.drop is None else f"{found.drop:+.{decimals}f}"
+    return f"{found.value:.{decimals}f}", drop
+
+
+def _interval(metric: MetricValue) -> str:
+    if metric.drop_interval is None:
+        return ""
+    decimals = words.value_decimals(metric.unit)
+    return " ".join(f"{end:+.{decimals}f}" for end in metric.drop_interval)
 
 
 _MARKS = {
@@ -69,8 +87,7 @@ def _artifact_table(report: Report) -> Table:
         "target",
         "file",
         "Size",
-        "Acc. (%)",
-        "Drop (pp)",
+        *_metric_heads(report),
         "Median (ms)",
         "Teacher (x)",
         "Float (x)",
@@ -80,14 +97,12 @@ def _artifact_table(report: Report) -> Table:
     table.caption_justify = "left"
     table.caption = "(x): times faster than the float teacher, and than the same network in float"
     for artifact in report.artifacts:
-        metric = artifact.metrics[0]
         timing = _timing(report, artifact)
         table.add_row(
             artifact.target or f"[dim]{artifact.role.partition('_')[0]}[/dim]",
             f"{artifact.format} {SHORT[artifact.scheme]}",
             size_text(artifact.size_bytes),
-            f"{metric.value:.2f}",
-            "" if metric.drop is None else f"{metric.drop:+.2f}",
+            *_metric_cells(artifact.metrics, report),
             "" if timing is None else f"{timing.median_ms:.3f}{_MARKS[timing.kind][0]}",
             "" if artifact.speedup_over_teacher is None else f"{artifact.speedup_over_teacher.value:.1f}",
             "" if artifact.speedup_over_float is None else f"{artifact.speedup_over_float.value:.1f}",

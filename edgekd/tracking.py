@@ -55,7 +55,12 @@ class Tracker:
     def epochs(self, label: str, history: History) -> None:
         """All epochs of a stage so far: logs/<stage>.csv is written anew, others get what is new."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        first = ("epoch", "loss", "lr", "val_accuracy")  # the store sorts keys
+        first = [
+            "epoch",
+            "loss",
+            "lr",
+            *(n for n in history[0] if n.startswith("val_")),
+        ]  # the store sorts keys
         names = [n for n in first if n in history[0]] + [n for n in history[0] if n not in first]
         path = self.folder / f"{label}.csv"
         temporary = path.with_suffix(".tmp")
@@ -95,8 +100,8 @@ def _figures(report: Report) -> dict[str, float]:
         found[f"{artifact.id}.size_bytes"] = artifact.size_bytes
         for metric in artifact.metrics:
             found[f"{artifact.id}.{metric.name}"] = metric.value
-            if metric.drop is not None:
-                found[f"{artifact.id}.drop"] = metric.drop
+        if (drop := artifact.metrics[0].drop) is not None:  # of what is judged
+            found[f"{artifact.id}.drop"] = drop
     for measured in report.measurements:
         if f"{measured.artifact_id}.size_bytes" in found:
             found[f"{measured.artifact_id}.median_ms"] = measured.median_ms

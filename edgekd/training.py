@@ -36,6 +36,7 @@ from edgekd.precision import make_fabric
 from edgekd.progress import Display
 from edgekd.store import write_atomic
 from edgekd.types import InputSpec
+from edgekd.watching import Watched
 
 EVAL_BATCH = 256
 MAX_HALVINGS = 3
@@ -55,11 +56,12 @@ def fit(
     checkpoint: Path,
     watch: Watch = lambda what, history: None,
     after_step: Callable[[], None] = lambda: None,
+    watched: Watched | None = None,
 ) -> list[dict[str, float]]:
     """Trains `module` in place; returns one record an epoch: total loss, each loss by name, learning rate,
     weights that change.
 
-    With `config.patience` also the accuracy on val, and the weights are those of the best epoch.
+    With `config.patience` also the accuracy on val, or what is `watched`; the weights are the best epoch's.
 
     Args:
         module: the network; its parameters change.
@@ -71,11 +73,12 @@ def fit(
         checkpoint: folder that keeps the state after each epoch.
         watch: told after each epoch.
         after_step: mends the weights after each step.
+        watched: what `config.patience` goes by; None: accuracy.
 
     Raises:
         TrainingError: the loss is NaN or infinite; names epoch and step.
     """
-    training = _Training(module, data, objective, config, what, checkpoint, after_step)
+    training = _Training(module, data, objective, config, what, checkpoint, after_step, watched)
     left = (config.epochs - len(training.progress.history)) * training.steps
     ticks = iter(display.track(range(left), what, left))
     with training.layers_caught():
@@ -111,8 +114,9 @@ class _Training:
         what: str,
         checkpoint: Path,
         after_step: Callable[[], None],
+        watched: Watched | None,
     ) -> None:
-        self.after_step = after_step
+        self.after_step, self.watched = after_step, watched
         self.module, self.data, self.objective, self.config = module, data, objective, config
         self.what, self.checkpoint = what, checkpoint
         self.fabric = make_fabric(config.precision, unused=bool(data.student_layers))
@@ -184,7 +188,8 @@ class _Training:
             mean = self.fabric.all_reduce(torch.tensor([total / self.steps, *parts.values()]))
             record |= dict(zip(["loss", *parts], mean.tolist(), strict=True))  # type: ignore[union-attr]
         if config.patience is not None:
-            record["val_accuracy"] = self._watched(epoch + 1)
+            name = "accuracy" if self.watched is None else self.watched.metric.name
+            record[f"val_{name}"] = self._watched(epoch + 1)
         self.progress.history.append(record)
         self._save()
 
@@ -270,19 +275,23 @@ class _Training:
         return replace(batch, student=outputs[-n:], student_layers=layers, clean=clean)
 
     def _watched(self, epoch: int) -> float:
-        """Accuracy on val, percent; the weights are kept where none was better before."""
+        """Accuracy on val, percent, or what else is watched; the weights are kept where none was better."""
         assert self.data.val is not None and self.data.val.labels is not None
         chosen = self.module if self.average is None else self.average.module
         scores = predict(chosen, self.data.val.inputs, self.data.spec, self.fabric.device)
-        answers = scores[:, : self.data.num_classes].argmax(axis=1)
-        accuracy = float((answers == self.data.val.labels).mean() * 100)
+        scores = scores[:, : self.data.num_classes]
+        if self.watched is None:
+            found = float((scores.argmax(axis=1) == self.data.val.labels).mean() * 100)
+        else:
+            found = self.watched.of(scores)
         # Batch norms of several processes differ by a little: one decides for all.
-        accuracy = float(processes.tell(accuracy))
-        if self.progress.best is None or accuracy > self.progress.best:
+        found = float(processes.tell(found))
+        sign = 1 if self.watched is None else self.watched.sign
+        if self.progress.best is None or sign * found > sign * self.progress.best:
             if self.fabric.is_global_zero:
                 checkpoints.save_tensors(chosen.state_dict(), self.checkpoint / checkpoints.BEST)
-            self.progress.best, self.progress.best_epoch = accuracy, epoch
-        return accuracy
+            self.progress.best, self.progress.best_epoch = found, epoch
+        return found
 
     def step_back(self, error: _Diverged) -> None:
         """To the last good epoch, with half the rate.

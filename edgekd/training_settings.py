@@ -69,7 +69,8 @@ class TrainConfig(Strict):
     )
     patience: Positive | None = Field(
         default=None,
-        description="stop after so many epochs without a better accuracy on val, and keep the best weights",
+        description="stop after so many epochs without a better accuracy (or gate.metric) on val, and keep "
+        "the best weights",
     )
     on_nan: Literal["stop", "halve_lr"] = Field(
         default="stop",

@@ -114,6 +114,7 @@ class Task:
     notes: Mapping[str, Any] = field(default_factory=dict)  # duplicates counted, samples dropped
     modalities: Mapping[str, InputSpec] = field(default_factory=dict)  # of each split's, by name
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    table: Mapping[str, Any] | None = None  # how a row becomes inputs, of a table: see `table_rows`
 
     def seen_as(self, modality: str) -> Task:
         """The same task where `inputs` are those of a modality."""

@@ -14,6 +14,7 @@ from edgekd.config import GateConfig, Recipe, Target, build
 from edgekd.errors import EvidenceError
 from edgekd.figures import with_figures
 from edgekd.judgement import counted, judged, past_judgements, policy_on
+from edgekd.metric_values import metric_values
 from edgekd.report.schema import (
     ArtifactRecord,
     FileRecord,
@@ -24,7 +25,7 @@ from edgekd.report.schema import (
 )
 from edgekd.rooflines import with_rooflines
 from edgekd.stored import read_measurement, read_predictions, read_teacher
-from edgekd.types import ACCURACY, Predictions
+from edgekd.types import Predictions
 
 # Other processors and library versions round the last digits otherwise.
 _CLOSE = 1e-6
@@ -69,7 +70,9 @@ def _remade(report: Report, folder: Path, recipe: Recipe, targets: Sequence[Targ
                 "targets": {t.name: t.gate.model_dump(mode="json", exclude_defaults=True) for t in targets},
             },
             "data": report.data.model_copy(update={"splits": splits}),
-            "teacher": report.teacher.model_copy(update={"metrics": (_metric(baseline, None, recipe.gate),)}),
+            "teacher": report.teacher.model_copy(
+                update={"metrics": metric_values(baseline, None, recipe.gate)}
+            ),
         }
     )
     stages = [
@@ -95,25 +98,8 @@ def _metrics(
         raise EvidenceError("report.json: a stage or file has no stored predictions")
     own = report.teacher.predictions
     if own is not None and (stored.path, stored.sha256) == (own.path, own.sha256):
-        return (_metric(baseline, None, policy),)
-    return (_metric(read_predictions(stored, folder), baseline, policy),)
-
-
-def _metric(
-    found: Predictions, baseline: Predictions | None, policy: GateConfig, margin: float | None = None
-) -> MetricValue:
-    drop = (
-        None if baseline is None else gate.compare(baseline, found, margin, policy.alpha, policy.cluster).drop
-    )
-    return MetricValue(
-        name=ACCURACY.name,
-        direction=ACCURACY.direction,
-        unit=ACCURACY.unit,
-        value=float(found.correct.mean() * 100),
-        drop=None if drop is None else drop.drop,
-        drop_interval=None if drop is None else drop.interval,
-        margin=margin,
-    )
+        return metric_values(baseline, None, policy)
+    return metric_values(read_predictions(stored, folder), baseline, policy)
 
 
 def _artifact(
@@ -126,17 +112,16 @@ def _artifact(
     more: dict[str, Any] = {"files": files, "size_bytes": sum(f.size_bytes for f in files)}
     if a.role == "target":
         policy = policy_on(report, recipe.gate, str(a.target))
-        margin = policy.max_drop_pp if policy.metric == ACCURACY.name else None
-        seen = gate.compare(baseline, found, margin, recipe.gate.alpha)
+        seen = gate.compare(baseline, found, None, recipe.gate.alpha)
         more |= {
             "required": a.target in recipe.required_targets,
-            "metrics": (_metric(found, baseline, recipe.gate, margin),),
+            "metrics": metric_values(found, baseline, recipe.gate, policy),
             "agreement": seen.agreement,
             "negative_flip_rate": seen.negative_flip_rate,
             "kl_divergence": seen.kl_divergence,
         }
     else:
-        more["metrics"] = (_metric(found, baseline, recipe.gate),)
+        more["metrics"] = metric_values(found, baseline, recipe.gate)
     return a.model_copy(update=more)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from edgekd.gate.against import judge_latency_ratio, judge_same_teacher, judge_size_ratio
 from edgekd.gate.comparison import Comparison, compare
 from edgekd.gate.drops import too_few_clusters
+from edgekd.gate.figure import drop_of, figure
 from edgekd.gate.judge import (
     conclude,
     drop_scale,
@@ -23,6 +24,7 @@ from edgekd.gate.judge import (
     judge_size,
     slice_scale,
 )
+from edgekd.gate.metrics import is_ranked
 from edgekd.gate.pairing import Pair, pair
 from edgekd.gate.predicted import WARNED, Judged, joint_power, judge_predictions
 from edgekd.gate.slices import Slice
@@ -47,7 +49,10 @@ __all__ = [
     "clopper_pearson_upper",
     "compare",
     "conclude",
+    "drop_of",
     "drop_scale",
+    "figure",
+    "is_ranked",
     "joint_power",
     "judge_drop",
     "judge_int8_beats_float",

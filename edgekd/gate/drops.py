@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -127,23 +128,22 @@ def _needed_to_see(pair: Pair, question: Question, found: Estimate, units: int) 
 
 
 def _estimate(pair: Pair, question: Question) -> tuple[Estimate, int]:
-    rng = np.random.default_rng(SEED)
     if question.metric.name == "auc":
-        return _auc(pair, question, rng), len(pair)
+        return _auc(pair, question), len(pair)
     sums = _Sums(pair, question)
     units = int(sums.counts.sum())
     least, what = (MIN_UNITS, "samples") if question.cluster is None else (MIN_CLUSTERS, "clusters")
     if units < least:
         what = "queries" if question.query and not question.cluster else what
         raise TooFew(_too_few(units, what, least))
-    return bootstrap.paired(sums.rows, sums.counts, sums.drop, rng), units
+    return bootstrap.paired(sums.rows, sums.counts, sums.drop, np.random.default_rng(SEED)), units
 
 
 def _too_few(units: int, what: str, least: int) -> str:
     return f"{units} {what}: with fewer than {least} a bootstrap passes bad models too often"
 
 
-def _auc(pair: Pair, question: Question, rng: np.random.Generator) -> Estimate:
+def _auc(pair: Pair, question: Question) -> Estimate:
     if question.cluster is not None or question.relative:
         what = "clusters" if question.cluster is not None else "a relative margin"
         raise UsageError(f"AUC with {what} cannot be judged", hint="judge the absolute drop, by samples")
@@ -155,7 +155,14 @@ def _auc(pair: Pair, question: Question, rng: np.random.Generator) -> Estimate:
         )
     if len(pair) > auc.DELONG_FROM:
         return auc.delong(positive, negative)
-    return auc.bootstrap(positive, negative, rng)
+    return _drawn(positive.tobytes(), negative.tobytes())
+
+
+@functools.lru_cache(maxsize=16)
+def _drawn(positive: bytes, negative: bytes) -> bootstrap.Bootstrap:
+    """Ten thousand replicates, drawn once for a pair: a report tells the drop that its verdict goes by."""
+    ups, downs = (np.frombuffer(scores, np.float64).reshape(-1, 2) for scores in (positive, negative))
+    return auc.bootstrap(ups, downs, np.random.default_rng(SEED))
 
 
 def _by_class(pair: Pair) -> tuple[Floats, Floats]:

@@ -87,19 +87,19 @@ def sums(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | No
     return _f1(metric, predictions, classes)
 
 
-def binary_scores(predictions: Predictions) -> Floats:
-    """(N,): the higher, the more likely class 1.
+def binary_scores(predictions: Predictions, what: str = "AUC") -> Floats:
+    """(N,): the higher, the more likely class 1; of two classes by how much the second is ahead.
 
     Raises:
         DataError: the scores are not of two classes.
     """
     scores = predictions.scores
     if predictions.said is not None:
-        raise DataError("AUC needs scores, the predictions are of classes alone")
+        raise DataError(f"{what} needs scores, the predictions are of classes alone")
     if scores.shape[1] == 1:
         return np.asarray(scores[:, 0], np.float64)
     if scores.shape[1] != 2:
-        raise DataError(f"AUC is of two classes, the scores are of {scores.shape[1]}")
+        raise DataError(f"{what} is of two classes, the scores are of {scores.shape[1]}")
     return np.asarray(scores[:, 1].astype(np.float64) - scores[:, 0], np.float64)
 
 
@@ -122,8 +122,10 @@ def _rmse(predictions: Predictions) -> Sums:
 def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | None) -> Sums:
     if query is None:
         raise UsageError(f"{metric.name} ranks the rows of a query", hint="name the column of the query")
-    if predictions.scores.shape[1] != 1:
-        raise DataError(f"{metric.name} ranks by one score a row, not by {predictions.scores.shape[1]}")
+    if predictions.scores.shape[1] not in (1, 2):
+        raise DataError(
+            f"{metric.name} ranks by one score a row, or by two classes, not by {predictions.scores.shape[1]}"
+        )
     kind, k = metric.name.split("@")
     relevance = predictions.labels.astype(np.float64)
     if (relevance < 0).any() or (relevance > MOST_RELEVANT).any():
@@ -131,7 +133,7 @@ def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] |
             f"{metric.name}: relevances from {relevance.min():g} to {relevance.max():g}",
             hint=f"grades from 0 to {MOST_RELEVANT}: gains are 2^relevance - 1",
         )
-    scores = predictions.scores[:, 0].astype(np.float64)
+    scores = binary_scores(predictions, metric.name)
     if kind == "hit":
         return _mean(100 * ranking.hits(query, relevance, scores, int(k)))
     return _mean(ranking.ndcg(query, relevance, scores, int(k)))

@@ -45,11 +45,13 @@ class Sensitivity:
         path: of the layer.
         logit_error: root mean square of what the logits change by, over that of the logits.
         drop_pp: accuracy lost, percentage points.
+        drop: what is lost of another figure, in its unit; None where none is asked for.
     """
 
     path: str
     logit_error: float
     drop_pp: float
+    drop: float | None = None
 
 
 def layers(net: QuantizedNet, example_input: Tensor) -> tuple[Layer, ...]:
@@ -137,6 +139,7 @@ def sensitivities(
     labels: NDArray[np.int64],
     columns: slice,
     display: Display = QUIET,
+    figure: Callable[[NDArray[np.float64]], float] | None = None,
 ) -> tuple[Sensitivity, ...]:
     """What each layer costs alone, the costliest first.
 
@@ -147,6 +150,7 @@ def sensitivities(
         labels: their classes (N,).
         columns: of the outputs, those that the labels are about.
         display: where progress is shown.
+        figure: of logits (N, classes), more being better, that is told beside accuracy.
 
     Raises:
         TrainingError: the float network's logits are all 0, or no numbers.
@@ -167,7 +171,8 @@ def sensitivities(
             alone = _logits(net, samples, columns)
         error = math.sqrt(float(((alone - whole) ** 2).mean())) / size
         drop = 100 * float(right.mean() - (alone.argmax(axis=1) == labels).mean())
-        found.append(Sensitivity(layer.path, error, drop))
+        lost = None if figure is None else figure(whole) - figure(alone)
+        found.append(Sensitivity(layer.path, error, drop, lost))
     return tuple(sorted(found, key=lambda s: -s.logit_error))
 
 

@@ -230,4 +230,5 @@ def _plot(found: Comparison, figure: str) -> Plot | None:
     first = shown[0][1]
     unit = "%" if neutral else words.drop_unit(first.unit)
     ends = (_change(first, neutral - far), _change(first, neutral + far))
-    return Plot(f"{name_of(figure)}, change in {unit}", at(neutral), marks, ends)
+    title = f"{name_of(figure)}, change" + (f" in {unit}" if unit else "")
+    return Plot(title, at(neutral), marks, ends)

@@ -98,7 +98,7 @@ def html(report: Report) -> str:
             cluster=words.policy(report).get("cluster"),
             baseline=words.baseline_name(report),
             samples=words.count(report.data.splits.test.n, "test sample"),
-            metric=words.sentence(metric.name),
+            metric=words.metric_title(metric.name),
             value_unit=words.unit_sign(metric.unit),
             unit=words.drop_unit(metric.unit),
             artifacts=tables.artifact_rows(report),
@@ -180,7 +180,7 @@ def chart(report: Report) -> Chart:
         margin=None if fall.margin is None else _at(fall.margin, fall),
         margin_label="" if fall.margin is None else words.margin_text(fall.margin, fall.metric.unit),
         unit=unit,
-        value_head=f"{words.sentence(fall.metric.name)}, {words.unit_sign(fall.metric.unit)}",
+        value_head=words.headed(words.metric_title(fall.metric.name), words.unit_sign(fall.metric.unit)),
         worst=worst_sentence(fall),
         deepest=max(len(row.guides) for row in fall.rows),
     )

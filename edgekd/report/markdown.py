@@ -121,8 +121,9 @@ def _matrix(report: Report) -> list[Block]:
 def _waterfall(fall: Waterfall, report: Report, most: int | None) -> list[Block]:
     metric = fall.metric
     unit, decimals = words.drop_unit(metric.unit), words.value_decimals(metric.unit)
-    head = ["Step", f"{words.sentence(metric.name)}, {words.unit_sign(metric.unit)}", f"Drop, {unit}"]
-    head += [f"{words.confidence(report)} interval, {unit}", f"This step, {unit}", "Drop so far"]
+    head = ["Step", words.headed(words.metric_title(metric.name), words.unit_sign(metric.unit))]
+    named = ("Drop", f"{words.confidence(report)} interval", "This step")
+    head += [*(words.headed(name, unit) for name in named), "Drop so far"]
     rows = [
         (
             _label(row),
@@ -161,8 +162,9 @@ def _files(report: Report, most: int | None) -> list[Block]:
     metric = words.primary(report)
     unit = words.drop_unit(metric.unit)
     base = words.baseline_name(report)
-    head = ["Target", "File", "Size, kB", f"{words.sentence(metric.name)}, {words.unit_sign(metric.unit)}"]
-    head += [f"Drop, {unit}", "Median, ms", "p90, ms", "Timed", f"Speed-up over the {base}, ×"]
+    head = ["Target", "File", "Size, kB"]
+    head += [words.headed(words.metric_title(metric.name), words.unit_sign(metric.unit))]
+    head += [words.headed("Drop", unit), "Median, ms", "p90, ms", "Timed", f"Speed-up over the {base}, ×"]
     head += ["Speed-up over its own float, ×", "int8 operators, %", "Parity"]
     rows = []
     for row in tables.artifact_rows(report):

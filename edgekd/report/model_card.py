@@ -104,8 +104,9 @@ def _about(report: Report) -> str:
     metric = words.primary(report)
     value = words.number(metric.value, words.value_decimals(metric.unit))
     unit = words.unit_sign(metric.unit)
+    stands = f"{escape(words.metric_word(metric.name))} {value} {unit}".rstrip()
     text = (
-        f"Compressed for edge devices and judged against its {base} ({escape(metric.name)} {value} {unit} on "
+        f"Compressed for edge devices and judged against its {base} ({stands} on "
         f"{words.count(report.data.splits.test.n, 'test sample')}), each file in the runtime of its target."
     )
     return f"{escape(description)}\n\n{text}" if description else text
@@ -123,8 +124,8 @@ def _files(report: Report) -> str:
         "Files",
         "Scheme",
         "Size, bytes",
-        f"{words.sentence(metric.name)}, {words.unit_sign(metric.unit)}",
-        f"Drop, {words.drop_unit(metric.unit)}",
+        words.headed(words.metric_title(metric.name), words.unit_sign(metric.unit)),
+        words.headed("Drop", words.drop_unit(metric.unit)),
         "Median, ms",
         "Timed on",
     )

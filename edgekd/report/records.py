@@ -88,6 +88,10 @@ class LayerSensitivity(Record):
         ge=0, description="root mean square change of the logits over that of the logits"
     )
     drop_pp: float = Field(description="accuracy lost, percentage points; negative is a gain")
+    drop: float | None = Field(
+        default=None,
+        description="lost of the metric that is judged, as its own drops; null where that is accuracy",
+    )
 
 
 class StageRecord(Record):
@@ -138,6 +142,9 @@ class MemberRecord(Record):
 
     id: str
     accuracy: float = Field(ge=0, le=100, description="percent, on test")
+    value: float | None = Field(
+        default=None, description="of the metric that is judged, on test; null in reports of earlier versions"
+    )
     weight: float | None = Field(description="in the ensemble; null where each sample has its own")
     seconds: float = Field(ge=0)
 

@@ -107,7 +107,7 @@ def scatters(report: Report) -> tuple[Scatter, ...]:
 
 
 def _metric_name(report: Report) -> str:
-    return words.sentence(words.primary(report).name)
+    return words.metric_title(words.primary(report).name)
 
 
 def _latencies(report: Report, device: str) -> dict[str, float]:
@@ -164,7 +164,7 @@ def _scatter(report: Report, id: str, title: str, x_title: str, costs: dict[str,
         id=id,
         title=title,
         x_title=x_title + (", log scale" if x.log else ""),
-        y_title=f"{words.sentence(metric.name)}, {words.unit_sign(metric.unit)}",
+        y_title=words.headed(words.metric_title(metric.name), words.unit_sign(metric.unit)),
         x=x,
         y=y,
         points=_placed(values, metric, x, y, on_front),
@@ -179,8 +179,8 @@ def _alternative(
 ) -> str:
     unit, decimals = words.unit_sign(metric.unit), words.value_decimals(metric.unit)
     names = "; ".join(
-        f"{shown_name(values[i].artifact)} with {words.number(values[i].metric.value, decimals)} {unit} "
-        f"at {values[i].cost:.4g}"
+        f"{shown_name(values[i].artifact)} with {words.number(values[i].metric.value, decimals)}"
+        f"{f' {unit}' if unit else ''} at {values[i].cost:.4g}"
         for i in best
     )
     return (
@@ -326,11 +326,11 @@ def key_table(report: Report) -> Table:
         "No.",
         "File",
         "Scheme",
-        f"{words.sentence(metric.name)}, {words.unit_sign(metric.unit)}",
+        words.headed(words.metric_title(metric.name), words.unit_sign(metric.unit)),
     )
     head += (
-        f"Drop, {unit}",
-        f"{words.confidence(report)} interval, {unit}",
+        words.headed("Drop", unit),
+        words.headed(f"{words.confidence(report)} interval", unit),
         *timed,
         "Size, kB",
         "Unbeaten in",

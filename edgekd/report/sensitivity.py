@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekd.report import words
 from edgekd.report.details import Table
+from edgekd.report.records import LayerSensitivity
 from edgekd.report.schema import Report, StageRecord
 from edgekd.report.tables import Bar, BarGroup
 
@@ -19,7 +20,7 @@ def sensitivity_bars(report: Report) -> tuple[BarGroup, ...]:
         bars = tuple(
             Bar(
                 label=layer.path,
-                note=f"{words.signed(layer.drop_pp, 2)} pp{_float(stage, layer.path)}",
+                note=f"{_lost(layer, report)}{_float(stage, layer.path)}",
                 text=words.number(100 * layer.logit_error, 2),
                 share=layer.logit_error / longest,
                 mark=None,
@@ -39,15 +40,36 @@ def sensitivity_tables(report: Report) -> tuple[Table, ...]:
     for stage in report.stages:
         paths = [layer.path for layer in stage.sensitivity]
         for layer in stage.sensitivity:
-            error, drop = words.number(100 * layer.logit_error, 3), words.signed(layer.drop_pp, 2)
+            error, drop = words.number(100 * layer.logit_error, 3), _drop(layer, report)
             rows.append((stage.id, layer.path, error, drop, _scheme(stage, layer.path)))
         for path in stage.float_layers:
             if path not in paths:
                 rows.append((stage.id, path, words.ABSENT, words.ABSENT, _scheme(stage, path)))
     if not rows:
         return ()
-    head = ("Stage", "Layer", "Logit error alone, %", "Drop alone, pp", "Emitted in")
+    head = ("Stage", "Layer", "Logit error alone, %", _drop_head(report), "Emitted in")
     return (Table("Sensitivity of layers to 8 bits", head, tuple(rows), (2, 3)),)
+
+
+def _drop(layer: LayerSensitivity, report: Report) -> str:
+    """Lost of what is judged; of accuracy where no other metric was told."""
+    if layer.drop is None:
+        return words.signed(layer.drop_pp, 2)
+    return words.signed(layer.drop, words.value_decimals(words.primary(report).unit))
+
+
+def _lost(layer: LayerSensitivity, report: Report) -> str:
+    metric = words.primary(report)
+    if layer.drop is None:
+        return f"{_drop(layer, report)} pp"
+    return f"{_drop(layer, report)} {words.drop_unit(metric.unit) or words.metric_word(metric.name)}"
+
+
+def _drop_head(report: Report) -> str:
+    if all(layer.drop is None for stage in report.stages for layer in stage.sensitivity):
+        return "Drop alone, pp"
+    metric = words.primary(report)
+    return words.headed(f"{words.metric_title(metric.name)} drop alone", words.drop_unit(metric.unit))
 
 
 def _scheme(stage: StageRecord, path: str) -> str:

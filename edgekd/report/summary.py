@@ -54,8 +54,9 @@ def summary(report: Report) -> str:
     """The summary of a report, in at most 65,536 characters."""
     metric = words.primary(report)
     value, drop = words.unit_sign(metric.unit), words.drop_unit(metric.unit)
-    head = ["Target", f"{words.sentence(metric.name)}, {value}".rstrip(", ")]
-    head += [f"Drop, {drop} ({words.confidence(report)} interval)", "Size, kB", "p90, ms", "Verdict"]
+    head = ["Target", words.headed(words.metric_title(metric.name), value)]
+    head += [f"{words.headed('Drop', drop)} ({words.confidence(report)} interval)", "Size, kB", "p90, ms"]
+    head += ["Verdict"]
     rows = [
         (
             f"{row.name}{' (required)' if row.required else ''}",

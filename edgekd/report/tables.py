@@ -255,7 +255,10 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
     found = [
         ("Margin", words.ABSENT if margin is None else words.margin_text(margin, metric.unit)),
         ("Test samples", f"{report.data.splits.test.n:,}"),
-        (f"{words.sentence(base)}’s {metric.name}", f"{value}{unit if unit == '%' else f' {unit}'}"),
+        (
+            f"{words.sentence(base)}’s {words.metric_word(metric.name)}",
+            f"{value}{unit if unit == '%' else f' {unit}'}".rstrip(),
+        ),
     ]
     if smaller:
         found.append((f"Smaller than the {base}", f"{min(smaller):.1f}×"))

@@ -218,7 +218,7 @@ def worst_sentence(fall: Waterfall) -> str:
     worst = fall.worst
     unit, decimals = words.drop_unit(fall.metric.unit), words.value_decimals(fall.metric.unit)
     if worst is None:
-        return f"No step lost {fall.metric.name} as observed."
+        return f"No step lost {words.metric_word(fall.metric.name)} as observed."
     what = (
         f"writing the file for {worst.label}"
         if worst.kind == "file"
@@ -230,7 +230,7 @@ def worst_sentence(fall: Waterfall) -> str:
         doubt = " Its total drop is not distinguishable from none on these samples."
     else:
         doubt = ""
-    return (
-        f"The step that lost most: {what}, {words.number(worst.step or 0.0, decimals)} {unit} "
-        f"as observed.{doubt}"
+    lost = (
+        f"{words.number(worst.step or 0.0, decimals)} {unit or f'of {words.metric_word(fall.metric.name)}'}"
     )
+    return f"The step that lost most: {what}, {lost} as observed.{doubt}"

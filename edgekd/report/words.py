@@ -24,6 +24,7 @@ CHECKS = {
     "device_parity": "Outputs on the device",
     "int8_beats_float": "Speed-up of int8 over float",
 }
+METRICS = {"auc": "AUC", "f1": "F1", "f1_macro": "macro F1", "rmse": "RMSE"}
 ROLES = {"teacher_float": "teacher in float", "student_float": "the same in float"}
 
 
@@ -102,6 +103,24 @@ def unit_sign(unit: str) -> str:
     return "%" if unit == "percent" else unit
 
 
+def headed(title: str, unit: str) -> str:
+    """`Accuracy, %`; what has no unit stands alone."""
+    return f"{title}, {unit}" if unit else title
+
+
+def metric_word(name: str) -> str:
+    """A metric within a sentence: `accuracy`, `AUC`, `NDCG@10`."""
+    if name in METRICS:
+        return METRICS[name]
+    return name.replace("ndcg@", "NDCG@").replace("top_", "top-")
+
+
+def metric_title(name: str) -> str:
+    """A metric as a heading: `Accuracy`, `AUC`, `Hit@1`."""
+    word = metric_word(name)
+    return word[:1].upper() + word[1:]
+
+
 def primary(report: Report) -> MetricValue:
     """The teacher's first metric: the one that the waterfall is drawn for."""
     return report.teacher.metrics[0]
@@ -148,7 +167,7 @@ def why_margin(report: Report) -> str:
 def margin_text(margin: float, unit: str) -> str:
     """`1.0 pp`: at least one decimal, so that it reads as a measure."""
     text = plain(margin)
-    return f"{text if '.' in text else f'{text}.0'} {drop_unit(unit)}"
+    return f"{text if '.' in text else f'{text}.0'} {drop_unit(unit)}".rstrip()
 
 
 def margin_of(report: Report) -> float | None:
@@ -188,7 +207,8 @@ def headline(report: Report) -> str:
         own = "its own margin, at most " if len(_margins(report)) > 1 else ""
         return (
             f"On {where}, every file loses less than {own}{margin_text(margin, metric.unit)} of "
-            f"{metric.name} against the {baseline_name(report)}, with {sure} confidence, and {_all(passed)}."
+            f"{metric_word(metric.name)} against the {baseline_name(report)}, with {sure} confidence, and "
+            f"{_all(passed)}."
         )
     decisive = [c for c in checks if c.status == status]
     if not decisive:
@@ -229,7 +249,10 @@ def check_name(check: CheckRecord) -> str:
 
 def check_title(name: str) -> str:
     """`int8_share` in words."""
-    return CHECKS.get(name, sentence(name))
+    if name in CHECKS:
+        return CHECKS[name]
+    is_metric = name in METRICS or "@" in name or name.startswith("top_")
+    return f"{metric_title(name)} drop" if is_metric else sentence(name)
 
 
 def sentence(text: str) -> str:
@@ -261,6 +284,7 @@ def cautions(report: Report) -> tuple[str, ...]:
             "pass; each makes a wrong PASS likelier. Take fresh samples, or set gate.spend_alpha, which "
             f"judges this one at {left:.2g}."
         )
+    found += _of_data(report.data.notes)
     kinds = {m.target: m.kind for m in report.measurements}
     stand_in = [t for t in targets(report) if kinds.get(t) in ("host", "emulated")]
     if stand_in:
@@ -273,6 +297,24 @@ def cautions(report: Report) -> tuple[str, ...]:
     elif not any(a.role == "teacher_float" for a in report.artifacts):
         found.append(f"The {baseline_name(report)} has no float file, so no speed-up over it is shown.")
     return tuple(found)
+
+
+def _of_data(notes: Mapping[str, Any]) -> list[str]:
+    """Samples that are not quite what training saw."""
+    found = []
+    absent = notes.get("absent_classes")
+    if isinstance(absent, Mapping):
+        for split, names in absent.items():
+            if split in ("train", "test"):
+                what = "was learned" if split == "train" else "is shown"
+                found.append(f"No {split} sample is of {listed(map(str, names))}: nothing {what} of such.")
+    unseen = notes.get("unseen_categories")
+    if isinstance(unseen, Mapping) and isinstance(n := unseen.get("test"), int) and n:
+        found.append(f"{count(n, 'test sample')} with a category that train has not: it is taken as none.")
+    empty = notes.get("missing_values")
+    if isinstance(empty, Mapping) and isinstance(n := empty.get("test"), int) and n:
+        found.append(f"{count(n, 'empty cell')} in test samples, filled with train's mean.")
+    return found
 
 
 def targets(report: Report) -> tuple[str, ...]:

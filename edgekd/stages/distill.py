@@ -16,9 +16,9 @@ from edgekd.batches import TrainingSet
 from edgekd.config import DistillConfig
 from edgekd.errors import UsageError
 from edgekd.losses import Shapes
-from edgekd.nodes import Node
+from edgekd.nodes import TEST_SCORES, Node
 from edgekd.objective import Objective
-from edgekd.stages import saved
+from edgekd.stages import judged, saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_probabilities
 from edgekd.training import batch_norms, fit, reestimate
@@ -40,9 +40,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     architecture = {key: config[key] for key in saved.BUILT_FROM if key in config}
     result = saved.save(folder, module, context, architecture)
     if config["role"] != "student":  # an assistant, whose outputs the next one learns
-        refuse_probabilities(config["role"], np.load(folder / saved.TEST_SCORES), "logits")
+        refuse_probabilities(config["role"], np.load(folder / TEST_SCORES), "logits")
     robust = saved.robust_accuracy(module, distill, context)
-    return {**result, **robust, "history": history, "val_accuracy": saved.accuracy_on(module, "val", context)}
+    return {**result, **robust, "history": history}
 
 
 def learn(
@@ -112,6 +112,7 @@ def learn(
         checkpoint=checkpoint,
         watch=lambda what, epochs: context.watch(what, all_of(epochs)),
         after_step=after_step,
+        watched=judged.watched(node, context),
     )
     if config.reestimate_batch_norm is not None:
         reestimate(module, task.splits[config.reestimate_batch_norm].inputs, task.input_spec)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.nodes import Node
-from edgekd.stages import saved
+from edgekd.stages import judged, saved
 from edgekd.stages.context import Context
 from edgekd.stages.teacher import of_node, prove
 from edgekd.teachers import ensemble
@@ -26,6 +26,9 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if node.config["weights"] == "val_accuracy":
         accuracies = [entry.result["val_accuracy"] for entry in entries]
         weights = [accuracy / sum(accuracies) for accuracy in accuracies]
+    elif node.config["weights"] == "val_metric":
+        figures = [judged.needed_on("val", saved.val_scores(entry), context) for entry in entries]
+        weights = [figure / sum(figures) for figure in figures]
     elif node.config["weights"] == "confidence":
         weights = None
     members = [of_node(label, context) for label in labels]

@@ -17,7 +17,7 @@ from edgekd.devices.local import run_agent
 from edgekd.errors import MeasurementError
 from edgekd.measure.accuracy import head_accuracy, predict
 from edgekd.measure.parity import output_range, parity
-from edgekd.nodes import Node
+from edgekd.nodes import TEST_SCORES, Node
 from edgekd.stages.context import Context, artifact_of
 from edgekd.stages.export import layout_of
 from edgekd.types import Artifact
@@ -56,7 +56,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         )
     heads = head_accuracy(found.scores, context.task)
     found = replace(found, scores=found.scores[:, : context.task.num_classes])
-    np.save(folder / "test_scores.npy", found.scores)
+    np.save(folder / TEST_SCORES, found.scores)
     result = {"accuracy": float(found.correct.mean() * 100), "head_accuracy": heads}
     if "device" not in node.config:
         return result
@@ -66,7 +66,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             f"{artifact.id} on {node.config['device']['name']}: ran on {ran}",
             hint="one backend must run all samples",
         )
-    here = np.load(context.parent(node, "here").file("test_scores.npy"), allow_pickle=False)
+    here = np.load(context.parent(node, "here").file(TEST_SCORES), allow_pickle=False)
     compared = parity(here, {256: found.scores}, artifact.scheme)
     return {
         **result,

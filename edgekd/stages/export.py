@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekd import exporters, traceable
+from edgekd import exporters, table_rows, traceable
 from edgekd.errors import ExportError, MeasurementError
 from edgekd.exporters import locate, onnx_static
 from edgekd.folding import fold_batch_norm
@@ -87,13 +87,17 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             halves=source.result.get("float_weights") == "fp16" and config["scheme"] == STATIC,
         )
         parity = _prove(module, path, config, task)
+    beside = _preparation(folder, task)
     found = inventory_of(path, config["format"])
     _check_operators(found.operators, config["unavailable_ops"], path)
     _check_floats(found.operators, num_float, path)
     return {
         "format": config["format"],
         "scheme": config["scheme"],
-        "files": [{"name": path.name, "sha256": sha256_file(path), "size_bytes": path.stat().st_size}],
+        "files": [
+            {"name": file.name, "sha256": sha256_file(file), "size_bytes": file.stat().st_size}
+            for file in (path, *beside)
+        ],
         "parity": parity,
         "inventory": {
             "ops": _counted(found.operators),
@@ -102,6 +106,15 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         },
         "input_spec": spec,
     }
+
+
+def _preparation(folder: Path, task: Task) -> list[Path]:
+    """Of a table, what an app needs to make an input from a row: a file beside the model."""
+    if task.table is None:
+        return []
+    path = folder / table_rows.FILE
+    path.write_text(table_rows.document(task) + "\n", encoding="utf-8")
+    return [path]
 
 
 def check(context: Context, left: Sequence[Node]) -> None:
@@ -181,6 +194,9 @@ def _metadata(node: Node, context: Context, spec: Mapping[str, Any]) -> dict[str
         "edgekd.input": json.dumps(spec),
         "edgekd.class_names": json.dumps(list(context.task.class_names)),
         **({"edgekd.heads": json.dumps(context.task.heads)} if context.task.heads else {}),
+        **(
+            {table_rows.METADATA: table_rows.document(context.task)} if context.task.table is not None else {}
+        ),
         "edgekd.scheme": node.config["scheme"],
         "edgekd.lineage": json.dumps(lineage[::-1]),
     }

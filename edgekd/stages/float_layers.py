@@ -17,7 +17,7 @@ from edgekd.layers import Layer
 from edgekd.nodes import Node
 from edgekd.quantize import mixed
 from edgekd.quantize.schemes import QuantizedNet
-from edgekd.stages import saved
+from edgekd.stages import judged, saved
 from edgekd.stages.context import Context
 
 CostsMs = dict[str, dict[str, float]]  # clock -> path of a layer -> what it takes longer in float
@@ -37,14 +37,18 @@ def left(net: QuantizedNet, paths: Iterable[str], config: QuantizeConfig, contex
 def needed(
     net: QuantizedNet, config: QuantizeConfig, node: Node, context: Context
 ) -> tuple[list[str], CostsMs]:
-    """What has to go back to float besides the layers named, for the accuracy on val to fall by no more than
-    `max_val_drop_pp`, and its costs.
+    """What has to go back to float besides the layers named, for what is judged to fall by no more on val
+    than `max_val_drop_pp` or `max_val_drop`, and its costs.
 
     Raises:
         TrainingError: not even with all layers in float does it.
     """
-    assert config.max_val_drop_pp is not None
-    least = context.parent(node, "network").result["val_accuracy"] - config.max_val_drop_pp
+    metric = context.plan.recipe.gate.judged
+    key = "max_val_drop" if config.max_val_drop_pp is None else "max_val_drop_pp"
+    allowed, percent = getattr(config, key), metric.unit == "percent"
+    before = judged.needed_on("val", saved.val_scores(context.parent(node, "network")), context)
+    sign = 1 if metric.direction == "higher" else -1
+    least = sign * before - allowed
     ranked = [
         (layer["path"], layer["logit_error"])
         for layer in context.parent(node, "sensitivity").result["layers"]
@@ -52,24 +56,28 @@ def needed(
     ]
 
     @functools.cache
-    def accuracy(paths: frozenset[str]) -> float:
-        return saved.accuracy_on(left(net, {*config.float_layers, *paths}, config, context), "val", context)
+    def figure(paths: frozenset[str]) -> float:
+        module = left(net, {*config.float_layers, *paths}, config, context)
+        return sign * judged.needed_on("val", saved.scores_on(module, "val", context), context)
 
-    if accuracy(frozenset()) >= least:
+    def shown(value: float) -> str:
+        return f"{sign * value:.2f}%" if percent else f"{sign * value:.4f}"
+
+    if figure(frozenset()) >= least:
         return [], {}
     everything = frozenset(path for path, _ in ranked)
-    if accuracy(everything) < least:
+    if figure(everything) < least:
         raise TrainingError(
-            f"quantize.max_val_drop_pp = {config.max_val_drop_pp}: with all layers in float the accuracy on "
-            f"val is still {accuracy(everything):.2f}%, {least:.2f}% is asked for",
+            f"quantize.{key} = {allowed}: with all layers in float the {metric.name} on "
+            f"val is still {shown(figure(everything))}, {shown(least)} is asked for",
             hint="train longer, or allow more",
         )
     costs_ms = _costs_ms([path for path, _ in ranked], node, context)
     macs = {layer.path: layer.macs for layer in mixed.layers(net, saved.example_input(context.task))}
     found = mixed.cheapest(
-        ranked, _weighed(costs_ms) or macs, lambda paths: accuracy(frozenset(paths)) >= least
+        ranked, _weighed(costs_ms) or macs, lambda paths: figure(frozenset(paths)) >= least
     )
-    context.display.line(f"  back to float for the accuracy on val: {', '.join(found)}")
+    context.display.line(f"  back to float for the {metric.name} on val: {', '.join(found)}")
     return found, {clock: {path: by_path[path] for path in found} for clock, by_path in costs_ms.items()}
 
 

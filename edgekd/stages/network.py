@@ -10,13 +10,13 @@ import numpy as np
 
 from edgekd.batches import TrainingSet
 from edgekd.config import LabelTrainConfig, LossConfig
-from edgekd.nodes import Node
+from edgekd.nodes import TEST_SCORES, VAL_SCORES, Node
 from edgekd.objective import Objective
-from edgekd.stages import saved
+from edgekd.stages import judged, saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
 from edgekd.teachers.torch import load_checkpoint
-from edgekd.training import fit, predict
+from edgekd.training import fit
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -54,20 +54,18 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             display=context.display,
             checkpoint=context.store.partial(node.stage, node.key),
             watch=context.watch,
+            watched=judged.watched(node, context),
         )
         robust = saved.robust_accuracy(module, train, context)
     architecture: dict[str, Any] = {key: config[key] for key in saved.BUILT_FROM if key in config}
     result = saved.save(folder, module, context, architecture)
-    val = context.task.splits["val"]
-    assert val.labels is not None  # a task without them was refused
-    scores = predict(module, val.inputs, context.task.input_spec)[:, : context.task.num_classes]
-    predicted = scores.argmax(axis=1)
     if config["train"] is None:
-        refuse_guessing(config["role"], predicted, val.labels)
+        known = context.task.splits["val"].labels
+        assert known is not None  # a task without them was refused
+        refuse_guessing(config["role"], np.load(folder / VAL_SCORES).argmax(axis=1), known)
     if config["role"] != "student":
-        refuse_probabilities(config["role"], np.load(folder / saved.TEST_SCORES), config["outputs"])
-    accuracy = float((predicted == val.labels).mean() * 100)
-    return {**result, **robust, "history": history, "val_accuracy": accuracy}
+        refuse_probabilities(config["role"], np.load(folder / TEST_SCORES), config["outputs"])
+    return {**result, **robust, "history": history}
 
 
 def _views_seed(seed: int, own: int | None) -> int:

@@ -132,7 +132,6 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         "history": epochs,
         "rounds": rounds,
         "removed_blocks": [path for cut in taken for path in cut["blocks"]],
-        "val_accuracy": saved.accuracy_on(module, "val", context),
     }
 
 

@@ -25,7 +25,7 @@ from edgekd.stages.distill import History, learn
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     """Writes the fake-quantized network and what rebuilds its quantizers."""
     config = QuantizeConfig.model_validate(node.config["quantize"])
-    if config.max_val_drop_pp is None:  # else it is a matter of each node's targets
+    if not config.chooses_floats:  # else it is a matter of each node's targets
         for twin, entry in twins.of(node, context):
             context.display.line(f"  from the network that {twin.label} came from: that is done already")
             entry.copy_to(folder)
@@ -50,7 +50,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             )
         history = learn(net, config, node, context, after_step=hold)
     floats, costs_ms = list(config.float_layers), float_layers.CostsMs()
-    if config.max_val_drop_pp is not None:
+    if config.chooses_floats:
         needed, costs_ms = _needed(net, config, node, context)
         floats += needed
     if floats:
@@ -70,7 +70,6 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         "float_costs_ms": costs_ms,
         "history": history,
         "val_accuracy_calibrated": calibrated,
-        "val_accuracy": saved.accuracy_on(net, "val", context),
     }
 
 

@@ -21,6 +21,7 @@ from edgekd.adversarial import robust_predictions
 from edgekd.config import ModelConfig, TrainConfig
 from edgekd.errors import UsageError
 from edgekd.measure.accuracy import head_accuracy
+from edgekd.nodes import TEST_SCORES, VAL_SCORES
 from edgekd.prune import groups, structured
 from edgekd.quantize import qat
 from edgekd.stages.context import Context
@@ -31,7 +32,6 @@ from edgekd.types import Task
 
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"
-TEST_SCORES = "test_scores.npy"
 # What of a stage's settings a network is built from.
 BUILT_FROM = ("model", "role", "outputs", "source_sha256")
 
@@ -114,7 +114,7 @@ def _check_outputs(module: nn.Module, role: str, task: Task) -> None:
 
 
 def save(folder: Path, module: nn.Module, context: Context, architecture: dict[str, Any]) -> dict[str, Any]:
-    """Writes a network and its scores on the test split; returns params and MACs.
+    """Writes a network and its scores on test and val; returns params, MACs and accuracy on val in percent.
 
     Fake quantizers would be counted as work and as weights, so a quantized network has no
     counts of its own: they are those of the network that it came from.
@@ -123,11 +123,16 @@ def save(folder: Path, module: nn.Module, context: Context, architecture: dict[s
     (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1, sort_keys=True))
     scores = predict(module, context.task.splits["test"].inputs, context.task.input_spec)
     np.save(folder / TEST_SCORES, scores[:, : context.task.num_classes])
-    heads = {"head_accuracy": head_accuracy(scores, context.task)}
+    on_val = scores_on(module, "val", context)
+    np.save(folder / VAL_SCORES, on_val)
+    found = {
+        "head_accuracy": head_accuracy(scores, context.task),
+        "val_accuracy": _accuracy(on_val, "val", context),
+    }
     if "quantizers" in architecture:
-        return heads
+        return found
     macs, params = structured.count(module, example_input(context.task))
-    return {"params": params, "macs": macs, **heads}
+    return {"params": params, "macs": macs, **found}
 
 
 def architecture_of(entry: Entry) -> dict[str, Any]:
@@ -162,9 +167,21 @@ def robust_accuracy(module: nn.Module, config: TrainConfig, context: Context) ->
     return {"robust_accuracy": float(right.mean() * 100)}
 
 
+def scores_on(module: nn.Module, split_name: str, context: Context) -> NDArray[np.float32]:
+    """Scores (N, classes) of what is judged, on a split."""
+    inputs = context.task.splits[split_name].inputs
+    return predict(module, inputs, context.task.input_spec)[:, : context.task.num_classes]
+
+
+def val_scores(entry: Entry) -> NDArray[np.float32]:
+    """Scores (N, classes) of an entry's network or teacher on the validation split."""
+    return np.load(entry.file(VAL_SCORES), allow_pickle=False)  # type: ignore[no-any-return]
+
+
 def accuracy_on(module: nn.Module, split_name: str, context: Context) -> float:
     """Accuracy in percent on a split."""
-    split = context.task.splits[split_name]
-    scores = predict(module, split.inputs, context.task.input_spec)
-    answers = scores[:, : context.task.num_classes].argmax(axis=1)
-    return float((answers == split.labels).mean() * 100)
+    return _accuracy(scores_on(module, split_name, context), split_name, context)
+
+
+def _accuracy(scores: NDArray[np.float32], split_name: str, context: Context) -> float:
+    return float((scores.argmax(axis=1) == context.task.splits[split_name].labels).mean() * 100)

@@ -16,11 +16,12 @@ from edgekd.errors import ExportError, UsageError
 from edgekd.folding import fold_batch_norm
 from edgekd.measure.accuracy import head_accuracy
 from edgekd.memory_format import lay_out
+from edgekd.nodes import TEST_SCORES, VAL_SCORES
 from edgekd.stages import saved
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
 from edgekd.teachers import Teacher, ensemble, open_path
-from edgekd.teachers.function import open_function
+from edgekd.teachers.function import fit_function, open_function
 
 BATCH = 256
 
@@ -61,17 +62,49 @@ def of_module(module: nn.Module, shape: tuple[int, ...]) -> Teacher:
 def of_source(folder: Path, result: Mapping[str, Any], context: Context) -> Teacher:
     """The teacher of a `file` stage by what it says of it: a file in `folder`, or a function."""
     if result["function"] is not None:
-        chosen = FunctionConfig.model_validate(result["function"], strict=False)
-        teacher = open_function(chosen.kind, chosen.options)
+        chosen: FunctionConfig | None = FunctionConfig.model_validate(result["function"], strict=False)
+        assert chosen is not None
+        teacher = _fitted(chosen, context) if chosen.fit else open_function(chosen.kind, chosen.options)
     else:
+        chosen = None
         teacher = open_path(folder / result["file"], context.task.input_spec.shape)
-    return teacher if result["outputs"] == "logits" else ensemble.logits_of(teacher)
+    teacher = teacher if result["outputs"] == "logits" else ensemble.logits_of(teacher)
+    if chosen is not None and chosen.fit:
+        _refuse_another(chosen.kind, teacher, folder, context)
+    return teacher
+
+
+def _fitted(config: FunctionConfig, context: Context) -> Teacher:
+    """A function that is fitted on train; nothing of it is kept but its outputs."""
+    train = context.task.splits["train"]
+    if train.labels is None:
+        raise UsageError(
+            f"teacher function {config.kind!r} cannot be fitted: the split 'train' has no labels",
+            hint="give a teacher that is trained already",
+        )
+    inputs = context.task.input_spec.preprocess(np.asarray(train.inputs))
+    return fit_function(config.kind, config.options, inputs, np.asarray(train.labels), context.seed)
+
+
+def _refuse_another(kind: str, teacher: Teacher, folder: Path, context: Context) -> None:
+    """What is fitted anew must say what it said when its outputs on val were kept."""
+    if not (folder / VAL_SCORES).is_file():
+        return  # it is fitted for the first time
+    before = np.load(folder / VAL_SCORES, allow_pickle=False)[:BATCH]
+    val = np.asarray(context.task.splits["val"].inputs[:BATCH])
+    again = teacher(context.task.input_spec.preprocess(val))[:, : context.task.num_classes]
+    if not np.allclose(again, before, rtol=1e-4, atol=1e-4):
+        raise UsageError(
+            f"teacher function {kind!r}: fitted on the same samples again it gives other outputs, off by up "
+            f"to {np.abs(again - before).max():.3g}",
+            hint="draw all that is random from the seed that it is given",
+        )
 
 
 def prove(
     folder: Path, shown: str, teacher: Teacher, context: Context, outputs: str = "logits"
 ) -> Mapping[str, Any]:
-    """Runs a teacher on test and val; writes its test scores and returns its accuracy on val.
+    """Runs a teacher on test and val; writes its scores and returns its accuracy on val.
 
     Raises:
         UsageError: it gives another number of outputs than the task has classes, probabilities where
@@ -88,7 +121,8 @@ def prove(
     labels = task.splits["val"].labels
     assert labels is not None  # a task without them was refused
     refuse_guessing(shown, on_val.argmax(axis=1), labels)
-    np.save(folder / saved.TEST_SCORES, found)
+    np.save(folder / TEST_SCORES, found)
+    np.save(folder / VAL_SCORES, on_val)
     accuracy = float((on_val.argmax(axis=1) == labels).mean() * 100)
     return {"val_accuracy": accuracy, "head_accuracy": heads}
 

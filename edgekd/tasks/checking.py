@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.columns import of_samples
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
+from edgekd.metric_names import metric_named
 from edgekd.tasks.common import apportion, sample_hashes
-from edgekd.types import ACCURACY, Split, Task
+from edgekd.types import Split, Task
 
 # Who keeps a sample that two splits share: the judge first, the student's own data last.
 PRIORITY = ("test", "val", "train", "unlabelled")
@@ -30,9 +31,9 @@ _SHOWN = 5
 def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error") -> Task:
     """`task` itself where nothing is wrong with it, with counts added to its notes.
 
-    Notes: `duplicates` counts, for each split, the samples that repeat an
-    earlier one of the same split; `dropped` counts samples taken out because
-    another split holds them too.
+    Notes: `absent_classes` names, for each split that lacks some, the first of them;
+    `duplicates` counts, for each split, the samples that repeat an earlier one of the
+    same split; `dropped` counts samples taken out because another split holds them too.
 
     Args:
         task: any task.
@@ -41,7 +42,7 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
             of these leaves unlabelled.
 
     Raises:
-        DataError: the metric is not accuracy; the input spec is impossible; a split is
+        DataError: a metric that is not known; the input spec is impossible; a split is
             missing, empty or misshapen; ids repeat; a label is out of range; an input is
             NaN or infinite; splits overlap.
     """
@@ -81,16 +82,34 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
             _check_values(split)
     task = _without_overlap(task, on_overlap)
     duplicates = {n: len(s) - len(set(sample_hashes(s.inputs))) for n, s in task.splits.items()}
-    return replace(task, notes={**task.notes, "duplicates": duplicates})
+    notes = {key: value for key, value in task.notes.items() if key != "absent_classes"}
+    if absent := _absent_classes(task):
+        notes["absent_classes"] = absent
+    return replace(task, notes={**notes, "duplicates": duplicates})
+
+
+def _absent_classes(task: Task) -> dict[str, list[str]]:
+    """Split -> classes that none of its samples is of, five at most; of splits without labels nothing."""
+    found = {}
+    for name, split in task.splits.items():
+        if split.labels is not None:
+            gone = np.setdiff1d(np.arange(task.num_classes), split.labels)
+            if len(gone):
+                found[name] = [task.class_names[i] for i in gone[:_SHOWN]]
+    return found
 
 
 def _check_head(task: Task) -> None:
     spec = task.input_spec
-    if task.metrics != (ACCURACY,):
-        names = ", ".join(metric.name for metric in task.metrics) or "none"
-        raise DataError(
-            f"task {task.name!r} has the metrics {names}", hint="judged is accuracy: metrics=(ACCURACY,)"
-        )
+    for metric in task.metrics:
+        try:
+            known = metric_named(metric.name)
+        except UsageError as error:
+            raise DataError(f"task {task.name!r}: {error.message}", hint=error.hint) from None
+        if metric != known:
+            raise DataError(f"task {task.name!r} has the metric {metric}, which is {known}")
+    if not task.metrics:
+        raise DataError(f"task {task.name!r} has no metrics", hint="metrics=(ACCURACY,), or what suits it")
     if len(task.class_names) < 2:
         raise DataError(f"task {task.name!r} has {len(task.class_names)} classes, two are needed at least")
     if len(spec.shape) != {"NCHW": 3, "NC": 1}[spec.layout] or min(spec.shape) < 1:

@@ -47,6 +47,7 @@ def save(task: Task, folder: Path) -> None:
         ],
         "modalities": {name: asdict(spec) for name, spec in task.modalities.items()},
         "heads": {name: list(classes) for name, classes in task.heads.items()},
+        "table": task.table,
     }
     for name, split in task.splits.items():
         np.save(folder / f"{name}.ids.npy", np.asarray(split.ids), allow_pickle=False)
@@ -84,6 +85,7 @@ def load(folder: Path) -> Task:
             notes=head["notes"],
             modalities={name: _input_spec(spec) for name, spec in head["modalities"].items()},
             heads={name: tuple(classes) for name, classes in head["heads"].items()},
+            table=head.get("table"),  # earlier versions knew of none
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise StoreError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,41 @@ def open_function(kind: str, options: Mapping[str, Any]) -> Teacher:
     Raises:
         UsageError: there is no such function; when asked: it fails, or gives another shape.
     """
-    function = function_of(kind, "teacher")
+    return _asked(kind, function_of(kind, "teacher"), options)
 
+
+def fit_function(
+    kind: str,
+    options: Mapping[str, Any],
+    inputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    seed: int,
+) -> Teacher:
+    """The function that `package.module:function` gives for training samples, as of `open_function`.
+
+    Args:
+        kind: names it.
+        options: of the recipe.
+        inputs: model inputs (N, *shape) of the training split.
+        labels: (N,).
+        seed: of all that it draws.
+
+    Raises:
+        UsageError: there is no such function, it fails, or gives no function; as `open_function`.
+    """
+    with _named(kind):
+        fitted = function_of(kind, "teacher")(inputs, labels, seed=seed, **options)
+    if not callable(fitted):
+        raise UsageError(
+            f"teacher function {kind!r}: gave {type(fitted).__name__}, expected a function of inputs (B, ...)"
+        )
+    return _asked(kind, fitted, {})
+
+
+def _asked(kind: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Teacher:
     def teacher(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
+        with _named(kind):
             found = np.asarray(function(x, **options), np.float32)
-        except EdgeKDError:
-            raise
-        except Exception as error:  # the user's function may raise anything
-            raise UsageError(f"teacher function {kind!r}: {type(error).__name__}: {error}") from error
         if found.ndim != 2 or len(found) != len(x):
             raise UsageError(
                 f"teacher function {kind!r}: gave {found.shape} for {len(x)} samples, expected ({len(x)}, K)"
@@ -35,3 +62,14 @@ def open_function(kind: str, options: Mapping[str, Any]) -> Teacher:
         return found
 
     return teacher
+
+
+@contextmanager
+def _named(kind: str) -> Iterator[None]:
+    """Whatever a user's function raises, as an error that names it."""
+    try:
+        yield
+    except EdgeKDError:
+        raise
+    except Exception as error:
+        raise UsageError(f"teacher function {kind!r}: {type(error).__name__}: {error}") from error

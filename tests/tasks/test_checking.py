@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgekd.errors import DataError
+from edgekd.metric_names import metric_named
 from edgekd.tasks.checking import check, keep_first, split_sha256
 from edgekd.types import Metric, Split
 
@@ -51,11 +52,28 @@ def test_an_input_spec_that_cannot_be(clean, spec, message):
         check(replace(clean, input_spec=replace(clean.input_spec, **spec)))
 
 
-def test_a_task_that_is_not_judged_by_accuracy(clean):
-    auc = Metric("auc", "higher", "fraction")
-    for metrics in ((auc,), ()):
-        with pytest.raises(DataError, match="judged is accuracy"):
-            check(replace(clean, metrics=metrics))
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ((), "has no metrics"),
+        ((Metric("auc", "higher", "fraction"),), "has the metric .*fraction.*, which is"),
+        ((Metric("cleverness", "higher", ""),), "no metric is called 'cleverness'"),
+    ],
+)
+def test_metrics_that_are_none(clean, metrics, message):
+    with pytest.raises(DataError, match=message):
+        check(replace(clean, metrics=metrics))
+
+
+def test_a_task_may_have_another_metric_than_accuracy(clean):
+    assert check(replace(clean, metrics=(metric_named("auc"),))).metrics[0].name == "auc"
+
+
+def test_a_class_that_a_split_lacks_is_noted(clean):
+    val = clean.splits["val"]
+    only = replace(clean, splits={**clean.splits, "val": replace(val, labels=np.zeros(len(val), np.int64))})
+    assert check(only).notes["absent_classes"] == {"val": list(clean.class_names[1:][:5])}
+    assert "absent_classes" not in check(clean).notes or "val" not in check(clean).notes["absent_classes"]
 
 
 class TestLeaks:

@@ -1,10 +1,16 @@
 import csv
+import json
+import math
+import tomllib
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.preprocessing import OneHotEncoder
 
-from edgekd import tasks
+import edgekd
+from edgekd import table_rows, tasks
 from edgekd.config import TaskConfig
 from edgekd.errors import DataError, UsageError
 
@@ -159,6 +165,163 @@ class TestRefused:
     def test_options(self, tmp_path, options, message):
         with pytest.raises(UsageError, match=message):
             read(tmp_path, **options)
+
+
+LOGGED = """age,income,colour,buys
+1,0,red,no
+2,,blue,yes
+3,7.389056,red,yes
+,1.718281828,,no
+"""
+
+
+class TestPreparation:
+    def task(self, tmp_path, **options):
+        val = "age,income,colour,buys\n4,,red,no\n4,3,red,yes\n"
+        test = "age,income,colour,buys\n,1,green,yes\n6,1,blue,no\n"
+        settings = {"missing": "mean", "log1p": ["income"]}
+        return read(tmp_path, LOGGED, val, test, **(settings | options))
+
+    def test_logarithms_and_means_by_hand(self, tmp_path):
+        task = self.task(tmp_path)
+        flags = ["age is missing", "income is missing"]
+        assert task.notes["features"] == ["age", "income", *flags, "colour=", "colour=blue", "colour=red"]
+        logged = [0.0, math.log(8.389056), 1.0]  # of 0, 7.389056 and e - 1
+        mean = sum(logged) / 3
+        expected = [
+            [1, logged[0], 0, 0, 0, 0, 1],
+            [2, mean, 0, 1, 0, 1, 0],
+            [3, logged[1], 0, 0, 0, 0, 1],
+            [2, logged[2], 1, 0, 1, 0, 0],  # the mean of 1, 2 and 3
+        ]
+        np.testing.assert_allclose(task.splits["train"].inputs, expected, rtol=1e-6)
+        np.testing.assert_allclose(task.splits["test"].inputs[0], [2, math.log(2), 1, 0, 0, 0, 0], rtol=1e-6)
+        assert task.notes["missing_values"] == {"train": 2, "val": 1, "test": 1}
+        assert task.notes["unseen_categories"] == {"train": 0, "val": 0, "test": 1}
+        assert task.input_spec.mean[2:] == (0.0,) * 5 and task.input_spec.std[2:] == (1.0,) * 5
+
+    def test_empty_cells_are_refused_unless_asked_for(self, tmp_path):
+        with pytest.raises(DataError, match=r"train.csv:5: age = '' is not a finite.*set task.missing"):
+            self.task(tmp_path, missing="error")
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"log1p": ["colour"]}, UsageError, "'colour' is named in log1p, and in categorical"),
+            ({"log1p": ["incomes"]}, DataError, "no column 'incomes' of task.log1p"),
+            ({"log1p": ["buys"]}, UsageError, "the label 'buys' is named"),
+        ],
+    )
+    def test_logarithms_of_what_is_no_number(self, tmp_path, options, error, message):
+        with pytest.raises(error, match=message):
+            self.task(tmp_path, **options)
+
+    def test_a_logarithm_that_there_is_not(self, tmp_path):
+        with pytest.raises(DataError, match=r"train.csv:2: age = '-1' is not a finite number above -1"):
+            read(tmp_path, TRAIN.replace("1,red,0.5", "-1,red,0.5"), log1p=["age"])
+
+    def test_a_column_without_anything_in_train(self, tmp_path):
+        train = TRAIN.replace("0.5", "").replace("2.5", "").replace("1.5", "nan")
+        with pytest.raises(DataError, match="size is empty in every row of train"):
+            read(tmp_path, train, missing="mean")
+
+    def test_rows_are_prepared_as_the_reader_does_it(self, tmp_path):
+        task = self.task(tmp_path)
+        document = json.loads(table_rows.document(task))
+        for name in ("train", "val", "test"):
+            with (tmp_path / f"{name}.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            same_bits(task, name, rows, document)
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"age": 1, "income": 2}, "no column 'colour'"),
+            ({"age": "x", "income": 2, "colour": "red"}, "age = 'x' is not a finite number"),
+            ({"age": 1, "income": -1, "colour": "red"}, "income = -1 is not a finite number"),
+        ],
+    )
+    def test_rows_that_cannot_be_prepared(self, tmp_path, row, message):
+        document = json.loads(table_rows.document(self.task(tmp_path)))
+        with pytest.raises(DataError, match=message):
+            edgekd.prepare_row(row, document)
+
+    def test_an_empty_cell_that_training_refused(self, tmp_path):
+        document = json.loads(table_rows.document(read(tmp_path)))
+        with pytest.raises(DataError, match="row: age is empty"):
+            edgekd.prepare_row({"age": None, "size": 1, "colour": "red"}, document)
+
+    def test_a_file_that_is_none(self, tmp_path):
+        (tmp_path / "other.json").write_text('{"format": 2}')
+        with pytest.raises(DataError, match="no preparation of tables of format 1"):
+            edgekd.read_preparation(tmp_path / "other.json")
+
+
+def same_bits(task, name, rows, document):
+    """What an app makes of rows is what the reader and the input spec make of them, to the last bit."""
+    split = task.splits[name]
+    assert len(rows) == len(split)
+    features = np.stack([table_rows.row_features(row, document) for row in rows])
+    assert features.tobytes() == split.inputs.tobytes()
+    inputs = np.stack([edgekd.prepare_row(row, document) for row in rows])
+    assert inputs.tobytes() == task.input_spec.preprocess(split.inputs).tobytes()
+
+
+def shoppers(folder, **more):
+    settings = tomllib.loads((Path(__file__).parents[2] / "recipes/online-shoppers.toml").read_text())["task"]
+    settings["train"] = [str(folder / "train.csv"), str(folder / "dev.csv")]
+    return tasks.read(TaskConfig.model_validate(settings | more), 0)
+
+
+class TestTheRecipesTable:
+    """What recipes/online-shoppers.toml reads."""
+
+    def rows(self, folder):
+        found = {}
+        for number, name in enumerate(("train.csv", "dev.csv"), start=1):
+            with (folder / name).open(newline="") as file:
+                found |= {f"train{number}:{line}": r for line, r in enumerate(csv.DictReader(file), start=2)}
+        return found
+
+    def test_no_row_stands_in_two_splits_though_some_stand_twice(self, real):
+        folder = real("online_shoppers")
+        task, rows = shoppers(folder), self.rows(folder)
+        assert sum(map(len, task.splits.values())) == len(rows) == 8621 + 1227
+        assert len(task.splits["test"]) >= 3800
+        said = {name: [tuple(rows[i].values()) for i in s.ids] for name, s in task.splits.items()}
+        twice = Counter(row for found in said.values() for row in found)
+        assert sum(count - 1 for count in twice.values()) == 111  # in both files; within train.csv alone 94
+        with_label = {name: set(found) for name, found in said.items()}
+        without = {name: {row[:-1] for row in found} for name, found in said.items()}
+        for sets in (with_label, without):
+            assert not (
+                sets["train"] & sets["val"] | sets["train"] & sets["test"] | sets["val"] & sets["test"]
+            )
+
+    def test_every_row_is_prepared_as_the_reader_does_it(self, real):
+        folder = real("online_shoppers")
+        task, rows = shoppers(folder), self.rows(folder)
+        document = json.loads(table_rows.document(task))
+        for name, split in task.splits.items():
+            same_bits(task, name, [rows[i] for i in split.ids], document)
+        # The logarithm is numpy's too, within what 32 bits show.
+        at = task.notes["features"].index("PageValues")
+        plain = [float(rows[i]["PageValues"]) for i in task.splits["test"].ids]
+        np.testing.assert_allclose(task.splits["test"].inputs[:, at], np.log1p(plain), rtol=1e-6)
+
+    def test_columns_of_several_files(self, real):
+        folder = real("online_shoppers")
+        task, rows = shoppers(folder), self.rows(folder)
+        split = task.splits["test"]
+        config = TaskConfig.model_validate(
+            tomllib.loads((Path(__file__).parents[2] / "recipes/online-shoppers.toml").read_text())["task"]
+            | {
+                "train": [str(folder / "train.csv"), str(folder / "dev.csv")],
+                "columns": {"names": ["Region"]},
+            }
+        )
+        found = tasks.columns_of(config, split)["Region"].texts
+        assert found.tolist() == [rows[i]["Region"] for i in split.ids]
 
 
 def test_online_shoppers_as_scikit_learn_encodes_it(real):

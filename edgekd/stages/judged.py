@@ -1,0 +1,79 @@
+"""The metric that the recipe judges by, on the samples that a stage is told or chosen by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd import gate, tasks
+from edgekd.columns import columns_of, of_samples
+from edgekd.errors import DataError
+from edgekd.nodes import WATCHED, Node
+from edgekd.stages.context import Context
+from edgekd.types import ACCURACY, Column, Predictions
+from edgekd.watching import Watched
+
+
+def figure_on(split_name: str, scores: NDArray[Any], context: Context) -> float | None:
+    """The judged metric of scores (N, classes) on a split, in the metric's unit.
+
+    None where it ranks the rows of a query and the split does not say which rows are one.
+
+    Raises:
+        DataError: labels or scores that the metric has no meaning for.
+    """
+    policy, split = context.plan.recipe.gate, context.task.splits[split_name]
+    assert split.labels is not None  # a task without them was refused
+    columns = _columns_on(split_name, context) if policy.query is not None else {}
+    if policy.query is not None and policy.query not in columns:
+        return None
+    found = Predictions(np.asarray(split.ids), np.asarray(split.labels), scores, columns)
+    return gate.figure(found, policy.judged, policy.query)
+
+
+def needed_on(split_name: str, scores: NDArray[Any], context: Context) -> float:
+    """As `figure_on` where something is chosen by it: `running` has refused splits without queries."""
+    found = figure_on(split_name, scores, context)
+    assert found is not None
+    return found
+
+
+def has_queries(split_name: str, context: Context) -> bool:
+    """Whether what is judged can be told of a split, as far as its columns go."""
+    query = context.plan.recipe.gate.query
+    return query is None or query in _columns_on(split_name, context)
+
+
+def watched(node: Node, context: Context) -> Watched | None:
+    """What training that stops early goes by; None for accuracy."""
+    if node.config.get(WATCHED) is None:
+        return None
+    return Watched(context.plan.recipe.gate.judged, lambda scores: needed_on("val", scores, context))
+
+
+def text(split_name: str, scores: NDArray[Any], context: Context) -> str:
+    """`accuracy on validation 93.10 %`, `auc on validation 0.9312 (accuracy 89.90 %)`."""
+    labels, metric = context.task.splits[split_name].labels, context.plan.recipe.gate.judged
+    where = {"val": "validation"}.get(split_name, split_name)
+    accuracy = 100 * float((scores.argmax(axis=1) == labels).mean())
+    found = None if metric == ACCURACY else figure_on(split_name, scores, context)
+    if found is None:
+        return f"accuracy on {where} {accuracy:.2f} %"
+    shown = f"{found:.2f} %" if metric.unit == "percent" else f"{found:.4f}"
+    return f"{metric.name} on {where} {shown} (accuracy {accuracy:.2f} %)"
+
+
+def _columns_on(split_name: str, context: Context) -> Mapping[str, Column]:
+    if split_name == "test":
+        return context.columns
+    split = context.task.splits[split_name]
+    own = columns_of(of_samples(split.columns, f"split {split_name!r}"))
+    if context.plan.recipe.gate.query in own or context.plan.recipe.task.columns is None:
+        return own
+    try:
+        return tasks.columns_of(context.plan.recipe.task, split)
+    except DataError:  # of a file that speaks of the test samples alone
+        return own
