@@ -99,7 +99,11 @@ class GateConfig(Strict):
         description="whether the k-th judgement of a test split is made at alpha / (k (k + 1)): then all of "
         "them together pass a bad candidate with probability alpha at most",
     )
-    query: str | None = Field(default=None, description="the column of queries, for ndcg@K and hit@K")
+    query: str | None = Field(
+        default=None,
+        description="the column of queries, for ndcg@K and hit@K; sample_id: every sample is a list of its "
+        "own, whose outputs are ranked, and whose label is what is looked for",
+    )
     cluster: str | None = Field(
         default=None,
         description="the column of what samples come in (user, scene): its flips are not independent",

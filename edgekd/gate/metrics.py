@@ -122,21 +122,28 @@ def _rmse(predictions: Predictions) -> Sums:
 def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | None) -> Sums:
     if query is None:
         raise UsageError(f"{metric.name} ranks the rows of a query", hint="name the column of the query")
-    if predictions.scores.shape[1] not in (1, 2):
-        raise DataError(
-            f"{metric.name} ranks by one score a row, or by two classes, not by {predictions.scores.shape[1]}"
-        )
     kind, k = metric.name.split("@")
     relevance = predictions.labels.astype(np.float64)
+    if _is_lists(predictions, query):
+        count, items = predictions.scores.shape
+        relevance = (np.arange(items) == predictions.labels[:, None]).astype(np.float64).reshape(-1)
+        scores, query = predictions.scores.astype(np.float64).reshape(-1), np.repeat(np.arange(count), items)
+    else:
+        scores = binary_scores(predictions, metric.name)
     if (relevance < 0).any() or (relevance > MOST_RELEVANT).any():
         raise DataError(
             f"{metric.name}: relevances from {relevance.min():g} to {relevance.max():g}",
             hint=f"grades from 0 to {MOST_RELEVANT}: gains are 2^relevance - 1",
         )
-    scores = binary_scores(predictions, metric.name)
     if kind == "hit":
         return _mean(100 * ranking.hits(query, relevance, scores, int(k)))
     return _mean(ranking.ndcg(query, relevance, scores, int(k)))
+
+
+def _is_lists(predictions: Predictions, query: NDArray[np.int64]) -> bool:
+    """Whether each sample is a list of its own, of more than two items: its outputs are ranked."""
+    alone = len(query) == int(query.max()) + 1
+    return alone and predictions.said is None and predictions.scores.shape[1] > 2
 
 
 def _f1(metric: Metric, predictions: Predictions, classes: int) -> Sums:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import DataError, nearest
-from edgekd.types import Column, Predictions
+from edgekd.types import SAMPLE, Column, Predictions
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Pair:
         Raises:
             DataError: neither file has it.
         """
+        if name == SAMPLE:
+            return Column(np.arange(len(self)), tuple(str(i) for i in self.teacher.sample_ids))
         columns = {**self.candidate.columns, **self.teacher.columns}
         if name not in columns:
             raise DataError(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edgekd.errors import MeasurementError
 from edgekd.runtimes._session import Delegated, OperatorInfo, Session, TensorInfo, first_line
 
-# A delegate that leaves one of these out has not taken the graph; pooling or
-# a softmax outside is normal (XNNPACK has no int8 AVERAGE_POOL_2D or SOFTMAX).
+# A delegate that leaves one of these out has not taken the graph; pooling, a softmax or the product of two
+# activations outside is normal (XNNPACK has no int8 AVERAGE_POOL_2D, SOFTMAX or BATCH_MATMUL).
 _HEAVY = {
     "BATCH_MATMUL",
     "CONV_2D",
@@ -81,12 +81,23 @@ class InterpreterSession(Session):
         self._delegated = Delegated(len(taken), len(taken) + len(left), parts)
         self.backend = "builtin" if not taken else "xnnpack+builtin" if left else "xnnpack"
         heavy = sorted(_HEAVY.intersection(left))
+        if "BATCH_MATMUL" in heavy and not self._has_float(details, "BATCH_MATMUL"):
+            heavy.remove("BATCH_MATMUL")
         if self._delegate == "xnnpack" and (not taken or heavy):
             raise MeasurementError(
                 f"{self._path.name}: XNNPACK did not take the graph; left to built-in kernels: "
                 f"{', '.join(heavy or sorted(set(left)))}",
                 hint='delegate = "cpu" runs it all the same',
             )
+
+    def _has_float(self, details: Sequence[Any], op_type: str) -> bool:
+        """Whether an operator of this type takes floats."""
+        floats = {
+            int(d["index"])
+            for d in self._interpreter.get_tensor_details()
+            if np.dtype(d["dtype"]).kind == "f"
+        }
+        return any(int(d["inputs"][0]) in floats for d in details if d["op_name"] == op_type)
 
 
 def split_by_delegate(details: Sequence[Any]) -> tuple[list[str], list[str]]:

@@ -87,7 +87,7 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             halves=source.result.get("float_weights") == "fp16" and config["scheme"] == STATIC,
         )
         parity = _prove(module, path, config, task)
-    beside = _preparation(folder, task)
+    beside = _beside(folder, task)
     found = inventory_of(path, config["format"])
     _check_operators(found.operators, config["unavailable_ops"], path)
     _check_floats(found.operators, num_float, path)
@@ -108,13 +108,14 @@ def _run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     }
 
 
-def _preparation(folder: Path, task: Task) -> list[Path]:
-    """Of a table, what an app needs to make an input from a row: a file beside the model."""
-    if task.table is None:
-        return []
-    path = folder / table_rows.FILE
-    path.write_text(table_rows.document(task) + "\n", encoding="utf-8")
-    return [path]
+def _beside(folder: Path, task: Task) -> list[Path]:
+    """What an app needs to make an input from a row, a text, a name: files beside the model."""
+    texts = dict(task.files)
+    if task.table is not None:
+        texts[table_rows.FILE] = table_rows.document(task) + "\n"
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
 
 
 def check(context: Context, left: Sequence[Node]) -> None:

@@ -13,7 +13,7 @@ from edgekd.columns import columns_of, of_samples
 from edgekd.errors import DataError
 from edgekd.nodes import WATCHED, Node
 from edgekd.stages.context import Context
-from edgekd.types import ACCURACY, Column, Predictions
+from edgekd.types import ACCURACY, SAMPLE, Column, Predictions
 from edgekd.watching import Watched
 
 
@@ -27,8 +27,8 @@ def figure_on(split_name: str, scores: NDArray[Any], context: Context) -> float 
     """
     policy, split = context.plan.recipe.gate, context.task.splits[split_name]
     assert split.labels is not None  # a task without them was refused
-    columns = _columns_on(split_name, context) if policy.query is not None else {}
-    if policy.query is not None and policy.query not in columns:
+    columns = _columns_on(split_name, context) if policy.query not in (None, SAMPLE) else {}
+    if policy.query not in (None, SAMPLE, *columns):
         return None
     found = Predictions(np.asarray(split.ids), np.asarray(split.labels), scores, columns)
     return gate.figure(found, policy.judged, policy.query)
@@ -44,7 +44,7 @@ def needed_on(split_name: str, scores: NDArray[Any], context: Context) -> float:
 def has_queries(split_name: str, context: Context) -> bool:
     """Whether what is judged can be told of a split, as far as its columns go."""
     query = context.plan.recipe.gate.query
-    return query is None or query in _columns_on(split_name, context)
+    return query in (None, SAMPLE) or query in _columns_on(split_name, context)
 
 
 def watched(node: Node, context: Context) -> Watched | None:

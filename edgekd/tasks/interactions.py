@@ -7,9 +7,10 @@ whose tastes are known, for tests and first steps.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from edgekd.types import InputSpec, Split, Task
 
 VERSION = 1
 UNSEEN = 0  # the id of users and items that train has not
+IDS = "ids.json"  # beside a model: the id of each user and item
 _PIECE = 4096
 
 
@@ -94,7 +96,7 @@ def read(options: Options, seed: int) -> Task:
     unseen = {}
     for name, of in (("train", _TRAIN), ("val", _VAL), ("test", _TEST)):
         at = np.flatnonzero((part == of) & liked)
-        # What comes later is not known yet: only of what a user saw until then nothing is drawn.
+        # What comes later is not known yet: nothing is drawn of what a user saw until then, and that alone.
         known = part <= of
         lists, labels = _lists(at, row_users, row_items, known, len(items), options.candidates, rng)
         ids = np.array([f"{name}:{line}" for line in table.lines[at]], np.str_)
@@ -110,7 +112,9 @@ def read(options: Options, seed: int) -> Task:
         "rated_lower": int((~liked).sum()),
     }
     names = [f"candidate {i}" for i in range(1, options.candidates + 1)]
-    return classification(paths[0].stem if paths else "interactions", splits, spec, names, notes)
+    task = classification(paths[0].stem if paths else "interactions", splits, spec, names, notes)
+    numbers = {"format": 1, "unseen": UNSEEN, "users": users, "items": items}
+    return replace(task, files={IDS: json.dumps(numbers, ensure_ascii=False, separators=(",", ":")) + "\n"})
 
 
 _TRAIN, _VAL, _TEST = range(3)

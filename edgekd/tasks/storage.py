@@ -48,6 +48,7 @@ def save(task: Task, folder: Path) -> None:
         "modalities": {name: asdict(spec) for name, spec in task.modalities.items()},
         "heads": {name: list(classes) for name, classes in task.heads.items()},
         "table": task.table,
+        "files": dict(task.files),
     }
     for name, split in task.splits.items():
         np.save(folder / f"{name}.ids.npy", np.asarray(split.ids), allow_pickle=False)
@@ -86,6 +87,7 @@ def load(folder: Path) -> Task:
             modalities={name: _input_spec(spec) for name, spec in head["modalities"].items()},
             heads={name: tuple(classes) for name, classes in head["heads"].items()},
             table=head.get("table"),  # earlier versions knew of none
+            files=head.get("files", {}),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise StoreError(

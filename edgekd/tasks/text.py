@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def read(options: Options, seed: int) -> Task:
         "input_ids", (options.max_length,), "NC", "int32", (0.0, float(size - 1)), 1.0, mean=(), std=()
     )
     found = existing(options.train, "train").parent.name or "text"
-    return classification(found, splits, spec, classes, {**notes, "vocabulary": vocabulary})
+    task = classification(found, splits, spec, classes, {**notes, "vocabulary": vocabulary})
+    return replace(task, files={TOKENIZER: tokenizer.to_str()})
 
 
 def _tokenizer_file(options: Options) -> Path:

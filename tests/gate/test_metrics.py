@@ -134,7 +134,6 @@ def test_which_way_is_better_and_in_what():
     [
         ("f1", np.zeros((4, 3)), [0, 1, 2, 0], "of two, here are 3"),
         ("rmse", np.zeros((4, 2)), [0, 1, 0, 1], "one value"),
-        ("ndcg@5", np.zeros((4, 2)), [0, 1, 0, 1], "one score"),
         ("ndcg@5", np.zeros((4, 1)), [0, -1, 0, 1], "relevances from -1 to 1"),
         ("ndcg@5", np.zeros((4, 1)), [0, 2000, 0, 1], "relevances from 0 to 2000"),
         ("f1_macro", np.zeros((4, 1)), [0, 1, 0, 1], "one score tells no class"),
@@ -156,3 +155,20 @@ def test_auc_is_of_two_classes_and_top_k_of_more():
         metrics.binary_scores(classes())
     with pytest.raises(UsageError, match="5 classes"):
         metrics.right(metric_named("top_5"), classes())
+
+
+def test_lists_of_which_the_label_is_wanted():
+    """Every sample a list of four; its outputs are ranked, equal ones in the mean over their orders."""
+    given = predictions([[4, 3, 2, 1], [1, 2, 3, 0], [1, 5, 5, 0], [0, 0, 0, 9]], [0, 0, 1, 2])
+    every = np.arange(4)
+    # places 1; 3; 1 or 2; 2 to 4 each as likely
+    third = 1 / np.log2(4)
+    values = [1, third, (1 + 1 / np.log2(3)) / 2, (1 / np.log2(3) + third) / 3]
+    assert figure("ndcg@3", given, every) == pytest.approx(np.mean(values))
+    assert figure("hit@2", given, every) == pytest.approx(100 * np.mean([1, 0, 1, 1 / 3]))
+    # scikit-learn's, one list at a time, where nothing is equal
+    several = classes()
+    wanted = np.eye(5)[several.labels]
+    assert figure("ndcg@2", several, np.arange(400)) == pytest.approx(
+        ndcg_score(wanted, several.scores, k=2), rel=1e-6
+    )
