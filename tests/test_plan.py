@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from edgekd import nodes
 from edgekd.config import CalibrationPolicy, Recipe, load_target
@@ -74,6 +75,7 @@ def test_the_same_recipe_has_the_same_keys(make):
         ({"policy": {**POLICY, "observer": "min_max"}}, {"calibration", "quantize", *FILES}),
         ({"host": {"cpu": "other"}}, {"measure"}),
         ({"gate": {"max_drop_pp": 2.0}}, set()),
+        ({"gate": {"metric": "f1_macro", "max_drop": 0.01}}, set()),  # scores on val are kept: told anew
         ({"name": "other", "description": "other"}, set()),
     ],
     ids=[
@@ -86,12 +88,25 @@ def test_the_same_recipe_has_the_same_keys(make):
         "calibration",
         "host",
         "gate",
+        "metric",
         "name",
     ],
 )
 def test_what_a_setting_changes_is_what_comes_after_it(make, changes, stages):
     # Which files are measured together gives the measurement its label, so it is a new one each time.
     assert changed(make(), make(**changes)) == stages
+
+
+def test_what_goes_by_the_judged_metric_is_made_anew_for_another(make):
+    other = {"metric": "f1_macro", "max_drop": 0.01}
+    patient = {"quantize__patience": 2}
+    assert changed(make(**patient), make(**patient, gate=other)) == {"quantize", *FILES}
+    found = make(gate=other, quantize__max_val_drop=0.01)
+    assert {n.stage for n in found.nodes if "watched" in n.config} == {"quantize", "sensitivity"}
+    with pytest.raises(ValidationError, match=r"told by quantize\.max_val_drop_pp"):
+        make(quantize__max_val_drop=0.01)
+    with pytest.raises(ValidationError, match=r"told by quantize\.max_val_drop\b"):
+        make(gate=other, quantize__max_val_drop_pp=1.0)
 
 
 def test_layers_are_measured_where_it_is_asked_for_or_needed(make):

@@ -129,7 +129,7 @@ def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] |
         relevance = (np.arange(items) == predictions.labels[:, None]).astype(np.float64).reshape(-1)
         scores, query = predictions.scores.astype(np.float64).reshape(-1), np.repeat(np.arange(count), items)
     else:
-        scores = binary_scores(predictions, metric.name)
+        scores = _of_rows(predictions, metric)
     if (relevance < 0).any() or (relevance > MOST_RELEVANT).any():
         raise DataError(
             f"{metric.name}: relevances from {relevance.min():g} to {relevance.max():g}",
@@ -138,6 +138,16 @@ def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] |
     if kind == "hit":
         return _mean(100 * ranking.hits(query, relevance, scores, int(k)))
     return _mean(ranking.ndcg(query, relevance, scores, int(k)))
+
+
+def _of_rows(predictions: Predictions, metric: Metric) -> Floats:
+    items = predictions.scores.shape[1]
+    if items > 2:
+        raise DataError(
+            f"{metric.name} ranks by one score a row, or by two classes, not by {items}",
+            hint="query = sample_id ranks the outputs of each row",
+        )
+    return binary_scores(predictions, metric.name)
 
 
 def _is_lists(predictions: Predictions, query: NDArray[np.int64]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
+from scipy.stats import mannwhitneyu
 
 from edgekd.errors import UsageError
 
@@ -63,4 +64,34 @@ def refuse_guessing(role: str, predicted: NDArray[Any], labels: NDArray[np.int64
             f"{100 * by_chance:.2f}% by chance",
             hint="trained weights see other pixels or other class numbers than they were trained on: "
             "compare the task's scale, mean, std, channel order and class names with the training's",
+        )
+
+
+def refuse_no_order(role: str, scores: NDArray[Any], labels: NDArray[np.int64]) -> None:
+    """As `refuse_guessing` where what is judged is an order: one that never says class 1 may rank well.
+
+    Scores of class 1 are held against those of class 0 by the one-sided test of Mann and Whitney at 5%.
+    Nothing is refused where the labels are too few for even a perfect order to pass.
+
+    Args:
+        role: teacher or student, for the error.
+        scores: (N, 2).
+        labels: 0 and 1 (N,).
+
+    Raises:
+        UsageError: the order cannot be told from chance.
+    """
+    ahead = scores[:, 1].astype(np.float64) - scores[:, 0]
+    up, down = ahead[labels == 1], ahead[labels == 0]
+    if not len(up) or not len(down):
+        return
+    if mannwhitneyu(labels[labels == 1], labels[labels == 0], alternative="greater").pvalue > ALPHA:
+        return
+    found = mannwhitneyu(up, down, alternative="greater")
+    if found.pvalue > ALPHA:
+        auc = found.statistic / (len(up) * len(down))
+        raise UsageError(
+            f"{role}: AUC {auc:.4f} on validation, no more than by chance",
+            hint="trained weights see other values, or the other class as 1, than they were trained on: "
+            "compare the task's scale, mean, std and class names with the training's",
         )

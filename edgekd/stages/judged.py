@@ -13,6 +13,7 @@ from edgekd.columns import columns_of, of_samples
 from edgekd.errors import DataError
 from edgekd.nodes import WATCHED, Node
 from edgekd.stages.context import Context
+from edgekd.stages.guessing import refuse_guessing, refuse_no_order
 from edgekd.types import ACCURACY, SAMPLE, Column, Predictions
 from edgekd.watching import Watched
 
@@ -39,6 +40,20 @@ def needed_on(split_name: str, scores: NDArray[Any], context: Context) -> float:
     found = figure_on(split_name, scores, context)
     assert found is not None
     return found
+
+
+def refuse_chance(role: str, scores: NDArray[Any], context: Context) -> None:
+    """Refuses a trained baseline whose scores (N, classes) on val say nothing, by what is judged.
+
+    Raises:
+        UsageError: they cannot be told from chance.
+    """
+    metric, labels = context.plan.recipe.gate.judged, context.task.splits["val"].labels
+    assert labels is not None  # a task without them was refused
+    if metric.name == "auc" or gate.is_ranked(metric):
+        refuse_no_order(role, scores, np.asarray(labels))
+    else:
+        refuse_guessing(role, scores.argmax(axis=1), labels)
 
 
 def has_queries(split_name: str, context: Context) -> bool:

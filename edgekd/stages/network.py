@@ -14,7 +14,7 @@ from edgekd.nodes import TEST_SCORES, VAL_SCORES, Node
 from edgekd.objective import Objective
 from edgekd.stages import judged, saved
 from edgekd.stages.context import Context
-from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
+from edgekd.stages.guessing import refuse_probabilities
 from edgekd.teachers.torch import load_checkpoint
 from edgekd.training import fit
 
@@ -60,9 +60,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     architecture: dict[str, Any] = {key: config[key] for key in saved.BUILT_FROM if key in config}
     result = saved.save(folder, module, context, architecture)
     if config["train"] is None:
-        known = context.task.splits["val"].labels
-        assert known is not None  # a task without them was refused
-        refuse_guessing(config["role"], np.load(folder / VAL_SCORES).argmax(axis=1), known)
+        judged.refuse_chance(config["role"], np.load(folder / VAL_SCORES), context)
     if config["role"] != "student":
         refuse_probabilities(config["role"], np.load(folder / TEST_SCORES), config["outputs"])
     return {**result, **robust, "history": history}

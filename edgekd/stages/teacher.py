@@ -17,9 +17,9 @@ from edgekd.folding import fold_batch_norm
 from edgekd.measure.accuracy import head_accuracy
 from edgekd.memory_format import lay_out
 from edgekd.nodes import TEST_SCORES, VAL_SCORES
-from edgekd.stages import saved
+from edgekd.stages import judged, saved
 from edgekd.stages.context import Context
-from edgekd.stages.guessing import refuse_guessing, refuse_probabilities
+from edgekd.stages.guessing import refuse_probabilities
 from edgekd.teachers import Teacher, ensemble, open_path
 from edgekd.teachers.function import fit_function, open_function
 
@@ -120,7 +120,7 @@ def prove(
         refuse_probabilities(shown, found, outputs)
     labels = task.splits["val"].labels
     assert labels is not None  # a task without them was refused
-    refuse_guessing(shown, on_val.argmax(axis=1), labels)
+    judged.refuse_chance(shown, on_val, context)
     np.save(folder / TEST_SCORES, found)
     np.save(folder / VAL_SCORES, on_val)
     accuracy = float((on_val.argmax(axis=1) == labels).mean() * 100)

@@ -134,6 +134,7 @@ def test_which_way_is_better_and_in_what():
     [
         ("f1", np.zeros((4, 3)), [0, 1, 2, 0], "of two, here are 3"),
         ("rmse", np.zeros((4, 2)), [0, 1, 0, 1], "one value"),
+        ("ndcg@5", np.zeros((4, 3)), [0, 1, 0, 1], "one score"),
         ("ndcg@5", np.zeros((4, 1)), [0, -1, 0, 1], "relevances from -1 to 1"),
         ("ndcg@5", np.zeros((4, 1)), [0, 2000, 0, 1], "relevances from 0 to 2000"),
         ("f1_macro", np.zeros((4, 1)), [0, 1, 0, 1], "one score tells no class"),

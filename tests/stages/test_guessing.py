@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from edgekd.errors import UsageError
-from edgekd.stages.guessing import refuse_guessing
+from edgekd.stages.guessing import refuse_guessing, refuse_no_order
 
 
 def labels_of(counts):
@@ -51,3 +51,24 @@ def test_the_figures_in_words():
     assert stats.binomtest(12, 100, 0.1, alternative="greater").pvalue > 0.05
     with pytest.raises(UsageError, match=r"12\.00% right.* in 10\.00% by chance.*scale, mean, std"):
         refuse_guessing("teacher", predicted, labels)
+
+
+def test_an_order_that_says_something_passes_though_it_never_says_class_1():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.05).astype(np.int64)
+    ahead = labels + rng.normal(size=400) - 10
+    refuse_no_order("teacher", np.stack([np.zeros(400), ahead], axis=1), labels)
+
+
+def test_an_order_by_chance_or_upside_down_is_refused():
+    rng = np.random.default_rng(1)
+    labels = (rng.random(400) < 0.3).astype(np.int64)
+    upside_down = np.stack([labels + rng.normal(size=400), np.zeros(400)], axis=1)
+    for scores in (np.zeros((400, 2)), upside_down):
+        with pytest.raises(UsageError, match=r"teacher: AUC 0\.\d+ on validation, no more than by chance"):
+            refuse_no_order("teacher", scores, labels)
+
+
+def test_orders_of_too_few_samples_or_of_one_class_are_let_through():
+    for labels in ([0, 1], [0, 0, 0], [1, 1]):
+        refuse_no_order("teacher", np.zeros((len(labels), 2)), np.array(labels))
