@@ -1,6 +1,7 @@
 # make demo   the whole chain on scikit-learn's digits
 # make test   the test suite
 # make test-devices  the tests on an Arm board under qemu and on a GPU in software, alone
+# make docs   the documentation as a site, in site/
 # make check  ruff, mypy, import-linter
 # make bench  the benchmarks, each printing a table and one JSON line
 # Each makes .venv and installs what it needs; TORCH_INDEX_URL chooses a build of torch.
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-devices check bench clean
+.PHONY: demo test test-devices docs check bench clean
 demo: $(VENV)/compress.done
 	$(BIN)/edgekd run digits # exit code: 0 PASS, 1 FAIL, 3 not enough evidence
 
@@ -21,6 +22,9 @@ test: $(VENV)/dev.done
 
 test-devices: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 -rs --dist worksteal tests/devices
+
+docs: $(VENV)/dev.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .
@@ -48,4 +52,4 @@ $(VENV)/dev.done: $(VENV)/compress.done
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) runs site build dist *.egg-info

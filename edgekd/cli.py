@@ -180,6 +180,17 @@ def profile(
 
 
 @app.command()
+def snippet(
+    file: Annotated[Path, typer.Argument(help="An ONNX or TFLite file that `edgekd run` exported.")],
+    language: Annotated[str, typer.Option(help="kotlin or cpp.")],
+) -> None:
+    """Print how an app feeds a file: preparation, call and answer, with the file's own constants."""
+    from edgekd import snippets
+
+    typer.echo(snippets.snippet(file, language), nl=False)
+
+
+@app.command()
 def report(workdir: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
     """Write report.json, .md, .html and .junit.xml of a finished run again."""
     from edgekd.pipeline import rebuild

@@ -34,8 +34,13 @@ def test_the_commands_in_the_readme_exist():
     assert named <= set(command.commands)
 
 
-def test_the_options_in_the_readme_exist():
-    lines = [line.replace("--nproc-per-node", "") for line in README.splitlines() if "edgekd " in line]
+def test_the_options_in_the_readme_and_the_guide_exist():
+    pages = [
+        README,
+        *(p.read_text() for f in ("guide", "examples") for p in (ROOT / "docs" / f).glob("*.md")),
+    ]
+    told = "\n".join(pages).replace("--nproc-per-node", "")
+    lines = [line for line in told.splitlines() if "edgekd " in line]
     named = {option for line in lines for option in re.findall(r"(?<![\w-])--[\w-]+", line)}
     assert named >= {"--set", "--dry-run", "--targets", "--max-drop"}
     top = typer.main.get_command(app).commands.values()
