@@ -9,8 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgekd.tokens import PADDING
+
 ERASED_AREA = (0.02, 0.4)  # of the image
 ERASED_RATIO = 1 / 0.3  # of a rectangle's sides, at most
+REPLACED = 0.15  # of a text's words
 
 
 def largest_shift(height: int) -> int:
@@ -42,6 +45,19 @@ def draw(
         corner = rng.integers(0, sides - box + 1)
         parts.append(np.hstack([corner, box]) * rng.integers(0, 2, size=(num_samples, 1)))
     return np.hstack(parts).astype(np.int64)
+
+
+def replace_words(ids: NDArray[np.int32], seed: int, view: int) -> NDArray[np.int32]:
+    """Texts (N, L) in one view: some words of each are others, drawn as often as they stand in all texts.
+
+    TinyBERT asks a language model which (Jiao et al. 2020, arXiv 1909.10351, section 3.3).
+    Padding and what stands in every text (the marks of its ends) are left.
+    """
+    rng = np.random.default_rng([seed, view, 2])
+    kept = {PADDING, *(int(i) for i in np.unique(ids[0]) if (ids == i).any(axis=1).all())}
+    word = ~np.isin(ids, list(kept))
+    drawn = rng.choice(ids[word], ids.shape)
+    return np.where(word & (rng.random(ids.shape) < REPLACED), drawn, ids)
 
 
 def apply(raw: Tensor, params: Tensor, background: float) -> Tensor:

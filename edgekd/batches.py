@@ -119,6 +119,9 @@ class View:
     ) -> None:
         self._split, self._spec = split, spec
         self._params = torch.from_numpy(augment.draw(len(split), names, spec.shape, seed, view))
+        self._texts = None
+        if "words" in names:
+            self._texts = augment.replace_words(split.inputs[np.arange(len(split))], seed, view)
         self.pairs = mixing.draw(mix, len(split), spec.shape, seed, view) if mix else None
 
     def inputs(self, picked: NDArray[np.int64]) -> Tensor:
@@ -130,7 +133,8 @@ class View:
 
     def _augmented(self, picked: NDArray[np.int64]) -> Tensor:
         # A copy: the store's files are mapped read-only, and torch warns of what cannot be written.
-        raw = torch.from_numpy(np.ascontiguousarray(self._split.inputs[picked]))
+        found = self._split.inputs if self._texts is None else self._texts
+        raw = torch.from_numpy(np.ascontiguousarray(found[picked]))
         return normalise(augment.apply(raw, self._params[picked], self._spec.raw_range[0]), self._spec)
 
 

@@ -74,7 +74,11 @@ def _students(recipe: Recipe) -> Iterator[tuple[str, DistillConfig]]:
 
 def _check_samples(table: str, train: TrainConfig, task: Task) -> None:
     shape = task.input_spec.shape
-    for name, wanted in (("augment", bool(train.augment)), ("mix.cutmix", train.mix.cutmix is not None)):
+    words = "words" in train.augment
+    if words and "vocabulary" not in task.notes:
+        raise UsageError(f'{table} augment = ["words"] works on texts', hint="leave it out")
+    on_images = bool(train.augment) and not (words and len(train.augment) == 1)
+    for name, wanted in (("augment", on_images), ("mix.cutmix", train.mix.cutmix is not None)):
         if wanted and len(shape) != 3:
             raise UsageError(
                 f"{table} {name} works on images, samples here have shape {shape}", hint=f"leave {name} out"

@@ -58,10 +58,11 @@ class TrainConfig(Strict):
         description="keep the moving average of the weights instead of the last ones",
     )
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
-    augment: tuple[Literal["crop", "flip", "erase"], ...] = Field(
+    augment: tuple[Literal["crop", "flip", "erase", "words"], ...] = Field(
         default=(),
         strict=False,
-        description="shift by up to 2 pixels in 28, mirror, a bare rectangle in every other sample",
+        description="of images: shift by up to 2 pixels in 28, mirror, a bare rectangle in every other sample; "
+        "of texts: words, 15% of them others",
     )
     mix: MixConfig = Field(default=MixConfig(), description="mixup, cutmix or both")
     adversarial: AdversarialConfig | None = Field(

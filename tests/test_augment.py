@@ -144,3 +144,24 @@ def test_a_rectangle_is_bare_and_the_rest_moved_as_before(fill):
     expected[0, :, 2:6, 3:8] = fill
     expected[1, :, :, 0] = fill
     assert torch.equal(found, expected) and found.dtype == torch.uint8
+
+
+def test_words_are_replaced_by_others_as_often_as_those_stand():
+    rng = np.random.default_rng(0)
+    length, common, rare = 20, 7, 8
+    ids = np.zeros((400, length), np.int32)
+    ids[:, 0] = 101
+    for text in ids:
+        end = rng.integers(5, length - 1)
+        text[1:end] = np.where(rng.random(end - 1) < 0.8, common, rare)
+        text[end] = 102
+    ids[0][ids[0] == common], ids[1][ids[1] == rare] = rare, common  # no word stands in every text
+    found = augment.replace_words(ids, 3, 1)
+    assert found.dtype == np.int32 and (augment.replace_words(ids, 3, 1) == found).all()
+    assert (augment.replace_words(ids, 3, 2) != found).any()
+    word = np.isin(ids, (common, rare))
+    assert (found[~word] == ids[~word]).all() and np.isin(found[word], (common, rare)).all()
+    # 15% are drawn anew, and of the common ones a fifth of those come out as the rare one
+    changed = (found != ids)[ids == common].mean()
+    assert changed == pytest.approx(0.15 * 0.2, abs=0.01)
+    assert (found != ids)[ids == rare].mean() == pytest.approx(0.15 * 0.8, abs=0.02)

@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.num_heads, self.head_width = heads, width // heads
+        self.head_width = width // heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
         self.scale_queries()
@@ -68,9 +68,9 @@ class Attention(nn.Module):
         return self.out(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
-        """(B, L, heads * h) to (B, heads, L, h)."""
+        """(B, L, heads * h) to (B, heads, L, h), of as many heads as are left."""
         batch, length, _ = x.shape
-        return x.reshape(batch, length, self.num_heads, self.head_width).transpose(1, 2)
+        return x.reshape(batch, length, -1, self.head_width).transpose(1, 2)
 
 
 class Layer(nn.Module):
