@@ -61,7 +61,7 @@ class TrainConfig(Strict):
     augment: tuple[Literal["crop", "flip", "erase", "words"], ...] = Field(
         default=(),
         strict=False,
-        description="of images: shift by up to 2 pixels in 28, mirror, a bare rectangle in every other sample; "
+        description="of images: shift by up to 2 pixels in 28, mirror, a bare rectangle in every other one; "
         "of texts: words, 15% of them others",
     )
     mix: MixConfig = Field(default=MixConfig(), description="mixup, cutmix or both")
