@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
-from scipy.stats import mannwhitneyu
 
 from edgekd.errors import UsageError
 
@@ -81,6 +80,9 @@ def refuse_no_order(role: str, scores: NDArray[Any], labels: NDArray[np.int64]) 
     Raises:
         UsageError: the order cannot be told from chance.
     """
+    # Only where it is called for: it takes seconds, and a run of kept results goes without it.
+    from scipy.stats import mannwhitneyu
+
     ahead = scores[:, 1].astype(np.float64) - scores[:, 0]
     up, down = ahead[labels == 1], ahead[labels == 0]
     if not len(up) or not len(down):

@@ -106,7 +106,7 @@ def test_the_public_surface_is_pinned():
 
     assert sorted(package.__all__) == [
         *("ACCURACY", "CalibrationPolicy", "EdgeKDError", "InputSpec", "Recipe"),
-        *("Report", "Split", "Target", "Task", "compress"),
+        *("Report", "Split", "Target", "Task", "compress", "prepare_row", "read_preparation"),
     ]
     for name in package.__all__:
         assert getattr(package, name).__module__.startswith("edgekd") or name == "ACCURACY"
