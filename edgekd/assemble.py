@@ -26,6 +26,7 @@ from edgekd.nodes import BOTH, TEST_SCORES, Emission, Node, Plan
 from edgekd.report import schema
 from edgekd.report.files import REPORTS
 from edgekd.rooflines import with_rooflines
+from edgekd.stages import judged
 from edgekd.stages.context import Context
 from edgekd.store import Entry, deflated_size, no_space_is_clear, sha256_file
 from edgekd.types import ACCURACY, Predictions
@@ -193,10 +194,7 @@ def _data(data: Mapping[str, Any], entries: Mapping[str, Entry]) -> schema.Data:
 
 
 def _predictions(context: Context, entry: Entry) -> Predictions:
-    test = context.task.splits["test"]
-    assert test.labels is not None  # the data stage refuses a test split without labels
-    scores = np.load(entry.file(TEST_SCORES), allow_pickle=False)
-    return Predictions(np.asarray(test.ids), np.asarray(test.labels), scores)
+    return judged.predictions("test", np.load(entry.file(TEST_SCORES), allow_pickle=False), context)
 
 
 def _store_predictions(made: Assembly, label: str, found: Predictions) -> schema.PredictionsFile:
@@ -204,6 +202,8 @@ def _store_predictions(made: Assembly, label: str, found: Predictions) -> schema
     if not path.exists():
         arrays: dict[str, Any] = {name: column.texts for name, column in found.columns.items()}
         arrays |= {"sample_ids": found.sample_ids, "labels": found.labels, "scores": found.scores}
+        if found.vectors is not None:
+            arrays["vectors"] = found.vectors
         np.savez_compressed(path, **arrays)
     return schema.PredictionsFile(path=f"predictions/{label}.npz", sha256=sha256_file(path))
 

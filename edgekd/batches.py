@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgekd import augment, mixing
 from edgekd.config import MixConfig, TrainConfig
-from edgekd.types import InputSpec, Split
+from edgekd.types import VECTOR, InputSpec, Split
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class TrainingSet:
         order_seed: of the order of samples and of what else is drawn; `seed` if left out.
         val: samples on which training that stops early is watched.
         others: what the teacher looks at in place of the student's inputs, as (split, spec), or None.
-        num_classes: of the first outputs, which are judged; None: all outputs are.
+        num_classes: of the first outputs; None: all outputs are of classes.
+        num_judged: outputs, the first ones, that are judged; None: all are.
         epochs_before: of earlier rounds: order and views go on from there.
     """
 
@@ -49,6 +50,7 @@ class TrainingSet:
     others: tuple[Split, InputSpec] | None = None
     num_classes: int | None = None
     epochs_before: int = 0
+    num_judged: int | None = None
 
     def draw(self, *entropy: int) -> np.random.Generator:
         """A generator of its own for each epoch and purpose."""
@@ -192,7 +194,7 @@ def steps(
     other = View(*data.others, (), config.mix, data.seed, view) if live and data.others else None
     seen = View(split, data.spec, config.augment, config.mix, data.seed, view)
     outputs = None if data.teacher is None else mapped_view(data.teacher, told)
-    order = data.draw(epoch, 1).permutation(len(split))
+    order = _order(split, data.draw(epoch, 1))
     size = _whole(split, config, processes)
     for step in range(steps_of(split, config, processes)):
         picked = np.sort(order[step * size : (step + 1) * size])  # in order: memory-mapped files like it
@@ -215,6 +217,23 @@ def steps(
             {head: own for head, (own, _) in heads.items()},
             {head: mixed for head, (_, mixed) in heads.items() if mixed is not None},
         )
+
+
+def _order(split: Split, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Places of all samples (N,) in the order of an epoch.
+
+    Where vectors are trained, samples that are the same thing stand in pairs: a step has some to compare.
+    """
+    order = rng.permutation(len(split))
+    if VECTOR not in split.head_labels:
+        return order
+    # Sorted by thing, those of each in a random order still; its first two are a pair, and so on.
+    order = order[np.argsort(split.head_labels[VECTOR][order], kind="stable")]
+    thing = split.head_labels[VECTOR][order]
+    first = np.flatnonzero(np.r_[True, thing[1:] != thing[:-1]])
+    place = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
+    pair = np.cumsum(place % 2 == 0) - 1
+    return order[np.argsort(rng.permutation(int(pair[-1]) + 1)[pair], kind="stable")]
 
 
 def _labels(

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from edgekd import losses
 from edgekd.config import DistillConfig, LabelTrainConfig, Recipe, TrainConfig
 from edgekd.errors import UsageError, nearest
-from edgekd.types import Task
+from edgekd.types import VECTOR, Task
+
+# Losses that read outputs as scores of classes.
+_OF_CLASSES = ("cross_entropy", "kd", "dkd", "dist", "sigmoid_kd", "listwise", "pairwise_margin")
 
 
 def check(recipe: Recipe, task: Task) -> None:
@@ -27,6 +30,11 @@ def check(recipe: Recipe, task: Task) -> None:
             hint=nearest(modality, task.modalities, f"it has: {', '.join(task.modalities) or 'none'}"),
         )
     seen = task if modality is None else task.seen_as(modality)
+    if task.vector and recipe.teacher is not None and recipe.teacher.members:
+        raise UsageError(
+            "teacher.members: vectors of several networks lie in spaces of their own, and have no mean",
+            hint="give one teacher, or leave out task.vector",
+        )
     for table, train in _teachers(recipe):
         _check_samples(table, train, seen)
         if task.splits["train"].labels is None:
@@ -88,6 +96,10 @@ def _check_samples(table: str, train: TrainConfig, task: Task) -> None:
             raise UsageError(
                 f"{table} {name} does arithmetic with inputs, which are ids here", hint=f"leave {name} out"
             )
+    if task.vector and train.mix:
+        raise UsageError(
+            f"{table} mix blends samples, whose vector is then that of no thing", hint="leave mix out"
+        )
 
 
 def _check_splits(table: str, distill: DistillConfig, task: Task) -> None:
@@ -117,13 +129,20 @@ def _check_losses(table: str, distill: DistillConfig, task: Task) -> None:
             hint="use losses on the teacher's outputs alone (kd, dist, mse)",
         )
     named = [loss.head for loss in distill.losses if loss.head is not None]
+    heads = [head for head in task.parts if head]
     for head in named:
-        if head not in task.heads:
+        if head not in heads:
             raise UsageError(
                 f"{table} a loss names the head {head!r}, which the task has not",
-                hint=nearest(head, task.heads, f"it has: {', '.join(task.heads) or 'one head only'}"),
+                hint=nearest(head, heads, f"it has: {', '.join(heads) or 'one head only'}"),
             )
-    for head in task.heads:
+    for loss in distill.losses:
+        if loss.head == VECTOR and loss.kind in _OF_CLASSES:
+            raise UsageError(
+                f"{table} the loss {loss.kind!r} is about classes, a vector has none",
+                hint="contrastive is about labels; cosine, mse, rkd_distance and rkd_angle about the teacher",
+            )
+    for head in heads:
         if head not in named:
             raise UsageError(
                 f"{table} no loss is about the head {head!r}: it would be left to chance",

@@ -81,7 +81,8 @@ class GateConfig(Strict):
     """When an artifact may ship."""
 
     metric: str = Field(
-        default="accuracy", description="what may fall: accuracy, top_5, f1_macro, auc, ndcg@10 ..."
+        default="accuracy",
+        description="what may fall: accuracy, top_5, f1_macro, auc, ndcg@10, nearest_hit@1 ...",
     )
     max_drop_pp: PercentagePoints | None = Field(
         default=None,
@@ -102,7 +103,8 @@ class GateConfig(Strict):
     query: str | None = Field(
         default=None,
         description="the column of queries, for ndcg@K and hit@K; sample_id: every sample is a list of its "
-        "own, whose outputs are ranked, and whose label is what is looked for",
+        "own, whose outputs are ranked, and whose label is what is looked for; for nearest_...: the column "
+        "whose equal values say that samples are the same thing",
     )
     cluster: str | None = Field(
         default=None,
@@ -157,6 +159,14 @@ class GateConfig(Strict):
             raise ValueError(f"query goes with ndcg@K and hit@K, not with {self.metric}")
         if "@" in self.metric and self.query is None:
             raise ValueError(f"{self.metric} ranks the rows of a query: name their column, query = ...")
+        if self.metric.startswith("nearest_"):
+            if self.cluster is None:
+                raise ValueError(
+                    f"{self.metric}: samples of the same thing are found or missed together: name their "
+                    f"column, or a coarser one, cluster = {self.query!r}"
+                )
+            if self.slices:
+                raise ValueError(f"slices: {self.metric} looks among all samples, and has no slices")
         if self.cluster == "label":
             raise ValueError('cluster = "label": the samples of a class are no cluster')
         if self.cluster is not None and self.max_negative_flip_rate is not None:

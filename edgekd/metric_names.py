@@ -7,9 +7,10 @@ import re
 from edgekd.errors import UsageError
 from edgekd.types import ACCURACY, Metric
 
-NAMES = "accuracy, top_K, f1, f1_macro, rmse, auc, ndcg@K, hit@K"
+NAMES = "accuracy, top_K, f1, f1_macro, rmse, auc, ndcg@K, hit@K, nearest_ndcg@K, nearest_hit@K"
 _NAME = re.compile(
-    r"accuracy|auc|f1|f1_macro|rmse|top_(?P<k>[1-9]\d{0,2})|(?P<list>ndcg|hit)@(?P<at>[1-9]\d{0,3})"
+    r"accuracy|auc|f1|f1_macro|rmse|top_(?P<k>[1-9]\d{0,2})|"
+    r"(?:nearest_)?(?P<list>ndcg|hit)@(?P<at>[1-9]\d{0,3})"
 )
 
 

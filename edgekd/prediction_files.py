@@ -72,6 +72,11 @@ def predictions(files: Sequence[Rows], metric: Metric) -> list[Predictions]:
     Raises:
         DataError: a label or prediction that is no number where one is needed, or no class of the scores.
     """
+    if metric.name.startswith("nearest_"):
+        raise UsageError(
+            f"{metric.name} needs vectors, and files of predictions have none",
+            hint="it is judged along a chain: edgekd run",
+        )
     if metric.name == "rmse" or "@" in metric.name:
         return [_of_values(rows) for rows in files]
     classes = _classes(files)

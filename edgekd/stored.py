@@ -59,16 +59,18 @@ def _arrays(path: Path) -> tuple[Predictions, dict[str, Any]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
         ids, labels, scores = (arrays.pop(name) for name in ("sample_ids", "labels", "scores"))
+        vectors = arrays.pop("vectors", None)
     except _DAMAGED as error:
         raise DataError(f"{path}: not a file of predictions: {error}") from error
     for name, array, kinds, ndim in (
         ("sample_ids", ids, "U", 1),
         ("labels", labels, "iu", 1),
         ("scores", scores, "fiu", 2),
+        *((("vectors", vectors, "f", 2),) if vectors is not None else ()),
     ):
         if array.dtype.kind not in kinds or array.ndim != ndim:
             raise DataError(f"{path}: {name} of {array.dtype} {array.shape} are none")
-    return Predictions(ids, labels, scores), arrays
+    return Predictions(ids, labels, scores, vectors=vectors), arrays
 
 
 def read_measurement(record: MeasurementRecord, folder: Path) -> Measurement:

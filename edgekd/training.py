@@ -279,11 +279,11 @@ class _Training:
         assert self.data.val is not None and self.data.val.labels is not None
         chosen = self.module if self.average is None else self.average.module
         scores = predict(chosen, self.data.val.inputs, self.data.spec, self.fabric.device)
-        scores = scores[:, : self.data.num_classes]
         if self.watched is None:
-            found = float((scores.argmax(axis=1) == self.data.val.labels).mean() * 100)
+            answers = scores[:, : self.data.num_classes].argmax(axis=1)
+            found = float((answers == self.data.val.labels).mean() * 100)
         else:
-            found = self.watched.of(scores)
+            found = self.watched.of(scores[:, : self.data.num_judged])
         # Batch norms of several processes differ by a little: one decides for all.
         found = float(processes.tell(found))
         sign = 1 if self.watched is None else self.watched.sign

@@ -34,6 +34,8 @@ class Metric:
 ACCURACY = Metric("accuracy", "higher", "percent")
 # As the column of queries: every sample is a list, whose items are the outputs; the label is the wanted one.
 SAMPLE = "sample_id"
+# As the head of a loss: the vector that a network gives of a sample.
+VECTOR = "vector"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Split:
     """One split of a task, raw: `inputs` (N, *shape), `labels` (N,) int64 or None, `ids` (N,) str.
 
     `modalities` has further inputs of the same samples by name, each (N, *its own shape): what a teacher may
-    look at in place of `inputs`. `head_labels` has the labels (N,) int64 of the task's further heads.
+    look at in place of `inputs`. `head_labels` has the labels (N,) int64 of the task's further heads; under
+    `VECTOR`, where networks give vectors, equal numbers for samples that are the same thing.
     `columns` has texts (N,) by name: what the gate may slice by, or what samples come in (users, scenes).
     """
 
@@ -106,6 +109,9 @@ class Task:
 
     A network may answer further questions about a sample: `heads` has the class names of each, and
     its logits stand behind those of `class_names`, in this order, in one output. What is judged is the first.
+
+    It may also say where a sample lies among others: `vector` numbers, whose angles tell what is alike, stand
+    right behind the logits of `class_names`, and are judged too.
     """
 
     name: str
@@ -118,6 +124,7 @@ class Task:
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     table: Mapping[str, Any] | None = None  # how a row becomes inputs, of a table: see `table_rows`
     files: Mapping[str, str] = field(default_factory=dict)  # name -> text: what an app needs beside a model
+    vector: int = 0  # width; 0: networks give none
 
     def seen_as(self, modality: str) -> Task:
         """The same task where `inputs` are those of a modality."""
@@ -133,18 +140,29 @@ class Task:
         return len(self.class_names)
 
     @property
+    def num_judged(self) -> int:
+        """Number of outputs, the first ones, that are judged: classes and vector."""
+        return self.num_classes + self.vector
+
+    @property
     def num_outputs(self) -> int:
         """Number of outputs of a model: of all heads together."""
-        return self.num_classes + sum(len(names) for names in self.heads.values())
+        return self.num_judged + sum(len(names) for names in self.heads.values())
 
     @property
     def columns(self) -> Mapping[str, slice]:
-        """Where the outputs of each head stand; those that are judged have the name ""."""
-        found, at = {"": slice(0, self.num_classes)}, self.num_classes
+        """Where the logits of each head stand; those of `class_names` have the name ""."""
+        found, at = {"": slice(0, self.num_classes)}, self.num_judged
         for head, names in self.heads.items():
             found[head] = slice(at, at + len(names))
             at += len(names)
         return found
+
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        """As `columns`, and where the vector stands, if there is one."""
+        vector = {VECTOR: slice(self.num_classes, self.num_judged)} if self.vector else {}
+        return {**self.columns, **vector}
 
 
 @dataclass(frozen=True)
@@ -252,7 +270,8 @@ class Predictions:
 
     Shapes: `sample_ids` (N,) str; `labels` (N,) int64, or float64 where a value is predicted or items are
     ranked; `scores` (N, classes) floats, or (N, 1). `columns` has further columns by name. Where only the
-    class is known that a model gave, it is `said` (N,) int64, and `scores` are (N, 0).
+    class is known that a model gave, it is `said` (N,) int64, and `scores` are (N, 0). `vectors` (N, width)
+    are of models that give some.
     """
 
     sample_ids: NDArray[np.str_]
@@ -260,6 +279,7 @@ class Predictions:
     scores: NDArray[Any]
     columns: Mapping[str, Column] = field(default_factory=dict)
     said: NDArray[np.int64] | None = None
+    vectors: NDArray[Any] | None = None
 
     @property
     def answers(self) -> NDArray[np.int64]:

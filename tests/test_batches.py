@@ -1,3 +1,6 @@
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from numpy.lib.format import open_memmap
 
 from edgekd.batches import TrainingSet, mapped_view, steps, with_unlabelled
 from edgekd.config import MixConfig
-from edgekd.types import Split
+from edgekd.types import VECTOR, Split
 
 
 def both(n=12, more=9):
@@ -98,3 +101,31 @@ def test_a_mixture_of_the_student_is_that_of_the_teachers_cached_view():
     )
     assert not torch.equal(seen[0].shares, seen[1].shares)
     np.testing.assert_array_equal(seen[2].teacher, said[0].astype(np.float32))
+
+
+def test_things_come_in_pairs():
+    """Eleven samples of four things: of each thing as many pairs as there can be, in another order an epoch."""
+    things = np.array([0, 1, 2, 0, 1, 2, 0, 1, 0, 3, 0])
+    raw = images(len(things))
+    plain = split(raw)
+    own = replace(plain, head_labels={VECTOR: things.astype(np.int64)})
+    data = TrainingSet(own, SPEC, None, 1, 0)
+    orders = []
+    for epoch in range(20):
+        seen = list(steps(data, train_config(batch_size=1), epoch))
+        orders.append([int(step.picked[0]) for step in seen])
+        assert sorted(orders[-1]) == list(range(11))
+        of = things[orders[-1]]
+        next_to = {i for i in range(10) if of[i] == of[i + 1]} | {
+            i + 1 for i in range(10) if of[i] == of[i + 1]
+        }
+        # five, three, two and one of them: four, two, two and none at least stand beside their like
+        for thing, paired in ((0, 4), (1, 2), (2, 2)):
+            assert sum(of[i] == thing for i in next_to) >= paired
+        assert int(seen[0].head_labels[VECTOR][0]) == of[0]
+    assert len({tuple(order) for order in orders}) == 20
+    # and each meets each: it is not always the same two
+    partners = {
+        (a, b) for order in orders for a, b in itertools.pairwise(order) if things[a] == things[b] == 0
+    }
+    assert len(partners) > 10

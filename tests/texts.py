@@ -65,7 +65,8 @@ def sentences(count, seed=0):
 
 
 def write_csv(path, rows):
-    """text,label below a header."""
+    """text,label, and thing of rows that tell it, below a header."""
+    header = ("text", "label", "thing")[: len(rows[0]) if rows else 2]
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("text", "label"), *rows])
+        csv.writer(file).writerows([header, *rows])
     return path

@@ -24,7 +24,7 @@ from edgekd.gate.judge import (
     judge_size,
     slice_scale,
 )
-from edgekd.gate.metrics import is_ranked
+from edgekd.gate.metrics import is_nearest, is_ranked
 from edgekd.gate.pairing import Pair, pair
 from edgekd.gate.predicted import WARNED, Judged, joint_power, judge_predictions
 from edgekd.gate.slices import Slice
@@ -52,6 +52,7 @@ __all__ = [
     "drop_of",
     "drop_scale",
     "figure",
+    "is_nearest",
     "is_ranked",
     "joint_power",
     "judge_drop",

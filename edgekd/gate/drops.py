@@ -186,7 +186,7 @@ class _Sums:
         self._of = [metrics.sums(question.metric, p, query, classes) for p in both]
         self._question = question
         seen = np.concatenate([one.seen for one in self._of], axis=1)
-        known = ~np.isnan(seen).any(axis=1)  # queries without anything relevant say nothing
+        known = ~np.isnan(seen).any(axis=1)  # units without anything relevant say nothing
         if not known.any():
             raise DataError(f"{question.metric.name}: no query has anything relevant")
         kinds, kind, self.counts = np.unique(seen[known], axis=0, return_inverse=True, return_counts=True)
@@ -194,7 +194,11 @@ class _Sums:
         parts = [one.adds(kinds[:, i * width : (i + 1) * width]) for i, one in enumerate(self._of)]
         self.rows = np.concatenate(parts, axis=1)
         if question.cluster is not None:
-            clusters = _of_units(pair.column(question.cluster), query)[known]
+            column = pair.column(question.cluster)
+            clusters = _of_units(column, query)
+            if metrics.is_nearest(question.metric):  # whose units are samples
+                clusters = column.codes
+            clusters = clusters[known]
             self._together(clusters, kind.reshape(-1))
 
     def _together(self, clusters: NDArray[np.int64], kind: NDArray[np.int64]) -> None:

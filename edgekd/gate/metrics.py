@@ -1,5 +1,5 @@
 """The metrics that a drop is judged in, by name: `accuracy`, `top_5`, `f1`, `f1_macro`, `rmse`, `auc`,
-`ndcg@10`, `hit@10`.
+`ndcg@10`, `hit@10`, `nearest_ndcg@10`, `nearest_hit@1`.
 
 Accuracy and top-k are shares of samples, judged by Tango's test. The others are bootstrapped: each says what
 a unit (a sample, or a query) adds to sums, and what the figure of those sums is.
@@ -43,8 +43,13 @@ def is_share(metric: Metric) -> bool:
 
 
 def is_ranked(metric: Metric) -> bool:
-    """Whether its units are queries, whose rows are ranked."""
+    """Whether its units are queries: by a column that says which rows are ranked, or which are alike."""
     return "@" in metric.name
+
+
+def is_nearest(metric: Metric) -> bool:
+    """Whether every sample looks for its like among all others, by vectors."""
+    return metric.name.startswith("nearest_")
 
 
 def right(metric: Metric, predictions: Predictions) -> NDArray[np.bool_]:
@@ -72,7 +77,8 @@ def sums(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | No
     Args:
         metric: not `auc`, which is no function of sums.
         predictions: of one model.
-        query: (N,), the query of each row, 0 to Q - 1, of a ranked metric.
+        query: (N,), the query of each row, 0 to Q - 1, of a ranked metric; of a nearest one, equal for
+            samples that are alike.
         classes: of F1, `num_classes` of all models that are compared.
 
     Raises:
@@ -82,6 +88,8 @@ def sums(metric: Metric, predictions: Predictions, query: NDArray[np.int64] | No
         return _mean(100 * right(metric, predictions).astype(np.float64))
     if metric.name == "rmse":
         return _rmse(predictions)
+    if is_nearest(metric):
+        return _nearest(metric, predictions, query)
     if is_ranked(metric):
         return _ranked(metric, predictions, query)
     return _f1(metric, predictions, classes)
@@ -138,6 +146,18 @@ def _ranked(metric: Metric, predictions: Predictions, query: NDArray[np.int64] |
     if kind == "hit":
         return _mean(100 * ranking.hits(query, relevance, scores, int(k)))
     return _mean(ranking.ndcg(query, relevance, scores, int(k)))
+
+
+def _nearest(metric: Metric, predictions: Predictions, same: NDArray[np.int64] | None) -> Sums:
+    if same is None:
+        raise UsageError(f"{metric.name} needs to know what is alike", hint="name the column, query = ...")
+    if predictions.vectors is None:
+        raise DataError(f"{metric.name} needs vectors, the predictions have none")
+    kind, k = metric.name.removeprefix("nearest_").split("@")
+    vectors = predictions.vectors.astype(np.float64)
+    if kind == "hit":
+        return _mean(100 * ranking.nearest("hit", vectors, same, int(k)))
+    return _mean(ranking.nearest("ndcg", vectors, same, int(k)))
 
 
 def _of_rows(predictions: Predictions, metric: Metric) -> Floats:

@@ -55,6 +55,7 @@ def _at(predictions: Predictions, which: NDArray[Any]) -> Predictions:
         predictions.scores[which],
         {name: replace(column, codes=column.codes[which]) for name, column in predictions.columns.items()},
         None if predictions.said is None else predictions.said[which],
+        None if predictions.vectors is None else predictions.vectors[which],
     )
 
 
@@ -71,6 +72,9 @@ def pair(teacher: Predictions, candidate: Predictions) -> Pair:
         raise DataError(
             f"teacher scores {teacher.scores.shape[1]} classes, candidate {candidate.scores.shape[1]}"
         )
+    widths = [None if p.vectors is None else p.vectors.shape[1] for p in (teacher, candidate)]
+    if None in widths and widths != [None, None]:
+        raise DataError(f"{'teacher' if widths[0] is None else 'candidate'} has no vectors, the other has")
     left, right = teacher, candidate
     if not np.array_equal(teacher.sample_ids, candidate.sample_ids):
         _refuse("candidate lacks samples", np.setdiff1d(teacher.sample_ids, candidate.sample_ids))
@@ -108,6 +112,11 @@ def _check(who: str, predictions: Predictions) -> None:
         _refuse(f"{who}: sample ids that stand twice", unique[counts > 1])
     _refuse(f"{who}: scores that are not finite", ids[~np.isfinite(scores).all(axis=1)])
     _refuse(f"{who}: labels that are not finite", ids[~np.isfinite(labels)])
+    vectors = predictions.vectors
+    if vectors is not None:
+        if vectors.ndim != 2 or len(vectors) != len(ids) or not vectors.shape[1]:
+            raise DataError(f"{who}: vectors {vectors.shape} of {len(ids)} samples", hint="(N, width)")
+        _refuse(f"{who}: vectors that are not finite", ids[~np.isfinite(vectors).all(axis=1)])
     if scores.shape[1] > 1:  # of classes
         if not np.issubdtype(labels.dtype, np.integer):
             raise DataError(f"{who}: labels are {labels.dtype}, not whole numbers")

@@ -1,4 +1,4 @@
-"""Metrics of ranked lists, a value a query: NDCG@k and hit@k.
+"""Metrics of ranked lists, a value a query: NDCG@k and hit@k, of given lists and of nearest neighbours.
 
 Integer models give equal scores to many items. Which of them stands first is then chance, so each value
 is the mean over all orders of equals: no order of rows in a file makes a model better.
@@ -6,11 +6,16 @@ is the mean over all orders of equals: no order of rows in a file makes a model 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
 Floats = NDArray[np.float64]
+Kind = Literal["ndcg", "hit"]
+_PIECE = 256  # samples, whose cosines with all others are in memory at once
+_DIGITS = 9
 
 
 def ndcg(query: NDArray[np.int64], relevance: Floats, scores: Floats, k: int) -> Floats:
@@ -55,6 +60,42 @@ def hits(query: NDArray[np.int64], relevance: Floats, scores: Floats, k: int) ->
     np.multiply.at(found, ties.query, missed)
     known = (np.bincount(query, relevance > 0) > 0) & (np.bincount(query) > k)
     return np.where(known, 1 - found, np.nan)
+
+
+def nearest(kind: Kind, vectors: Floats, same: NDArray[np.int64], k: int) -> Floats:
+    """`ndcg` or `hits` of each sample (N,), of its like among all others; NaN where there is none.
+
+    Others are ranked by the cosine of their vector with the sample's own; relevant, with 1, is what has the
+    same number.
+
+    Args:
+        kind: which of the two.
+        vectors: (N, width); one of zeros points nowhere, and is as near to all.
+        same: (N,), equal for samples that are the same thing.
+        k: places that count.
+    """
+    count = len(vectors)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    found = np.full(count, np.nan)
+    for start in range(0, count, _PIECE):
+        rows = np.arange(start, min(start + _PIECE, count))
+        # Equal vectors must be equally near, whatever order a matrix product adds in.
+        near = np.round(unit[rows] @ unit.T, _DIGITS)
+        near[np.arange(len(rows)), rows] = -np.inf  # not itself
+        wanted = same[rows][:, None] == same
+        wanted[np.arange(len(rows)), rows] = False
+        # What is further off than the next after the k-th counts for nothing, unless it was looked for.
+        last = count - 1 - k
+        far = np.partition(near, last, axis=1)[:, last, None] if last > 0 else -np.inf
+        kept = ((near >= far) | wanted) & np.isfinite(near)
+        query, item = np.nonzero(kept)
+        relevance = wanted[query, item].astype(np.float64)
+        if len(query):
+            of = ndcg if kind == "ndcg" else hits
+            values = of(query, relevance, near[query, item], k)
+            found[rows[: len(values)]] = values
+    return found
 
 
 def _dcg(query: NDArray[np.int64], gains: Floats, scores: Floats, k: int) -> Floats:

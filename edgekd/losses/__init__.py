@@ -38,6 +38,7 @@ LOSSES: Mapping[str, str] = {
         "attention",
         "similarity",
         "crd",
+        "contrastive",
         "rkd_distance",
         "rkd_angle",
     )
@@ -45,9 +46,11 @@ LOSSES: Mapping[str, str] = {
 
 
 # What samples without labels, or attacked ones, must not see: these speak of the true class.
-OF_LABELS = ("cross_entropy", "dkd")
+OF_LABELS = ("cross_entropy", "dkd", "contrastive")
 # These compare samples with each other: a batch is not taken apart for them.
-BETWEEN_SAMPLES = ("dist", "similarity", "crd", "rkd_distance", "rkd_angle")
+BETWEEN_SAMPLES = ("dist", "similarity", "crd", "contrastive", "rkd_distance", "rkd_angle")
+# These need no teacher.
+OF_LABELS_ALONE = ("cross_entropy", "contrastive")
 
 
 class LossFile(Protocol):
@@ -83,7 +86,7 @@ def needs(terms: Iterable[LossConfig]) -> Literal["nothing", "outputs", "layers"
     """What losses ask of the teacher: nothing, its outputs (cached), or its layers (it runs along)."""
     if layers(terms, "teacher"):
         return "layers"
-    return "nothing" if all(term.kind == "cross_entropy" for term in terms) else "outputs"
+    return "nothing" if all(term.kind in OF_LABELS_ALONE for term in terms) else "outputs"
 
 
 def options_of(kind: str) -> type[Strict]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import UsageError
 from edgekd.tokens import PADDING, vocabulary_sha256
-from edgekd.types import Task
+from edgekd.types import VECTOR, Task
 
 # Added to a padded place's scores before the softmax: e^-30 is nothing, and 8 bits still tell the rest apart.
 _MASKED = -30.0
@@ -176,7 +176,10 @@ def build(
         rows = _rows_of(kept, size, unknown, None)
         if heads < 1 or width % heads:
             raise UsageError(f"model 'text_encoder': width = {width} is no multiple of heads = {heads}")
-        return TextEncoder(length, num_classes, rows, width, heads, inner, num_layers)
+        net = TextEncoder(length, num_classes, rows, width, heads, inner, num_layers)
+        if task.vector:
+            _keep_angles(net, task.parts[VECTOR])
+        return net
     config, weights = _read(Path(folder))
     words = weights["embeddings.word_embeddings.weight"]
     if len(words) != size:
@@ -206,6 +209,8 @@ def build(
         len(taken),
     )
     _fill(net, weights, taken, kept)
+    if task.vector:
+        _keep_angles(net, task.parts[VECTOR])
     return net
 
 
@@ -285,6 +290,14 @@ def _check_words(folder: Path, task: Task) -> None:
             f"{folder}/vocab.txt: other words, or in another order, than task.tokenizer has",
             hint="task.tokenizer must be the one that the encoder was trained with",
         )
+
+
+@torch.no_grad()
+def _keep_angles(net: TextEncoder, vector: slice) -> None:
+    """Draws what leads to the vector so that texts keep the angles of their means, as far as it is wide."""
+    weight = net.head.weight[vector]
+    net.head.weight[vector] = nn.init.orthogonal_(torch.empty_like(weight))
+    net.head.bias[vector] = 0.0
 
 
 def _fill(

@@ -25,11 +25,13 @@ class Samples:
         inputs: (N, *shape), as the network takes them.
         labels: (N,); None where there are none.
         columns: of the outputs, those of each head, the judged one first.
+        vector: of the outputs, those that say what a sample is like; None where there are none.
     """
 
     inputs: Tensor
     labels: Tensor | None
     columns: Sequence[slice]
+    vector: slice | None = None
 
     def batches(self) -> Iterator[tuple[Tensor, slice]]:
         """Inputs with the rows that they are."""

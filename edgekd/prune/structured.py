@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
+from torch.nn.functional import kl_div, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd import losses
@@ -27,6 +27,8 @@ from edgekd.prune.importance import Samples
 from edgekd.prune.named import left_alone, weighted
 from edgekd.prune.wiring import Wire, wire
 
+# Of cosines, as of the loss contrastive; and what none of them reaches.
+_TEMPERATURE, _NOT_ITSELF = 0.05, 1e4
 _VECTOR_BYTES = 4  # of a bias's number: int32 beside 8-bit weights, single precision beside halves
 SEARCH_STEPS = 9  # halvings of the pruning ratio's interval: a step of 0.2% of the widths
 
@@ -343,8 +345,9 @@ def _losses(
         return nullcontext() if kept else depth.without(found.net, blocks[i - len(found.groups)])
 
     def answers() -> list[Tensor]:
-        logits = torch.cat([found.net(x) for x, _ in samples.batches()])
-        return [logits[:, head].log_softmax(dim=1) for head in samples.columns]
+        outputs = torch.cat([found.net(x) for x, _ in samples.batches()])
+        told = [outputs[:, head].log_softmax(dim=1) for head in samples.columns]
+        return told if samples.vector is None else [*told, _neighbours(outputs[:, samples.vector])]
 
     whole, lost = answers(), []
     for i, choices in enumerate(candidates):
@@ -356,6 +359,13 @@ def _losses(
         # A narrower group never counts as better: what it gains here is chance.
         lost.append(np.maximum.accumulate(np.array(moved)[::-1])[::-1])
     return lost
+
+
+def _neighbours(vectors: Tensor) -> Tensor:
+    """Log chances (N, N) that each other sample is what one looks for, by cosines of vectors (N, width)."""
+    unit = normalize(vectors)
+    near = unit @ unit.T / _TEMPERATURE
+    return near.fill_diagonal_(-_NOT_ITSELF).log_softmax(dim=1)
 
 
 def _cut(found: Prunable, ratio: float, multiple: int, scope: str = "global") -> tuple[nn.Module, Round]:

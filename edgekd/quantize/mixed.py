@@ -138,6 +138,7 @@ def sensitivities(
     samples: Tensor,
     labels: NDArray[np.int64],
     columns: slice,
+    num_classes: int | None = None,
     display: Display = QUIET,
     figure: Callable[[NDArray[np.float64]], float] | None = None,
 ) -> tuple[Sensitivity, ...]:
@@ -148,9 +149,10 @@ def sensitivities(
         example_input: (1, *shape).
         samples: inputs (N, *shape).
         labels: their classes (N,).
-        columns: of the outputs, those that the labels are about.
+        columns: of the outputs, those that are judged.
+        num_classes: the first of them, which the labels are about; None: all.
         display: where progress is shown.
-        figure: of logits (N, classes), more being better, that is told beside accuracy.
+        figure: of what is judged (N, judged), more being better, that is told beside accuracy.
 
     Raises:
         TrainingError: the float network's logits are all 0, or no numbers.
@@ -158,7 +160,7 @@ def sensitivities(
     found = []
     with _only(net, ()):
         whole = _logits(net, samples, columns)
-    right = whole.argmax(axis=1) == labels
+    right = whole[:, :num_classes].argmax(axis=1) == labels
     size = math.sqrt(float((whole**2).mean()))
     if not 0 < size < math.inf:
         raise TrainingError(
@@ -170,7 +172,7 @@ def sensitivities(
         with _only(net, layer.quantizers):
             alone = _logits(net, samples, columns)
         error = math.sqrt(float(((alone - whole) ** 2).mean())) / size
-        drop = 100 * float(right.mean() - (alone.argmax(axis=1) == labels).mean())
+        drop = 100 * float(right.mean() - (alone[:, :num_classes].argmax(axis=1) == labels).mean())
         lost = None if figure is None else figure(whole) - figure(alone)
         found.append(Sensitivity(layer.path, error, drop, lost))
     return tuple(sorted(found, key=lambda s: -s.logit_error))

@@ -40,7 +40,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     architecture = {key: config[key] for key in saved.BUILT_FROM if key in config}
     result = saved.save(folder, module, context, architecture)
     if config["role"] != "student":  # an assistant, whose outputs the next one learns
-        refuse_probabilities(config["role"], np.load(folder / TEST_SCORES), "logits")
+        scores = np.load(folder / TEST_SCORES)[:, : context.task.num_classes]
+        refuse_probabilities(config["role"], scores, "logits")
     robust = saved.robust_accuracy(module, distill, context)
     return {**result, **robust, "history": history}
 
@@ -91,6 +92,7 @@ def learn(
         None if taught_by is None else (looks_at.training_split(unlabelled), looks_at.task.input_spec),
         task.num_classes,
         len(before),
+        task.num_judged,
     )
     objective = _objective(config, shapes, context)
     objective.penalty = penalty
@@ -176,8 +178,8 @@ def _shapes(
 
 
 def _objective(config: DistillConfig, shapes: Shapes, context: Context) -> Objective:
-    columns = context.task.columns
-    return Objective(config.losses, config.weighting, shapes, config.unlabelled_weight or 1.0, columns)
+    parts = context.task.parts
+    return Objective(config.losses, config.weighting, shapes, config.unlabelled_weight or 1.0, parts)
 
 
 def _taught_by(node: Node, context: Context) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgekd.errors import MeasurementError
 from edgekd.measure.accuracy import head_accuracy, predict
 from edgekd.measure.parity import output_range, parity
 from edgekd.nodes import TEST_SCORES, Node
+from edgekd.stages import judged
 from edgekd.stages.context import Context, artifact_of
 from edgekd.stages.export import layout_of
 from edgekd.types import Artifact
@@ -55,9 +56,10 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             most_samples=_most_samples(artifact) if "device" in node.config else None,
         )
     heads = head_accuracy(found.scores, context.task)
-    found = replace(found, scores=found.scores[:, : context.task.num_classes])
-    np.save(folder / TEST_SCORES, found.scores)
-    result = {"accuracy": float(found.correct.mean() * 100), "head_accuracy": heads}
+    outputs = found.scores[:, : context.task.num_judged]
+    np.save(folder / TEST_SCORES, outputs)
+    right = judged.predictions("test", outputs, context).correct
+    result = {"accuracy": float(right.mean() * 100), "head_accuracy": heads}
     if "device" not in node.config:
         return result
     if len(backends) != 1:
@@ -67,7 +69,7 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             hint="one backend must run all samples",
         )
     here = np.load(context.parent(node, "here").file(TEST_SCORES), allow_pickle=False)
-    compared = parity(here, {256: found.scores}, artifact.scheme)
+    compared = parity(here, {256: outputs}, artifact.scheme)
     return {
         **result,
         "backend": backends.pop(),

@@ -195,6 +195,7 @@ def _metadata(node: Node, context: Context, spec: Mapping[str, Any]) -> dict[str
         "edgekd.input": json.dumps(spec),
         "edgekd.class_names": json.dumps(list(context.task.class_names)),
         **({"edgekd.heads": json.dumps(context.task.heads)} if context.task.heads else {}),
+        **({"edgekd.vector": json.dumps(context.task.vector)} if context.task.vector else {}),
         **(
             {table_rows.METADATA: table_rows.document(context.task)} if context.task.table is not None else {}
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,28 @@ from edgekd.watching import Watched
 
 
 def figure_on(split_name: str, scores: NDArray[Any], context: Context) -> float | None:
-    """The judged metric of scores (N, classes) on a split, in the metric's unit.
+    """The judged metric of what is judged of the outputs (N, judged) on a split, in the metric's unit.
 
     None where it ranks the rows of a query and the split does not say which rows are one.
 
     Raises:
         DataError: labels or scores that the metric has no meaning for.
     """
-    policy, split = context.plan.recipe.gate, context.task.splits[split_name]
-    assert split.labels is not None  # a task without them was refused
+    policy = context.plan.recipe.gate
     columns = _columns_on(split_name, context) if policy.query not in (None, SAMPLE) else {}
     if policy.query not in (None, SAMPLE, *columns):
         return None
-    found = Predictions(np.asarray(split.ids), np.asarray(split.labels), scores, columns)
+    found = replace(predictions(split_name, scores, context), columns=columns)
     return gate.figure(found, policy.judged, policy.query)
+
+
+def predictions(split_name: str, outputs: NDArray[Any], context: Context) -> Predictions:
+    """What is judged of a network's outputs (N, judged) on a split, without columns."""
+    task, split = context.task, context.task.splits[split_name]
+    assert split.labels is not None  # a task without them was refused
+    scores, vectors = np.split(outputs, [task.num_classes], axis=1)
+    ids, labels = np.asarray(split.ids), np.asarray(split.labels)
+    return Predictions(ids, labels, scores, vectors=vectors if task.vector else None)
 
 
 def needed_on(split_name: str, scores: NDArray[Any], context: Context) -> float:
@@ -43,14 +52,17 @@ def needed_on(split_name: str, scores: NDArray[Any], context: Context) -> float:
 
 
 def refuse_chance(role: str, scores: NDArray[Any], context: Context) -> None:
-    """Refuses a trained baseline whose scores (N, classes) on val say nothing, by what is judged.
+    """Refuses a trained baseline whose outputs (N, judged) on val say nothing, by what is judged.
+
+    Of vectors their classes are looked at: what is near in a network that has learned nothing is near too.
 
     Raises:
         UsageError: they cannot be told from chance.
     """
     metric, labels = context.plan.recipe.gate.judged, context.task.splits["val"].labels
     assert labels is not None  # a task without them was refused
-    if metric.name == "auc" or gate.is_ranked(metric):
+    scores = scores[:, : context.task.num_classes]
+    if metric.name == "auc" or (gate.is_ranked(metric) and not gate.is_nearest(metric)):
         refuse_no_order(role, scores, np.asarray(labels))
     else:
         refuse_guessing(role, scores.argmax(axis=1), labels)
@@ -73,7 +85,7 @@ def text(split_name: str, scores: NDArray[Any], context: Context) -> str:
     """`accuracy on validation 93.10 %`, `auc on validation 0.9312 (accuracy 89.90 %)`."""
     labels, metric = context.task.splits[split_name].labels, context.plan.recipe.gate.judged
     where = {"val": "validation"}.get(split_name, split_name)
-    accuracy = 100 * float((scores.argmax(axis=1) == labels).mean())
+    accuracy = 100 * float((scores[:, : context.task.num_classes].argmax(axis=1) == labels).mean())
     found = None if metric == ACCURACY else figure_on(split_name, scores, context)
     if found is None:
         return f"accuracy on {where} {accuracy:.2f} %"

@@ -17,6 +17,7 @@ from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_probabilities
 from edgekd.teachers.torch import load_checkpoint
 from edgekd.training import fit
+from edgekd.types import VECTOR
 
 
 def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
@@ -34,6 +35,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         said = {"kind": "cross_entropy", "smoothing": train.label_smoothing}
         heads = [None, *context.task.heads]
         labels = [LossConfig.model_validate({**said, "head": head}) for head in heads]
+        if context.task.vector:
+            labels.append(LossConfig(kind="contrastive", head=VECTOR))
         splits, spec = context.task.splits, context.task.input_spec
         data = TrainingSet(
             splits["train"],
@@ -44,11 +47,12 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             order_seed=seed,
             val=splits["val"],
             num_classes=context.task.num_classes,
+            num_judged=context.task.num_judged,
         )
         history = fit(
             module,
             data,
-            Objective(labels, "fixed", None, columns=context.task.columns),
+            Objective(labels, "fixed", None, columns=context.task.parts),
             train,
             what=node.label,
             display=context.display,
@@ -62,7 +66,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
     if config["train"] is None:
         judged.refuse_chance(config["role"], np.load(folder / VAL_SCORES), context)
     if config["role"] != "student":
-        refuse_probabilities(config["role"], np.load(folder / TEST_SCORES), config["outputs"])
+        scores = np.load(folder / TEST_SCORES)[:, : context.task.num_classes]
+        refuse_probabilities(config["role"], scores, config["outputs"])
     return {**result, **robust, "history": history}
 
 

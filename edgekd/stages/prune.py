@@ -31,6 +31,7 @@ from edgekd.stages import saved, twins
 from edgekd.stages.context import Context
 from edgekd.stages.distill import History, learn
 from edgekd.store import Entry
+from edgekd.types import VECTOR
 
 TOO_HIGH = "lower prune.limit or prune.keep, or leave [prune] out"
 SAMPLES = 512  # on which it is seen what each width loses
@@ -369,4 +370,5 @@ def _samples(context: Context) -> Samples:
         torch.from_numpy(spec.preprocess(np.asarray(split.inputs[chosen]))),
         None if split.labels is None else torch.from_numpy(split.labels[chosen]),
         tuple(context.task.columns.values()),
+        context.task.parts.get(VECTOR),
     )

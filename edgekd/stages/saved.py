@@ -122,7 +122,7 @@ def save(folder: Path, module: nn.Module, context: Context, architecture: dict[s
     save_file({k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}, folder / WEIGHTS)
     (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1, sort_keys=True))
     scores = predict(module, context.task.splits["test"].inputs, context.task.input_spec)
-    np.save(folder / TEST_SCORES, scores[:, : context.task.num_classes])
+    np.save(folder / TEST_SCORES, scores[:, : context.task.num_judged])
     on_val = scores_on(module, "val", context)
     np.save(folder / VAL_SCORES, on_val)
     found = {
@@ -154,7 +154,7 @@ def load(entry: Entry, context: Context) -> nn.Module:
 
 
 def test_scores(entry: Entry) -> NDArray[np.float32]:
-    """Scores (N, classes) of an entry's network on the test split."""
+    """What is judged of the outputs (N, judged) of an entry's network on the test split."""
     return np.load(entry.file(TEST_SCORES), allow_pickle=False)  # type: ignore[no-any-return]
 
 
@@ -163,18 +163,18 @@ def robust_accuracy(module: nn.Module, config: TrainConfig, context: Context) ->
     if config.adversarial is None:
         return {}
     scores = robust_predictions(module, context.task, config.adversarial, context.seed, context.display)
-    right = scores.argmax(axis=1) == context.task.splits["test"].labels
+    right = scores[:, : context.task.num_classes].argmax(axis=1) == context.task.splits["test"].labels
     return {"robust_accuracy": float(right.mean() * 100)}
 
 
 def scores_on(module: nn.Module, split_name: str, context: Context) -> NDArray[np.float32]:
-    """Scores (N, classes) of what is judged, on a split."""
+    """What is judged of the outputs (N, judged), on a split."""
     inputs = context.task.splits[split_name].inputs
-    return predict(module, inputs, context.task.input_spec)[:, : context.task.num_classes]
+    return predict(module, inputs, context.task.input_spec)[:, : context.task.num_judged]
 
 
 def val_scores(entry: Entry) -> NDArray[np.float32]:
-    """Scores (N, classes) of an entry's network or teacher on the validation split."""
+    """What is judged of the outputs (N, judged) of an entry's network or teacher on the validation split."""
     return np.load(entry.file(VAL_SCORES), allow_pickle=False)  # type: ignore[no-any-return]
 
 
@@ -184,4 +184,5 @@ def accuracy_on(module: nn.Module, split_name: str, context: Context) -> float:
 
 
 def _accuracy(scores: NDArray[np.float32], split_name: str, context: Context) -> float:
-    return float((scores.argmax(axis=1) == context.task.splits[split_name].labels).mean() * 100)
+    answers = scores[:, : context.task.num_classes].argmax(axis=1)
+    return float((answers == context.task.splits[split_name].labels).mean() * 100)

@@ -33,7 +33,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
         saved.example_input(task),
         torch.from_numpy(task.input_spec.preprocess(np.asarray(val.inputs[chosen]))),
         val.labels[chosen],
-        slice(0, task.num_classes),
+        slice(0, task.num_judged),
+        task.num_classes,
         context.display,
         _figure(chosen, node, context),
     )

@@ -92,7 +92,7 @@ def _refuse_another(kind: str, teacher: Teacher, folder: Path, context: Context)
         return  # it is fitted for the first time
     before = np.load(folder / VAL_SCORES, allow_pickle=False)[:BATCH]
     val = np.asarray(context.task.splits["val"].inputs[:BATCH])
-    again = teacher(context.task.input_spec.preprocess(val))[:, : context.task.num_classes]
+    again = teacher(context.task.input_spec.preprocess(val))[:, : context.task.num_judged]
     if not np.allclose(again, before, rtol=1e-4, atol=1e-4):
         raise UsageError(
             f"teacher function {kind!r}: fitted on the same samples again it gives other outputs, off by up "
@@ -115,15 +115,15 @@ def prove(
     if found.shape[1] != task.num_outputs:
         raise UsageError(f"{shown}: gives {found.shape[1]} outputs, the task has {task.num_outputs} classes")
     heads = head_accuracy(found, task)
-    found, on_val = found[:, : task.num_classes], on_val[:, : task.num_classes]
+    found, on_val = found[:, : task.num_judged], on_val[:, : task.num_judged]
     if not shown.startswith("student"):
-        refuse_probabilities(shown, found, outputs)
+        refuse_probabilities(shown, found[:, : task.num_classes], outputs)
     labels = task.splits["val"].labels
     assert labels is not None  # a task without them was refused
     judged.refuse_chance(shown, on_val, context)
     np.save(folder / TEST_SCORES, found)
     np.save(folder / VAL_SCORES, on_val)
-    accuracy = float((on_val.argmax(axis=1) == labels).mean() * 100)
+    accuracy = float((on_val[:, : task.num_classes].argmax(axis=1) == labels).mean() * 100)
     return {"val_accuracy": accuracy, "head_accuracy": heads}
 
 

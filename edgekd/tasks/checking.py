@@ -20,7 +20,7 @@ from edgekd.columns import of_samples
 from edgekd.errors import DataError, UsageError
 from edgekd.metric_names import metric_named
 from edgekd.tasks.common import apportion, sample_hashes
-from edgekd.types import Split, Task
+from edgekd.types import VECTOR, Split, Task
 
 # Who keeps a sample that two splits share: the judge first, the student's own data last.
 PRIORITY = ("test", "val", "train", "unlabelled")
@@ -48,10 +48,10 @@ def check(task: Task, on_overlap: Literal["error", "drop_from_train"] = "error")
     """
     _check_head(task)
     for name in (*task.heads, *task.modalities):
-        if not re.fullmatch(r"[a-z0-9_]+", name):
+        if not re.fullmatch(r"[a-z0-9_]+", name) or name == VECTOR:
             raise DataError(
                 f"task {task.name!r} has a head or modality called {name!r}",
-                hint="use small letters, digits and _",
+                hint=f"use small letters, digits and _, and not {VECTOR!r}",
             )
     for name in REQUIRED:
         if name not in task.splits:
@@ -183,11 +183,19 @@ def _check_heads(task: Task, split: Split) -> None:
                 hint="give both, or neither",
             )
         return
-    if set(split.head_labels) != set(task.heads):
+    heads = {head for head in task.parts if head}
+    if set(split.head_labels) != heads:
         raise DataError(
             f"split {split.name!r} has labels of the heads {sorted(split.head_labels)}, "
-            f"task {task.name!r} has {sorted(task.heads)}"
+            f"task {task.name!r} has {sorted(heads)}"
         )
+    if task.vector:
+        same = split.head_labels[VECTOR]
+        if same.shape != (len(split),) or same.dtype != np.int64:
+            raise DataError(
+                f"split {split.name!r}: what is the same is {same.dtype} {same.shape}, "
+                f"expected int64 ({len(split)},)"
+            )
     for head, names in task.heads.items():
         if len(names) < 2:
             raise DataError(f"head {head!r} of task {task.name!r} has {len(names)} classes, two are needed")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import DataError, StoreError
-from edgekd.types import InputSpec, Metric, Split, Task
+from edgekd.types import VECTOR, InputSpec, Metric, Split, Task
 
 FORMAT = 2
 
@@ -49,6 +49,7 @@ def save(task: Task, folder: Path) -> None:
         "heads": {name: list(classes) for name, classes in task.heads.items()},
         "table": task.table,
         "files": dict(task.files),
+        "vector": task.vector,
     }
     for name, split in task.splits.items():
         np.save(folder / f"{name}.ids.npy", np.asarray(split.ids), allow_pickle=False)
@@ -75,11 +76,10 @@ def load(folder: Path) -> Task:
         head = json.loads((folder / "task.json").read_text(encoding="utf-8"))
         if head["format"] != FORMAT:
             raise ValueError(f"format {head['format']}, this version reads {FORMAT}")
+        heads = (*head["heads"], *((VECTOR,) if head.get("vector") else ()))
         return Task(
             name=head["name"],
-            splits={
-                s["name"]: _load_split(folder, s, head["modalities"], head["heads"]) for s in head["splits"]
-            },
+            splits={s["name"]: _load_split(folder, s, head["modalities"], heads) for s in head["splits"]},
             metrics=tuple(Metric(**metric) for metric in head["metrics"]),
             input_spec=_input_spec(head["input_spec"]),
             class_names=tuple(head["class_names"]),
@@ -88,6 +88,7 @@ def load(folder: Path) -> Task:
             heads={name: tuple(classes) for name, classes in head["heads"].items()},
             table=head.get("table"),  # earlier versions knew of none
             files=head.get("files", {}),
+            vector=head.get("vector", 0),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise StoreError(

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from edgekd.config import Positive, Strict
 from edgekd.errors import DataError, UsageError, nearest
 from edgekd.tasks.common import classification, existing, split_by_count, take
 from edgekd.tokens import PADDING, PADDING_WORD, UNKNOWN_WORD, vocabulary_sha256
-from edgekd.types import InputSpec, Split, Task
+from edgekd.types import VECTOR, InputSpec, Split, Task
 
 VERSION = 1
 TOKENIZER = "tokenizer.json"
@@ -38,6 +38,14 @@ class Options(Strict):
     max_length: Positive = Field(
         default=64, description="ids a text, padded or cut to it; what was cut is counted"
     )
+    vector: Positive | None = Field(
+        default=None, description="numbers that networks give beside the classes: near for what is alike"
+    )
+    same: str | None = Field(
+        default=None,
+        description="with vector: the column whose equal values say that texts are of one thing; those of a "
+        "thing stay in one split",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Options:
@@ -47,7 +55,18 @@ class Options(Strict):
             raise ValueError("give exactly one of test and test_fraction")
         if (self.val_fraction or 0) + (self.test_fraction or 0) >= 1:
             raise ValueError("val_fraction and test_fraction leave nothing for train")
+        if (self.vector is None) != (self.same is None):
+            raise ValueError("vector and same go together")
         return self
+
+
+class _Row(NamedTuple):
+    """One line of a file: the text, its class, and of which thing it is, where that is asked for."""
+
+    text: str
+    label: str
+    line: int
+    same: str
 
 
 def sources(options: Options) -> tuple[Path, ...]:
@@ -65,24 +84,34 @@ def read(options: Options, seed: int) -> Task:
     tokenizer, vocabulary = _tokenizer(path, options.max_length)
     names = {"train": options.train, "val": options.val, "test": options.test}
     files = {n: _rows(existing(v, n), options) for n, v in names.items() if v is not None}
-    classes = sorted({label for _, label, _ in files["train"]})
-    inputs, labels, ids, cut, unknown = {}, {}, {}, {}, {}
+    classes = sorted({row.label for row in files["train"]})
+    inputs, labels, ids, cut, unknown, same = {}, {}, {}, {}, {}, {}
     for name, rows in files.items():
-        inputs[name], cut[name], unknown[name] = _encoded(tokenizer, [text for text, _, _ in rows])
+        inputs[name], cut[name], unknown[name] = _encoded(tokenizer, [row.text for row in rows])
         labels[name] = _labels(rows, classes, options, names[name])
-        ids[name] = np.array([f"{name}:{line}" for *_, line in rows], np.str_)
+        ids[name] = np.array([f"{name}:{row.line}" for row in rows], np.str_)
+        same[name] = np.array([row.same for row in rows], np.str_)
     fractions = {"val": options.val_fraction, "test": options.test_fraction}
     total = len(labels["train"])
     sizes = {name: max(1, round(f * total)) for name, f in fractions.items() if f is not None}
     index = {"train": np.arange(total)}
     if sizes:
-        index = split_by_count(inputs["train"], labels["train"], sizes, seed)
+        index = (
+            split_by_count(inputs["train"], labels["train"], sizes, seed)
+            if options.same is None
+            else _split_by_thing(same["train"], sizes, seed)
+        )
     splits: list[Split] = []
     notes: dict[str, dict[str, Any]] = {"cut": {}, "with_unknown_words": {}}
     for name in ("train", "val", "test"):
         origin = name if name in files and name not in index else "train"
         at = index[name] if origin == "train" else np.arange(len(labels[name]))
-        splits.append(take(name, at, ids[origin], inputs[origin], labels[origin]))
+        split = take(name, at, ids[origin], inputs[origin], labels[origin])
+        if options.same is not None:
+            things = same[origin][at]
+            numbers = np.unique(things, return_inverse=True)[1].astype(np.int64)
+            split = replace(split, columns={options.same: things}, head_labels={VECTOR: numbers})
+        splits.append(split)
         notes["cut"][name] = int(cut[origin][at].sum())
         notes["with_unknown_words"][name] = int(unknown[origin][at].sum())
     size = tokenizer.get_vocab_size()
@@ -91,7 +120,32 @@ def read(options: Options, seed: int) -> Task:
     )
     found = existing(options.train, "train").parent.name or "text"
     task = classification(found, splits, spec, classes, {**notes, "vocabulary": vocabulary})
-    return replace(task, files={TOKENIZER: tokenizer.to_str()})
+    return replace(task, files={TOKENIZER: tokenizer.to_str()}, vector=options.vector or 0)
+
+
+def _split_by_thing(
+    things: NDArray[np.str_], sizes: dict[str, int], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Places (N,) of each named split, of so many texts or a few more, and of `train`, which gets the rest.
+
+    Whatever is the same thing is in one of them.
+    """
+    numbers = np.unique(things, return_inverse=True)[1]
+    counts = np.bincount(numbers)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    ends = np.cumsum(counts[order])
+    found, start = {}, 0
+    for name, size in sizes.items():
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + size)) + 1
+        found[name] = np.flatnonzero(np.isin(numbers, order[start:stop]))
+        start = stop
+    if start >= len(counts):
+        raise DataError(
+            f"task.same: {len(counts)} things are too few to share out between {', '.join(sizes)} and train"
+        )
+    found["train"] = np.flatnonzero(np.isin(numbers, order[start:]))
+    return found
 
 
 def _tokenizer_file(options: Options) -> Path:
@@ -140,25 +194,25 @@ def _encoded(
     return ids, cut, (ids == unknown_id).any(axis=1) if unknown_id is not None else np.zeros_like(cut)
 
 
-def _rows(path: Path, options: Options) -> list[tuple[str, str, int]]:
-    """(text, label, line) of each row."""
+def _rows(path: Path, options: Options) -> list[_Row]:
     rows = []
+    needed = (options.text, options.label, *((options.same,) if options.same is not None else ()))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             header = tuple(reader.fieldnames or ())
-            for column in (options.text, options.label):
+            for column in needed:
                 if column not in header:
                     hint = nearest(column, header, f"columns: {', '.join(header)}")
                     raise DataError(f"{path}:1: no column {column!r}", hint=hint)
             for row in reader:
-                text, label = row[options.text], row[options.label]
-                if not (text or "").strip() or not label:
-                    what = options.label if (text or "").strip() else options.text
+                if lacking := [column for column in needed if not (row[column] or "").strip()]:
                     raise DataError(
-                        f"{path}:{reader.line_num}: {what} is empty", hint="fill it in, or take the row out"
+                        f"{path}:{reader.line_num}: {lacking[0]} is empty",
+                        hint="fill it in, or take the row out",
                     )
-                rows.append((text, label, reader.line_num))
+                same = "" if options.same is None else row[options.same]
+                rows.append(_Row(row[options.text], row[options.label], reader.line_num, same))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable CSV file: {error}") from None
     if not rows:
@@ -167,13 +221,13 @@ def _rows(path: Path, options: Options) -> list[tuple[str, str, int]]:
 
 
 def _labels(
-    rows: Sequence[tuple[str, str, int]], classes: Sequence[str], options: Options, path: str | None
+    rows: Sequence[_Row], classes: Sequence[str], options: Options, path: str | None
 ) -> NDArray[np.int64]:
     number = {value: i for i, value in enumerate(classes)}
-    for _, label, line in rows:
-        if label not in number:
+    for row in rows:
+        if row.label not in number:
             raise DataError(
-                f"{path}:{line}: {options.label} = {label!r} is no label of train",
+                f"{path}:{row.line}: {options.label} = {row.label!r} is no label of train",
                 hint=f"known: {', '.join(classes[:20])}",
             )
-    return np.array([number[label] for _, label, _ in rows], np.int64)
+    return np.array([number[row.label] for row in rows], np.int64)

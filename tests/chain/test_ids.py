@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 import edgekd
 from edgekd.errors import UsageError
 from edgekd.runtimes import open_session
-from tests.texts import sentences, write_csv, write_encoder
+from tests.texts import FILLERS, TOPICS, sentences, write_csv, write_encoder
 
 RUNTIMES = {"host": "litert", "x86-onnx": "onnxruntime"}
 
@@ -186,3 +186,132 @@ def test_lists_shorter_than_what_counts_are_refused(lists):
     short = recipe | {"task": recipe["task"] | {"candidates": 8}}
     with pytest.raises(UsageError, match=r"ndcg@10' of lists of 8: all of it is among the first"):
         edgekd.compress(short, workdir=folder / "no", store=folder / "other")
+
+
+def offers(count, seed):
+    """(text, topic, thing): a thing is two words of its own and one of its topic, among fillers."""
+    rng = np.random.default_rng(seed)
+    names = [f"{a}{b}" for a in "bcdfghjk" for b in "aeiou"]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    of = [pairs[i] for i in np.random.default_rng(seed + 9).permutation(len(pairs))[:count]]
+    rows = []
+    for number, pair in enumerate(of):
+        topic = list(TOPICS)[number % len(TOPICS)]
+        for _ in range(int(rng.integers(1, 5))):
+            words = [*pair, str(rng.choice(TOPICS[topic])), *rng.choice(FILLERS, 2, replace=False)]
+            rows.append((" ".join(rng.permutation(words)), topic, f"thing-{seed}-{number}"))
+    return list(dict.fromkeys(rows))
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    write_encoder(folder / "bert")
+    write_csv(folder / "train.csv", offers(220, 0))
+    write_csv(folder / "test.csv", offers(60, 1))
+    terms = [{"kind": "cross_entropy", "weight": 0.3}, {"kind": "cosine", "head": "vector"}]
+    recipe = {
+        "name": "search",
+        "targets": list(RUNTIMES),
+        "required_targets": ["host"],
+        "task": {
+            "kind": "text",
+            "train": str(folder / "train.csv"),
+            "test": str(folder / "test.csv"),
+            "tokenizer": str(folder / "bert"),
+            "max_length": 20,
+            "val_fraction": 0.2,
+            "vector": 6,
+            "same": "thing",
+            "on_overlap": "drop_from_train",
+        },
+        "teacher": {
+            "model": {"kind": "text_encoder", "folder": str(folder / "bert")},
+            "train": {"epochs": 12, "optimizer": "adamw", "lr": 0.005, "batch_size": 64, "patience": 12},
+        },
+        "student": {
+            "model": {"kind": "text_encoder", "folder": str(folder / "bert"), "layers": [0], "min_count": 2}
+        },
+        "distill": {"epochs": 10, "optimizer": "adamw", "lr": 0.005, "batch_size": 32, "losses": terms},
+        "prune": {
+            "goal": "macs",
+            "keep": 0.9,
+            "epochs": 1,
+            "optimizer": "adamw",
+            "lr": 0.002,
+            "losses": terms,
+        },
+        "quantize": {"method": "ptq"},
+        "gate": {
+            "metric": "nearest_hit@1",
+            "query": "thing",
+            "cluster": "thing",
+            "max_drop_pp": 30.0,
+            "min_int8_share": 0.2,
+        },
+    }
+    return folder, recipe, edgekd.compress(recipe, workdir=folder / "work", store=folder / "store")
+
+
+def hits_at_1(vectors, things):
+    """Percent of those with a like whose nearest other is one; no two vectors of a test here are equal."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = unit @ unit.T
+    np.fill_diagonal(near, -2)
+    known = [list(things).count(thing) > 1 for thing in things]
+    return 100 * np.mean((things[near.argmax(axis=1)] == things)[known])
+
+
+def test_vectors_are_judged_by_what_lies_nearest(search):
+    folder, _, report = search
+    beside = stored(folder / "work", report.teacher.predictions)
+    things, values = beside["thing"], {}
+    for name, told in (("teacher", report.teacher), *((a.target, a) for a in report.artifacts if a.target)):
+        found = stored(folder / "work", told.predictions)
+        assert found["vectors"].shape == (len(things), 6) and found["scores"].shape == (len(things), 3)
+        values[name] = hits_at_1(found["vectors"].astype(float), things)
+        metric, accuracy = told.metrics
+        assert (metric.name, accuracy.name) == ("nearest_hit@1", "accuracy")
+        assert metric.value == pytest.approx(values[name], abs=100 / len(things))
+        right = (found["scores"].argmax(axis=1) == found["labels"]).mean()
+        assert accuracy.value == pytest.approx(100 * right)
+    by_chance = 100 * 3 / len(things)
+    assert values["teacher"] > 5 * by_chance and values["host"] > 5 * by_chance
+    check = next(c for c in report.verdict.checks if c.target == "host" and c.name == "nearest_hit@1")
+    assert check.observed == pytest.approx(values["teacher"] - values["host"], abs=100 / len(things))
+    assert "clusters" in check.detail
+
+
+def test_the_file_gives_classes_and_then_the_vector(search):
+    folder, _, report = search
+    artifact, files = files_of(report, "x86-onnx")
+    found = stored(folder / "work", artifact.predictions)
+    session = open_session("onnxruntime", folder / "work" / files["onnx"].path)
+    tokenizer = Tokenizer.from_file(str(folder / "work" / files["tokenizer.json"].path))
+    texts = [row[0] for row in offers(60, 1)]
+    lines = [int(str(i).partition(":")[2]) for i in found["sample_ids"]]
+    ids = np.array([e.ids for e in tokenizer.encode_batch([texts[line - 2] for line in lines])], np.int32)
+    given = session.run(ids)
+    np.testing.assert_allclose(given, np.c_[found["scores"], found["vectors"]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("gate", {"cluster": None}, "found or missed together: name their column"),
+        ("gate", {"slices": {"label": {"max_drop_pp": 5.0}}}, "looks among all samples, and has no slices"),
+        ("task", {"vector": None, "same": None}, "is of vectors, and networks of this task give none"),
+        ("distill", {"losses": [{"kind": "kd"}]}, "no loss is about the head 'vector'"),
+        (
+            "distill",
+            {"losses": [{"kind": "kd"}, {"kind": "kd", "head": "vector"}]},
+            "the loss 'kd' is about classes, a vector has none",
+        ),
+        ("gate", {"query": "brand", "cluster": "brand"}, "the task names no column 'brand'"),
+    ],
+)
+def test_vectors_that_cannot_be_judged_or_taught_are_refused(search, table, change, message):
+    folder, recipe, _ = search
+    changed = {key: value for key, value in (recipe[table] | change).items() if value is not None}
+    with pytest.raises(UsageError, match=message):
+        edgekd.compress(recipe | {table: changed}, workdir=folder / "no", store=folder / "other")

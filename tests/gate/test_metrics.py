@@ -105,6 +105,50 @@ def test_hits_are_the_mean_over_all_orders_of_equals(k):
         assert found[q] == pytest.approx(np.mean(hit), abs=1e-12)
 
 
+def things(seed, count=70, width=5):
+    """Vectors of few values, so that many are equally near, and which thing each is; some have no like."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-1, 2, (count, width)).astype(float), rng.integers(0, count // 3, count)
+
+
+@pytest.mark.parametrize("k", [1, 4, 100])
+def test_nearest_is_the_ranking_of_all_others_by_cosine(k):
+    vectors, same = things(3)
+    lengths = np.linalg.norm(vectors, axis=1)
+    found = ranking.nearest("ndcg", vectors, same, k)
+    for i in range(len(vectors)):
+        others = np.delete(np.arange(len(vectors)), i)
+        relevance = same[others] == same[i]
+        if not relevance.any():
+            assert np.isnan(found[i])
+            continue
+        cosines = [vectors[i] @ vectors[j] / max(lengths[i] * lengths[j], 1e-9) for j in others]
+        expected = ndcg_score([relevance], [np.round(cosines, 6)], k=k)
+        assert found[i] == pytest.approx(expected, rel=1e-9)
+
+
+def test_nearest_hits_by_hand():
+    """A is next to B, which is its like; C's nearest is B, its like D is further off; E has none."""
+    angles = np.radians([0, 1, 20, 90, 180])
+    vectors = np.c_[np.cos(angles), np.sin(angles)] * np.array([[1], [5], [0.1], [2], [3]])
+    same = np.array([4, 4, 7, 7, 9])
+    np.testing.assert_array_equal(ranking.nearest("hit", vectors, same, 1), [1, 1, 0, 0, np.nan])
+    # the two nearest of D are C and then B
+    np.testing.assert_array_equal(ranking.nearest("hit", vectors, same, 2), [1, 1, 0, 1, np.nan])
+    # three equal ones: which of the others stands first is chance
+    level = ranking.nearest("hit", np.ones((3, 2)), np.array([0, 0, 1]), 1)
+    np.testing.assert_allclose(level, [0.5, 0.5, np.nan])
+
+
+def test_pieces_of_samples_are_all_samples(monkeypatch):
+    vectors, same = things(8)
+    whole = {kind: ranking.nearest(kind, vectors, same, 3) for kind in ("ndcg", "hit")}
+    monkeypatch.setattr(ranking, "_PIECE", 7)
+    for kind, expected in whole.items():
+        np.testing.assert_array_equal(ranking.nearest(kind, vectors, same, 3), expected)
+        assert 0.01 < np.nanmean(expected) < 0.99
+
+
 def test_the_order_of_rows_changes_nothing():
     query, relevance, scores = lists()
     order = np.random.default_rng(5).permutation(len(query))

@@ -57,6 +57,18 @@ def huber(d, delta=1.0):
     return np.where(away <= delta, away**2 / 2, delta * (away - delta / 2)).mean()
 
 
+def contrastive(d, temperature=0.05):
+    near = np.exp(unit(d["student"]) @ unit(d["student"]).T / temperature)
+    terms = []
+    for i in range(B):
+        others = [j for j in range(B) if j != i]
+        likes = [j for j in others if d["labels"][j] == d["labels"][i]]
+        total = sum(near[i, j] for j in others)
+        if likes:
+            terms.append(np.mean([-np.log(near[i, j] / total) for j in likes]))
+    return np.mean(terms)
+
+
 def dkd(d, alpha=1.0, beta=8.0, temperature=4.0):
     p, q = softmax(d["teacher"] / temperature), softmax(d["student"] / temperature)
     total = 0.0
@@ -169,6 +181,7 @@ CASES = [
     ("hint", hint, LAYERS),
     ("attention", attention, LAYERS),
     ("attention", attention, {**LAYERS, "power": 4.0}),
+    ("contrastive", contrastive, {"temperature": 0.5}),
     ("similarity", similarity, LAYERS),
     ("rkd_distance", rkd_distance, LAYERS),
     ("rkd_angle", rkd_angle, LAYERS),

@@ -252,3 +252,17 @@ def test_hints_of_different_shape_are_refused():
         UsageError, match=r"loss 'hint': the student gives \(4, 3, 2\), the teacher \(4, 3, 5\)"
     ):
         value("hint", tensors(0, 4, 3, 2), tensors(1, 4, 3, 5), **LAYERS)
+
+
+def test_contrastive_is_about_likes_alone():
+    x = tensors(4, 6, 3)
+    alone = value("contrastive", x, None, torch.arange(6))
+    assert alone.item() == 0  # and no NaN: a step may have no two samples of one thing
+    labels = torch.tensor([0, 0, 1, 1, 2, 3])
+    together = x.clone()
+    together[1], together[3] = 3 * x[0], x[2]
+    apart, near = (value("contrastive", y, None, labels, temperature=0.1).item() for y in (x, together))
+    assert near < apart
+    # those without a like are in the way of the others, and have no term of their own
+    fewer = value("contrastive", x[:4], None, labels[:4], temperature=0.1).item()
+    assert fewer < apart

@@ -240,6 +240,31 @@ def test_what_a_width_loses_is_how_far_the_answers_of_each_head_move(columns):
         assert lost[0] > 1e-3
 
 
+def test_what_a_width_loses_of_a_vector_is_who_is_near_whom():
+    columns, vector = [slice(0, 3)], slice(3, 5)
+    config = prune_config(keep=0.5)
+    found = Prunable(tiny_resnet(16), EXAMPLE, config, SAMPLES)
+    candidates = [[w // 2, w] for w in found.widths]
+
+    def lost(**vector):
+        return structured._losses(found, [], candidates, Samples(SAMPLES.inputs, None, columns, **vector))
+
+    for i, (plain, both) in enumerate(zip(lost(), lost(vector=vector), strict=True)):
+        cut = Prunable(tiny_resnet(16), EXAMPLE, config, SAMPLES)
+        cut.narrow(i, candidates[i][0])
+        chances = []
+        for net in (found.net, cut.net):
+            own = outputs(net, X).astype(np.float64)[:, vector]
+            unit = own / np.linalg.norm(own, axis=1, keepdims=True)
+            near = unit @ unit.T / 0.05
+            others = near[~np.eye(len(near), dtype=bool)].reshape(len(near), -1)
+            chances.append(softmax(others, axis=1))
+        p, q = chances
+        moved = (p * (np.log(p) - np.log(q))).sum(axis=1).mean()
+        assert both[0] - plain[0] == pytest.approx(moved, rel=1e-2, abs=1e-4)
+        assert moved > 1e-3
+
+
 class Early(nn.Module):
     """A depthwise convolution on the image itself, and groups of 3 and 2 channels."""
 

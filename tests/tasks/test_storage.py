@@ -96,3 +96,16 @@ class TestBroken:
         save(task, tmp_path)
         (tmp_path / "task.json").write_text("{")
         self.broken(tmp_path)
+
+
+def test_a_vector_and_what_is_the_same_come_back(task, tmp_path):
+    labelled = {
+        name: replace(split, head_labels={"vector": np.arange(len(split), dtype=np.int64)})
+        if split.labels is not None
+        else split
+        for name, split in task.splits.items()
+    }
+    save(replace(task, vector=5, splits=labelled), tmp_path / "folder")
+    back = load(tmp_path / "folder")
+    assert (back.vector, back.num_outputs) == (5, 7)
+    assert back.splits["train"].head_labels["vector"].tolist() == [0, 1]

@@ -99,3 +99,46 @@ def test_what_is_no_tokenizer(read, tmp_path):
 def test_ids_take_no_mean(read):
     with pytest.raises((DataError, UsageError), match=r"ids .* are fed as they are"):
         read([("my card", "a"), ("cash", "b")], mean=(0.0,) * 6, std=(1.0,) * 6)
+
+
+def test_things_stay_together_and_are_known(read):
+    rows = [
+        (f"{'abcdefghijklmnopqrst'[i]} {word}", "ab"[i % 2], f"t{i % 20}")
+        for i in range(20)
+        for word in ("my card", "the cash", "a rate")
+    ]
+    task = read(rows, None, None, val_fraction=0.2, test_fraction=0.3, vector=7, same="thing")
+    assert (task.vector, task.num_judged, task.num_outputs) == (7, 9, 9)
+    assert task.parts == {"": slice(0, 2), "vector": slice(2, 9)}
+    seen = {}
+    for name, split in task.splits.items():
+        things = [rows[int(str(i).partition(":")[2]) - 2][2] for i in split.ids]
+        assert list(split.columns["thing"]) == things
+        numbers = split.head_labels["vector"]
+        assert (
+            len(set(zip(numbers.tolist(), things, strict=True)))
+            == len(set(numbers.tolist()))
+            == len(set(things))
+        )
+        seen[name] = set(things)
+    assert {name: 3 * len(found) for name, found in seen.items()} == {"train": 30, "val": 12, "test": 18}
+    assert len(seen["train"] | seen["val"] | seen["test"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "error", "message"),
+    [
+        ([("now", "a", "x")], {"vector": 3}, UsageError, "vector and same go together"),
+        ([("now", "a", "")], {"vector": 3, "same": "thing"}, DataError, "thing is empty"),
+        ([("now", "a")], {"vector": 3, "same": "thing"}, DataError, "no column 'thing'"),
+    ],
+)
+def test_things_that_are_not_told(read, rows, options, error, message):
+    with pytest.raises(error, match=message):
+        read(rows, rows, rows, **options)
+
+
+def test_too_few_things_to_share_out(read):
+    rows = [("now", "a", "x"), ("help", "b", "y"), ("lost", "a", "z")]
+    with pytest.raises(DataError, match=r"task\.same: 3 things are too few to share out between val, test"):
+        read(rows, None, None, val_fraction=0.4, test_fraction=0.5, vector=3, same="thing")
