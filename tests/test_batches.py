@@ -104,7 +104,7 @@ def test_a_mixture_of_the_student_is_that_of_the_teachers_cached_view():
 
 
 def test_things_come_in_pairs():
-    """Eleven samples of four things: of each thing as many pairs as there can be, in another order an epoch."""
+    """Eleven samples of four things: of each as many pairs as can be, in another order an epoch."""
     things = np.array([0, 1, 2, 0, 1, 2, 0, 1, 0, 3, 0])
     raw = images(len(things))
     plain = split(raw)

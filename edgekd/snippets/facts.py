@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from edgekd.errors import UsageError
 from edgekd.measure.bench import sniff
@@ -75,7 +75,8 @@ class Facts:
         scheme: how it is quantized.
         input: its metadata of the input.
         class_names: of the first outputs; () where outputs are no classes.
-        heads: class names of further questions, behind them.
+        heads: class names of further questions, behind them and the vector.
+        vector: width of the vector, right behind the classes; 0 where there is none.
         taken: the input's tensor.
         given: the output's tensor.
     """
@@ -88,6 +89,7 @@ class Facts:
     heads: Mapping[str, tuple[str, ...]]
     taken: TensorInfo
     given: TensorInfo
+    vector: int = 0
 
     @property
     def num_outputs(self) -> int:
@@ -120,6 +122,7 @@ def facts_of(path: Path) -> Facts:
         heads=_entry(path, {"edgekd.heads": "{}"} | metadata, "edgekd.heads", dict[str, tuple[str, ...]]),
         taken=session.inputs[0],
         given=session.outputs[0],
+        vector=_entry(path, {"edgekd.vector": "0"} | metadata, "edgekd.vector", NonNegativeInt),
     )
     _check(path, found)
     return found
@@ -188,7 +191,7 @@ def _check(path: Path, facts: Facts) -> None:
             f"{path.name}: its output is {given.dtype}, scale {given.scale}",
             hint=f"snippets read {', '.join(_GIVEN)}, integers with a scale",
         )
-    named = len(facts.class_names) + sum(map(len, facts.heads.values()))
+    named = len(facts.class_names) + facts.vector + sum(map(len, facts.heads.values()))
     if facts.class_names and named != facts.num_outputs:
         raise UsageError(f"{path.name}: {facts.num_outputs} outputs, and its metadata names {named}")
 

@@ -128,13 +128,15 @@ def test_nearest_is_the_ranking_of_all_others_by_cosine(k):
 
 
 def test_nearest_hits_by_hand():
-    """A is next to B, which is its like; C's nearest is B, its like D is further off; E has none."""
-    angles = np.radians([0, 1, 20, 90, 180])
+    """A is next to B, which is its like; C is nearest to B and to A, then to its like D; E has none."""
+    angles = np.radians([0, 1, 40, 90, 180])
     vectors = np.c_[np.cos(angles), np.sin(angles)] * np.array([[1], [5], [0.1], [2], [3]])
     same = np.array([4, 4, 7, 7, 9])
-    np.testing.assert_array_equal(ranking.nearest("hit", vectors, same, 1), [1, 1, 0, 0, np.nan])
-    # the two nearest of D are C and then B
+    np.testing.assert_array_equal(ranking.nearest("hit", vectors, same, 1), [1, 1, 0, 1, np.nan])
     np.testing.assert_array_equal(ranking.nearest("hit", vectors, same, 2), [1, 1, 0, 1, np.nan])
+    np.testing.assert_array_equal(ranking.nearest("hit", vectors, same, 3), [1, 1, 1, 1, np.nan])
+    # of four others all are among the first
+    assert np.isnan(ranking.nearest("hit", vectors, same, 4)).all()
     # three equal ones: which of the others stands first is chance
     level = ranking.nearest("hit", np.ones((3, 2)), np.array([0, 0, 1]), 1)
     np.testing.assert_allclose(level, [0.5, 0.5, np.nan])

@@ -1,6 +1,7 @@
 """The C++ that is printed is compiled and run: the same bytes as Python's preparation and the session's."""
 
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,37 @@ def test_halves_go_to_the_even_integer_and_what_is_beyond_to_the_last(dtype, zer
     assert set(found[12:].tolist()) == {limits.min, limits.max}
     wanted = info.encode((raw.reshape(1, 4, 3) - np.float32(0.5)) / np.float32(0.5))
     np.testing.assert_array_equal(found[:12], wanted.ravel())
+
+
+NEAR = """
+int main() {
+  std::vector<float> output(2 * kOutputSize);
+  while (std::fread(output.data(), sizeof(float), output.size(), stdin) == output.size()) {
+    const float near = Nearness(Postprocess(output.data()), Postprocess(output.data() + kOutputSize));
+    std::fwrite(&near, sizeof(float), 1, stdout);
+  }
+}
+"""
+
+
+def test_two_vectors_are_as_near_as_their_cosine(compiled):
+    facts = replace(
+        crafted("float32", TensorInfo("x", (), "float32"), TensorInfo("y", (1, 7), "float32")),
+        class_names=("a", "b"),
+        heads={"more": ("c", "d")},
+        vector=3,
+    )
+    text = render(facts, "cpp")
+    given = np.random.default_rng(2).normal(size=(30, 2, 7)).astype(np.float32)
+    found = np.frombuffer(compiled(above_the_call(text), NEAR)(given.tobytes()), np.float32)
+    one, other = given[:, 0, 2:5], given[:, 1, 2:5]
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    np.testing.assert_allclose(found, cosine, rtol=1e-5)
+    # and the head begins behind the vector
+    assert "values.data() + 5, values.data() + 7, kNamesOf_more" in text
+    kotlin = render(facts, "kotlin")
+    assert "VECTOR_START = 2 " in kotlin and "VECTOR_SIZE = 3\n" in kotlin
+    assert "import kotlin.math.sqrt\n" in kotlin and "subList(5, 7), NAMES_OF_MORE" in kotlin
 
 
 def test_ids_of_64_bits(compiled):

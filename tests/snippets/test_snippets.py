@@ -160,6 +160,8 @@ WRONG = [
     ({"shape": [2, 1]}, r"takes \(None, 2\), and its metadata says one sample is \(2, 1\)"),
     ({"class_names": ["a", "b"]}, r"3 outputs, and its metadata names 2"),
     ({"heads": {"a-b": ["x"]}}, r"3 outputs, and its metadata names 4"),
+    ({"vector": 2}, r"3 outputs, and its metadata names 5"),
+    ({"vector": "wide"}, r"'edgekd\.vector' is no JSON"),
 ]
 
 
