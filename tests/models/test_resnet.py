@@ -197,3 +197,17 @@ def test_the_public_network_knows_its_images(converted, data_root):
         classes.index(name.split("/")[-2]) for name in names
     ]
     assert len(names) == 250 and 0.76 < right.mean() < 0.90  # all 5,000: 83.0%
+
+
+def test_the_page_shows_the_script_that_is_tested_here():
+    page = (ROOT / "docs/examples/cifar10.md").read_text()
+    shown = page.split('```python title="convert.py"\n')[1].split("```\n")[0]
+    assert shown == (ROOT / "examples/cifar10/convert.py").read_text()
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    torch.save({"state_dict": {"module.fc.weight": torch.zeros(1)}}, tmp_path / "net.th")
+    command = [sys.executable, ROOT / "examples/cifar10/convert.py", tmp_path / "net.th", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "fc.weight: no such tensor in these networks" in done.stderr
+    assert not (tmp_path / "out").exists()
