@@ -9,6 +9,7 @@ here, the test images' is.
 Finished stages are kept in the store, so a killed study goes on where it was when it is started again.
 
     EDGEKD_DATA=... python benchmarks/techniques.py --work FOLDER cifar10-resnet50   # makes and times all
+    EDGEKD_DATA=... python benchmarks/techniques.py --work FOLDER cifar10-resnet56 --whole stem
     python benchmarks/techniques.py                                                  # the tables so far
 """
 
@@ -40,8 +41,8 @@ TECHNIQUES: dict[str, tuple[tuple[str, ...], str | None]] = {
 }
 
 
-def alone(recipe: Mapping[str, Any], technique: str) -> dict[str, Any]:
-    """The recipe with one technique only, or with all.
+def alone(recipe: Mapping[str, Any], technique: str, whole: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe with one technique only, or with all; `whole` are layers of the teacher to leave alone.
 
     Raises:
         SystemExit: the recipe lacks the section of that technique.
@@ -56,8 +57,10 @@ def alone(recipe: Mapping[str, Any], technique: str) -> dict[str, Any]:
     if technique in ("pruning", "quantization"):
         (section,) = kept
         made[section]["losses"] = LABELS
-        made[section].pop("ignored_layers", None)  # the student's
-        made[section].pop("float_layers", None)
+        for key in ("ignored_layers", "float_layers"):
+            made[section].pop(key, None)  # the student's
+    if technique == "pruning" and whole:
+        made["prune"]["ignored_layers"] = list(whole)
     return made
 
 
@@ -113,13 +116,13 @@ def teacher_of(report: Report, work: Path) -> list[tuple[dict[str, Any], Path]]:
     return found
 
 
-def study(recipe: Mapping[str, Any], beside: Path, work: Path) -> dict[str, Any]:
+def study(recipe: Mapping[str, Any], beside: Path, work: Path, whole: Sequence[str]) -> dict[str, Any]:
     """Runs the chain and each technique alone; then times all files."""
     made: list[tuple[dict[str, Any], Path]] = []
     for technique in TECHNIQUES:
         folder = work / technique
         report = edgekd.compress(
-            alone(recipe, technique),
+            alone(recipe, technique, whole),
             targets=targets(recipe, technique, beside),
             workdir=folder,
             show=True,
@@ -182,13 +185,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("recipe", nargs="?", help="name of a shipped recipe, or a file")
     parser.add_argument("--work", type=Path, help="make, judge and time all files, kept in this folder")
+    parser.add_argument(
+        "--whole",
+        action="append",
+        default=[],
+        help="a layer of the teacher to leave whole where it is pruned",
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where tables and JSON go")
     given = parser.parse_args(arguments)
     if (given.recipe is None) != (given.work is None):
         parser.error("a recipe and --work go together")
     if given.recipe is not None:
         path = config.find("recipe", given.recipe)
-        result = study(config.read_toml(path)[0], path.parent, given.work)
+        result = study(config.read_toml(path)[0], path.parent, given.work, given.whole)
         given.output.mkdir(parents=True, exist_ok=True)
         (given.output / f"{result['recipe']}.json").write_text(json.dumps(result, indent=1) + "\n")
         (given.output / f"{result['recipe']}.md").write_text(page(result))

@@ -109,7 +109,8 @@ def test_what_recovers_alone_learns_from_labels_and_names_no_layers_of_the_stude
         "teacher": {"model": {"kind": "mlp"}},
         "prune": {"goal": "macs", "keep": 0.5, "losses": [{"kind": "cross_entropy"}]},
     }
-    assert techniques.alone(recipe, "quantization")["quantize"] == {
+    assert techniques.alone(recipe, "pruning", ["conv1"])["prune"]["ignored_layers"] == ["conv1"]
+    assert techniques.alone(recipe, "quantization", ["conv1"])["quantize"] == {
         "method": "qat",
         "losses": [{"kind": "cross_entropy"}],
     }
