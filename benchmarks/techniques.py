@@ -135,14 +135,15 @@ def study(recipe: Mapping[str, Any], beside: Path, work: Path, whole: Sequence[s
         row["latency_ms"] = float(np.median(latencies))
     rows = [row for row, _ in made]
     for row in rows:
-        (whole,) = [r for r in rows if r["target"] == row["target"] and r["technique"].startswith("none")]
-        row["times_smaller"] = whole["size_bytes"] / row["size_bytes"]
-        row["times_faster"] = whole["latency_ms"] / row["latency_ms"]
+        (base,) = [r for r in rows if r["target"] == row["target"] and r["technique"].startswith("none")]
+        row["times_smaller"] = base["size_bytes"] / row["size_bytes"]
+        row["times_faster"] = base["latency_ms"] / row["latency_ms"]
     return {
         "benchmark": "techniques",
         "recipe": recipe["name"],
         "smoke": bool(recipe.get("smoke", False)),
         "metric": rows[0]["metric"],
+        "whole": list(whole),
         "host": host_info(),
         "rows": sorted(rows, key=lambda row: list(recipe["required_targets"]).index(row["target"])),
     }
@@ -169,9 +170,10 @@ def show(result: Mapping[str, Any]) -> str:
 def page(result: Mapping[str, Any]) -> str:
     """What is written beside the JSON."""
     given = "smoke form: these figures say nothing" if result["smoke"] else "one training each"
+    more = "".join(f" --whole {layer}" for layer in result["whole"])
     return (
         f"# {result['recipe']}: each technique alone, and all of them\n\n"
-        f"By `python benchmarks/techniques.py --work FOLDER {result['recipe']}`, {given}; files timed in "
+        f"By `python benchmarks/techniques.py --work FOLDER {result['recipe']}{more}`, {given}; files timed in "
         f"turns, on one thread of {result['host']['cpu']}. Drops are against the teacher, on the same test "
         "samples.\n\n"
         f"{show(result)}\n"
