@@ -173,9 +173,9 @@ def page(result: Mapping[str, Any]) -> str:
     more = "".join(f" --whole {layer}" for layer in result["whole"])
     return (
         f"# {result['recipe']}: each technique alone, and all of them\n\n"
-        f"By `python benchmarks/techniques.py --work FOLDER {result['recipe']}{more}`, {given}; files timed in "
-        f"turns, on one thread of {result['host']['cpu']}. Drops are against the teacher, on the same test "
-        "samples.\n\n"
+        f"By `python benchmarks/techniques.py --work FOLDER {result['recipe']}{more}`, {given}; files timed "
+        f"in turns, on one thread of {result['host']['cpu']}. Drops are against the teacher, on the same "
+        "test samples.\n\n"
         f"{show(result)}\n"
     )
 
