@@ -148,6 +148,7 @@ class Prunable:
     def _check_followed(self, members: Any) -> None:
         """Torch-Pruning loses count in some rows of operators, such as chunk and then view."""
         graph, root = self._graph, self._paths.get(members[0].dep.target.module)
+        self._check_whole(members, root)
         for dep, channels in members:
             layer = dep.target.module
             if layer not in self._paths:
@@ -159,6 +160,21 @@ class Prunable:
                     f"prune: Torch-Pruning cannot follow the channels of {root} to {self._paths[layer]}",
                     hint=f"write forward with view in place of chunk or split, or name {root} in "
                     "prune.ignored_layers",
+                )
+
+    def _check_whole(self, members: Any, root: str | None) -> None:
+        """What is added to a layer's output has as many channels: fewer, where zeros were put beside them."""
+        met: dict[nn.Module, set[int]] = {}
+        for dep, channels in members:
+            if dep.handler in _makers():
+                met.setdefault(dep.target.module, set()).update(channels)
+        for layer, channels in met.items():
+            if len(channels) < (width := self._graph.get_out_channels(layer)):
+                raise UsageError(
+                    f"prune: Torch-Pruning cannot follow the channels of {root} to {self._paths[layer]}: "
+                    f"they are {len(channels)} of its {width}",
+                    hint=f"name {root} in prune.ignored_layers: what is tied to it stays whole, the layers "
+                    "inside the blocks are cut; or shortcuts with weights (shortcut = 'conv') for pads",
                 )
 
     def _together(self, members: Any, heads: Mapping[str, Tensor | None]) -> Tensor:

@@ -155,7 +155,11 @@ def test_options_reach_the_network(tiny_task):
     ("kind", "options", "message"),
     [
         ("resnet", {"widht": 3}, r"^model kind 'resnet': unknown option 'widht' \(did you mean 'width'\?\)"),
-        ("resnet", {"turns": 3}, r"unknown option 'turns' \(it takes: blocks, width, widths, stem_stride\)"),
+        (
+            "resnet",
+            {"turns": 3},
+            r"unknown option 'turns' \(it takes: blocks, width, widths, stem_stride, block, shortcut\)",
+        ),
         ("mlp", {"num_classes": 3}, r"unknown option 'num_classes' \(it takes: hidden\)"),
         ("resnett", {}, r"unknown model kind 'resnett' \(did you mean 'resnet'\?\)"),
         ("resnet", {"width": 0}, "must be at least 1"),
