@@ -39,20 +39,23 @@ def main() -> int:
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / "seeds.json"
-    runs: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     settings = tomllib.loads((ROOT / "recipes/two-features.toml").read_text())
-    used = {section: settings[section] for section in SECTIONS}
-    if stale := [run for run in runs if run["settings"] != used]:
-        sys.exit(f"{path}: seed {stale[0]['seed']} is of another recipe than it is now; delete the file")
+    known = {"recipe": {section: settings[section] for section in SECTIONS}, "runs": []}
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["recipe"] != known["recipe"]:
+            sys.exit(f"{path}: of another recipe than two-features is now; delete the file")
+        known = found
+    runs: list[dict[str, Any]] = known["runs"]
     os.environ["EDGEKD_STORE"] = str((given.work / "store").resolve())
     for seed in SEEDS:
         for name in DATA:
             if not any((run["data"], run["seed"]) == (name, seed) for run in runs):
                 print(f"{name}, seed {seed}", flush=True)
                 accuracy = run_one(name, seed, settings, given.work.resolve())
-                runs.append({"data": name, "seed": seed, "accuracy": accuracy, "settings": used})
+                runs.append({"data": name, "seed": seed, "accuracy": accuracy})
                 part = path.with_suffix(".part")
-                part.write_text(json.dumps(runs, indent=1) + "\n")
+                part.write_text(json.dumps(known, indent=1) + "\n")
                 part.rename(path)
     result = summary(runs)
     print(show(result))
