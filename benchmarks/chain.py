@@ -4,7 +4,7 @@ from typing import Any
 
 from edgekd import pipeline
 from edgekd.config import load_calibration
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.plan import make_plan
 from edgekd.progress import Display, chatter_to
 from edgekd.running import run_stages

@@ -68,6 +68,9 @@ class TargetGateConfig(Strict):
     min_int8_share: float | None = Field(
         default=None, ge=0, le=1, description="share of computing operators that must run in int8"
     )
+    int8_beats_float: bool | None = Field(
+        default=None, description="whether an int8 file must be faster than its own float file"
+    )
     slices: Mapping[str, SliceConfig] = Field(
         default_factory=dict, description="column -> what its slices are held to"
     )
@@ -121,6 +124,11 @@ class GateConfig(Strict):
         ge=0,
         le=1,
         description="share of computing operators that must run in int8 in an int8 file",
+    )
+    int8_beats_float: bool = Field(
+        default=True,
+        description="whether an int8 file must be faster than its own float file, timed on the target: a "
+        "network of a few dozen weights takes as long in either",
     )
     slices: Mapping[str, SliceConfig] = Field(
         default_factory=dict, description="column -> what its slices are held to; label is the class"

@@ -301,7 +301,11 @@ def _judge_file(artifact: ArtifactRecord, report: Report, folder: Path, policy: 
     if artifact.outputs_from is not None:
         checks.append(_judge_device(artifact, artifact.outputs_from))
     if "wi8" in artifact.scheme and not artifact.scheme.startswith("weight_only"):  # they save no time
-        checks.append(gate.judge_int8_beats_float(own, reference, target))
+        faster = gate.judge_int8_beats_float(own, reference, target)
+        if not policy.int8_beats_float:
+            detail = f"not asked for by the policy; {faster.detail}"
+            faster = replace(faster, status=Status.NOT_APPLICABLE, detail=detail)
+        checks.append(faster)
     return checks
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import UsageError
 from edgekd.layouts import layout_for
+from edgekd.models.keras_native import rebuild
 
 
 class KerasNet(nn.Module):
@@ -27,13 +28,21 @@ class KerasNet(nn.Module):
         return out
 
 
-def build(input_shape: tuple[int, ...], num_classes: int, file: str) -> nn.Module:
+def build(input_shape: tuple[int, ...], num_classes: int, file: str, native: bool = False) -> nn.Module:
     """The network of a .keras file, with its weights.
 
     Code in the file is not run: layers of one's own and Lambda layers are refused by Keras.
 
+    Args:
+        input_shape: of a sample, (C, H, W) or (F,).
+        num_classes: of the task; whether the network has as many outputs is checked by who trains it.
+        file: its path.
+        native: rebuild it from layers of torch, which can be pruned; Keras' own cannot.
+
     Raises:
-        UsageError: Keras is missing or on another backend, or the file does not load or fit.
+        UsageError: Keras is missing or on another backend, the file does not load or fit, or a layer has no
+            native form.
+        ParityError: the native network does not compute what Keras computes.
     """
     if not file.endswith(".keras"):
         raise UsageError(f"{file}: not a .keras file", hint="save it as one: model.save('teacher.keras')")
@@ -46,6 +55,13 @@ def build(input_shape: tuple[int, ...], num_classes: int, file: str) -> nn.Modul
     if not isinstance(body.input_shape, tuple):
         raise UsageError(f"{file}: takes {len(body.input_shape)} inputs, a network here takes one")
     layout = layout_for(tuple(body.input_shape[1:]), input_shape, file)
+    if native:
+        if len(input_shape) == 3 and layout != "NHWC":
+            raise UsageError(
+                f"{file}: takes images as {input_shape}; a native form is made of those that take (H, W, C)",
+                hint="build the Keras model with data_format channels_last",
+            )
+        return rebuild(body, input_shape, file)
     return KerasNet(body, layout == "NHWC")
 
 

@@ -164,7 +164,10 @@ def _step(multiple: int, size: int) -> int:
 def _nothing(module: nn.Module, found: Prunable, how: str, hint: str) -> UsageError:
     """Torch-Pruning passes over what it does not know without a word: what it found says why."""
     if not any(isinstance(m, nn.Linear | nn.modules.conv._ConvNd) for m in module.modules()):
-        hint = "it has no convolution or linear layer of torch.nn; Keras layers cannot be pruned"
+        hint = (
+            "it has no convolution or linear layer of torch.nn; Keras layers cannot be pruned: "
+            "native = true under [student.model] rebuilds a .keras file from layers that can"
+        )
     elif found.unreached:
         names = ", ".join(found.unreached)
         hint = f"no gradient comes from its outputs to {names}: a detach, or numpy, in forward"

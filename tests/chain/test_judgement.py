@@ -168,6 +168,23 @@ def test_what_a_target_asks_stands_in_place_of_the_recipes_gate(folder):
     assert {c.limit for c in by_hand if c.name == "int8_share" and c.target == "x86-onnx"} == {0.001}
 
 
+def test_int8_may_be_as_slow_as_float_where_that_is_not_asked(folder):
+    def ask(report):
+        report["gate"]["targets"]["x86-onnx"] = {"int8_beats_float": False}
+
+    def found():
+        checks = judge_again(folder).verdict.checks
+        return {c.target: c for c in checks if c.name == "int8_beats_float"}
+
+    before = found()
+    edit(folder, ask)
+    after = found()
+    assert after["host"] == before["host"]
+    assert before["x86-onnx"].status != after["x86-onnx"].status == "NOT_APPLICABLE"
+    assert after["x86-onnx"].observed == before["x86-onnx"].observed
+    assert after["x86-onnx"].detail == f"not asked for by the policy; {before['x86-onnx'].detail}"
+
+
 def test_a_targets_margin_must_be_one_of_the_recipes_metric(tmp_path):
     command = Commands(tmp_path, tmp_path / "store")
     targets = tmp_path / "targets"

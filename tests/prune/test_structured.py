@@ -456,3 +456,28 @@ def test_keras_layers_are_not_passed_over_without_a_word(monkeypatch, tmp_path):
     module = keras_net.build((2, 8, 8), 5, str(tmp_path / "a.keras")).eval()
     with pytest.raises(UsageError, match=r"nothing in KerasNet can be pruned.*Keras layers cannot be pruned"):
         cut(module, prune_config(keep=0.5))
+
+
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
+def test_the_native_form_of_a_keras_file_is_pruned(monkeypatch, tmp_path):
+    """What is left computes what Keras does with the channels that went set to zero."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    import keras
+
+    layers = keras.layers
+    body = [layers.Conv2D(16, 3, activation="relu"), layers.Flatten(), layers.Dense(5)]
+    net = keras.Sequential([keras.Input((8, 8, 2)), *body])
+    net.save(tmp_path / "a.keras")
+    module = keras_net.build((2, 8, 8), 5, str(tmp_path / "a.keras"), native=True).eval()
+    pruned, _ = cut(module, prune_config(keep=0.5))
+    conv, dense = (m for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    assert conv.weight.shape == (8, 2, 3, 3) and dense.weight.shape == (5, 8 * 6 * 6)
+    kernel, bias = body[0].get_weights()
+    ours = conv.weight.detach().numpy().transpose(2, 3, 1, 0)
+    stays = [any(np.array_equal(kernel[..., c], ours[..., k]) for k in range(8)) for c in range(16)]
+    assert sum(stays) == 8
+    body[0].set_weights([kernel * stays, bias * stays])
+    x = inputs(6)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x.transpose(0, 2, 3, 1))).numpy()
+    np.testing.assert_allclose(outputs(pruned, x), expected, rtol=1e-4, atol=1e-5)
