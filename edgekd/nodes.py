@@ -50,7 +50,7 @@ STAGES = {
     "distill": Stage("edgekd.stages.distill", 5, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 9, (*_TORCH, "torch-pruning"), 20),
     "sensitivity": Stage("edgekd.stages.sensitivity", 2, (*_TORCH, "nncf"), 30),
-    "quantize": Stage("edgekd.stages.quantize", 8, (*_TORCH, "nncf"), 30),
+    "quantize": Stage("edgekd.stages.quantize", 9, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 8, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 3, ("onnxruntime", "ai-edge-litert"), 4),
     "measure": Stage("edgekd.stages.measure", 4, ("onnxruntime", "ai-edge-litert"), 12),

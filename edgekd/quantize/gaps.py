@@ -61,6 +61,7 @@ _OTHERS = (
     "relu",
     "relu6",
 )
+_NORMS = ("group_norm", "instance_norm", "layer_norm", "rms_norm")
 QUANTIZERS = ("asymmetric_quantize", "symmetric_quantize")
 CONSTANT = "nncf_model_const"
 
@@ -90,12 +91,16 @@ def prefix(body: nn.Module) -> str:
 def fill(body: nn.Module, example_input: Tensor) -> list[Any]:
     """Adds what is missing to a network that NNCF has quantized; returns the new quantizers of activations.
 
+    Takes away those of norms' weights.
+
     Scales of weights are set (the largest of each channel); ranges of activations are still to be chosen.
     """
     from nncf.torch.function_hook import register_post_function_hook, register_pre_function_hook
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
     graph = build_nncf_graph(body, example_input)
+    for needless in (node for node in graph.get_all_nodes() if _of_norm(graph, node)):
+        take_away(body, place_of(graph, needless))
     constants = {**dict(body.named_parameters()), **dict(body.named_buffers())}
     added: dict[tuple[str, int], Any] = {}
     for node in graph.get_all_nodes():
@@ -143,6 +148,37 @@ def made_by(graph: Any, edge: Any) -> Any:
     while edge.from_node.node_type in MOVES:
         edge = graph.get_input_edges(edge.from_node)[0]
     return edge
+
+
+def place_of(graph: Any, node: Any) -> str:
+    """Of a quantizer the path of this place of it (a shared one has several); of another node nothing."""
+    if node.node_type not in QUANTIZERS:
+        return ""
+    name = str(node.node_name)
+    if "pre_hook__" in name:
+        edge = graph.get_output_edges(node)[0]
+        kind, operator, port = "pre_hooks", edge.to_node.node_name, edge.input_port_id
+    else:
+        edge = next(e for e in graph.get_input_edges(node) if e.from_node.node_type != CONSTANT)
+        kind, operator, port = "post_hooks", edge.from_node.node_name, edge.output_port_id
+    return f"__nncf_hooks.{kind}.{operator.replace('.', ':')}__{port}.0"
+
+
+def take_away(body: nn.Module, place: str) -> None:
+    """Removes the quantizer at a place that `place_of` gave."""
+    hooks, kind, operator, _ = place.split(".")
+    del getattr(getattr(body, hooks), kind)[operator]
+
+
+def _of_norm(graph: Any, node: Any) -> bool:
+    """Whether it is a quantizer of weights that a norm takes, which computes in float.
+
+    NNCF puts one before the weights of layer norms; LiteRT's converter takes them as they were.
+    """
+    if node.node_type not in QUANTIZERS:
+        return False
+    makers, takers = graph.get_previous_nodes(node), graph.get_next_nodes(node)
+    return all(m.node_type == CONSTANT for m in makers) and all(t.node_type in _NORMS for t in takers)
 
 
 def _of_weights(weight: Tensor) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import TrainingError, UsageError, nearest
 from edgekd.progress import QUIET, Display
-from edgekd.quantize.gaps import CONSTANT, QUANTIZERS, WEIGHTED, made_by, named, prefix
+from edgekd.quantize.gaps import CONSTANT, QUANTIZERS, WEIGHTED, made_by, named, place_of, prefix, take_away
 from edgekd.quantize.schemes import QuantizedNet
 
 _BATCH = 256
@@ -60,7 +60,7 @@ def layers(net: QuantizedNet, example_input: Tensor) -> tuple[Layer, ...]:
     for node in graph.get_all_nodes():
         if path := _path_of(graph, node, net.body):
             edges = {e.input_port_id: e for e in graph.get_input_edges(node)}
-            quantizers = {_place(graph, made_by(graph, edges[port]).from_node) for port in (0, 1)} - {""}
+            quantizers = {place_of(graph, made_by(graph, edges[port]).from_node) for port in (0, 1)} - {""}
             shape = graph.get_output_edges(node)[0].tensor_shape
             positions = math.prod(shape[1:-1] if node.node_type == "linear" else shape[2:])
             before = found.get(path, Layer(path, (), 0))
@@ -104,11 +104,10 @@ def in_float(net: QuantizedNet, example_input: Tensor, paths: Iterable[str]) -> 
         beside = _beside(graph, node) or _beside(graph, node, further=True)
         touched = {_path_of(graph, layer, net.body) for layer in beside}
         if touched and touched <= chosen:
-            gone.append(_place(graph, node))
+            gone.append(place_of(graph, node))
     mixed = copy.deepcopy(net)
     for place in gone:
-        hooks, kind, operator, _ = place.split(".")
-        del getattr(getattr(mixed.body, hooks), kind)[operator]
+        take_away(mixed.body, place)
     return mixed
 
 
@@ -233,20 +232,6 @@ def _path_of(graph: Any, node: Any, body: nn.Module) -> str:
 
 def _of_input(graph: Any, node: Any) -> bool:
     return any(e.from_node.node_type == "nncf_model_input" for e in graph.get_input_edges(node))
-
-
-def _place(graph: Any, node: Any) -> str:
-    """Of a quantizer the path of this place of it (a shared one has several); of another node nothing."""
-    if node.node_type not in QUANTIZERS:
-        return ""
-    name = str(node.node_name)
-    if "pre_hook__" in name:
-        edge = graph.get_output_edges(node)[0]
-        kind, operator, port = "pre_hooks", edge.to_node.node_name, edge.input_port_id
-    else:
-        edge = next(e for e in graph.get_input_edges(node) if e.from_node.node_type != CONSTANT)
-        kind, operator, port = "post_hooks", edge.from_node.node_name, edge.output_port_id
-    return f"__nncf_hooks.{kind}.{operator.replace('.', ':')}__{port}.0"
 
 
 def _beside(graph: Any, node: Any, further: bool = False) -> list[Any]:
