@@ -189,10 +189,11 @@ def test_the_public_network_knows_its_images(converted, data_root):
     found = outputs(net, seen(rows.transpose(0, 3, 1, 2))).argmax(axis=1)
     assert (found == labels.astype(int)).mean() > 0.97
     # 93.6% of the test images as they were; of the same images as JPEG about ten points less.
-    archive = zipfile.ZipFile(data_root / "cifar10_jpeg/cifar10_jpeg_test_first500.zip")
-    names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[::20]
+    with zipfile.ZipFile(data_root / "cifar10_jpeg/cifar10_jpeg_test_first500.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[::20]
+        files = [io.BytesIO(archive.read(name)) for name in names]
     classes = sorted({name.split("/")[-2] for name in names})
-    raw = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names])
+    raw = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     right = outputs(net, seen(raw.transpose(0, 3, 1, 2))).argmax(axis=1) == [
         classes.index(name.split("/")[-2]) for name in names
     ]
