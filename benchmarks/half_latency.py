@@ -21,7 +21,7 @@ import numpy as np
 from in_turns import timed
 
 import edgekd
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.report.schema import Report
 
 ROOT = Path(__file__).parent.parent

@@ -39,7 +39,7 @@ from torch import nn
 
 import edgekd
 from edgekd import runtimes
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.errors import UsageError
 from edgekd.gate.statistics import tango_interval
 from edgekd.layouts import to_layout

@@ -26,7 +26,7 @@ from in_turns import timed
 
 import edgekd
 from edgekd import config
-from edgekd.devices.local import host_info
+from edgekd.devices.machine import host_info
 from edgekd.report.schema import Report
 
 ROOT = Path(__file__).parent.parent
