@@ -90,7 +90,7 @@ def test_a_second_study_takes_what_is_there(folder):
     study(folder)
     assert files == {path: path.read_bytes() for path in folder.glob("work/*/artifacts/*")}
     assert sorted(path.name for path in (folder / "store").rglob("model.safetensors")) == before
-    assert len(before) == 5  # teacher, student, pruned: of the student and of the teacher
+    assert len(before) == 6  # teacher, student; pruned and quantized, each of the student and of the teacher
 
 
 def test_what_recovers_alone_learns_from_labels_and_names_no_layers_of_the_student(monkeypatch):
