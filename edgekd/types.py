@@ -234,8 +234,10 @@ class Parity:
     """How far a file's outputs are from those of the model it was exported from.
 
     `mean_steps` is the mean absolute error in quantization steps of the output
-    (output range / 255 for int8), None for float files. `argmax_agreement` is the share of
-    samples whose class is the model's best, or within one step of it where the file is int8.
+    (output range / 255 for int8), None for float files. `own_steps` is by how many the model itself moves
+    where each value is nudged a little before it is rounded, None where that was not asked.
+    `argmax_agreement` is the share of samples whose class is the model's best, or, where the file is int8,
+    within one step of it, or within `own_steps`.
     """
 
     num_samples: int
@@ -244,6 +246,7 @@ class Parity:
     mean_abs: float
     mean_steps: float | None
     argmax_agreement: float
+    own_steps: float | None = None
 
 
 @dataclass(frozen=True)

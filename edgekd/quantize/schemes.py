@@ -8,7 +8,8 @@ scales serves all targets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -129,6 +130,24 @@ class Lowered(nn.Module):
         """Logits (B, classes), on the 8-bit grid."""
         with self._forms:
             return self.output(self.body(x))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def nudged(module: nn.Module, share: float, seed: int) -> Iterator[None]:
+    """While it is open each activation is moved by up to `share` of its step before it is rounded."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def move(quantizer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+        scale, *_ = quantizer.setting  # type: ignore[misc]
+        drawn = 2 * torch.rand(given[0].shape, generator=generator) - 1
+        return (given[0] + share * float(scale) * drawn,)
+
+    hooks = [m.register_forward_pre_hook(move) for m in module.modules() if isinstance(m, _PerTensor)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def lower(net: QuantizedNet, example_input: Tensor, activations: str, format: str) -> Lowered:

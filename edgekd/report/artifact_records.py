@@ -44,6 +44,11 @@ class ParityRecord(Record):
     mean_abs: float
     mean_steps: float | None = Field(description="in quantization steps; null for float files")
     argmax_agreement: Share
+    own_steps: float | None = Field(
+        default=None,
+        description="by how many steps the model itself moves where each value is nudged by up to 1/256 of a "
+        "step before it is rounded; null where the file is within one step",
+    )
 
 
 class DeviceOutputs(Record):

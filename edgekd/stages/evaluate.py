@@ -69,7 +69,8 @@ def run(folder: Path, node: Node, context: Context) -> Mapping[str, Any]:
             hint="one backend must run all samples",
         )
     here = np.load(context.parent(node, "here").file(TEST_SCORES), allow_pickle=False)
-    compared = parity(here, {256: outputs}, artifact.scheme)
+    exported = context.parent(node, "export").result["parity"] or {}
+    compared = parity(here, {256: outputs}, artifact.scheme, own_steps=exported.get("own_steps"))
     return {
         **result,
         "backend": backends.pop(),

@@ -20,7 +20,7 @@ from edgekd.exporters import locate, onnx_static
 from edgekd.folding import fold_batch_norm
 from edgekd.layouts import Layout, to_layout
 from edgekd.measure.inventory import inventory_of
-from edgekd.measure.parity import check_parity, output_range
+from edgekd.measure.parity import NUDGE, check_parity, complaint_of, output_range, steps_between
 from edgekd.measure.parity import parity as parity_of
 from edgekd.nodes import STATIC, Node
 from edgekd.quantize import schemes
@@ -220,6 +220,11 @@ def _prove(module: nn.Module, path: Path, config: Mapping[str, Any], task: Task)
     sizes = (len(fed), SECOND_BATCH) if fixed is None else (fixed,)
     outputs = {size: _in_batches(session, fed, size) for size in sizes}
     found = parity_of(reference, outputs, config["scheme"], tuple(task.columns.values()))
+    if config["scheme"] == STATIC and complaint_of(found, STATIC, output_range(reference)):
+        # Norms of sums with outliers make much of one step: what a model does not keep, no file can.
+        with schemes.nudged(module, NUDGE, seed=0):
+            own = steps_between(reference, module(torch.from_numpy(x)).numpy())
+        found = parity_of(reference, outputs, STATIC, tuple(task.columns.values()), own)
     check_parity(
         found,
         config["scheme"],

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edgekd.errors import ParityError
-from edgekd.measure.parity import check_parity, output_range, parity
+from edgekd.measure.parity import check_parity, output_range, parity, steps_between
 
 # Range 255, so that one int8 step is 1.
 REFERENCE = np.array([[0.0, 255.0], [10.0, 5.0], [1.0, 2.0], [7.0, 3.0]])
@@ -111,3 +111,29 @@ def test_constant_outputs_have_no_range_and_no_parity_but_their_own():
     off = parity(flat, {1: flat + 0.5}, "static_wi8_ai8")
     with pytest.raises(ParityError, match="mean error inf output steps"):
         check_parity(off, "static_wi8_ai8", 0.0)
+
+
+def test_what_a_model_does_not_keep_itself_no_file_can():
+    """Of a model that moves by two steps a file may be off by two, and classes within two may be either."""
+    off = REFERENCE + np.array([[1.5, 0], [0, 6.5], [-1.5, 0], [0, 1.5]])  # mean 11/8; 5 becomes 11.5
+    span = output_range(REFERENCE)
+    alone = parity(REFERENCE, {1: off}, "static_wi8_ai8")
+    with pytest.raises(ParityError, match=r"mean error 1\.38 output steps, limit 1 \("):
+        check_parity(alone, "static_wi8_ai8", span)
+    with pytest.raises(ParityError, match=r"limit 1\.2, its model moves by 1\.2 where all is nudged"):
+        check_parity(parity(REFERENCE, {1: off}, "static_wi8_ai8", own_steps=1.2), "static_wi8_ai8", span)
+    # 10 against 5 is no tie even then
+    moving = parity(REFERENCE, {1: off}, "static_wi8_ai8", own_steps=2.0)
+    assert moving.argmax_agreement == 0.75
+    with pytest.raises(ParityError, match=r"same class on 75\.00%"):
+        check_parity(moving, "static_wi8_ai8", span)
+    tie = parity(REFERENCE, {1: off}, "static_wi8_ai8", own_steps=5.0)
+    assert tie.argmax_agreement == 1.0
+    check_parity(tie, "static_wi8_ai8", span)
+    # a model that is calm makes no limit smaller
+    calm = parity(REFERENCE, {1: REFERENCE + 0.9}, "static_wi8_ai8", own_steps=0.1)
+    check_parity(calm, "static_wi8_ai8", span)
+
+
+def test_steps_between_outputs_by_hand():
+    assert steps_between(REFERENCE, REFERENCE + np.array([[1, 0], [0, 0], [0, -2], [5, 0]])) == 1.0

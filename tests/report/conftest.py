@@ -96,6 +96,7 @@ def artifact(id_, stage_id, target, role, fmt, scheme, size, drop, n, margin, **
             "mean_abs": 0.0131 if int8 else 4.0e-07,
             "mean_steps": 0.231 if int8 else None,
             "argmax_agreement": 0.9961 if int8 else 1.0,
+            "own_steps": None,
         },
         "inventory": {
             "ops": {"CONV_2D/int8": 19, "ADD/int8": 9, "MEAN/int8": 1, "FULLY_CONNECTED/int8": 1}
