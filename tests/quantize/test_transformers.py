@@ -77,3 +77,20 @@ def test_layers_on_tokens_are_integers_with_their_biases(quantized, tmp_path, fo
     made = np.concatenate([run(path, inputs(64, 9)[i : i + 1]) for i in range(64)])
     steps = np.abs(made - outputs(low, inputs(64, 9))) / float(fake.output.scale)
     assert (steps.max(axis=1) <= 2.01).mean() >= 0.99
+
+
+def test_weights_of_norms_are_not_rounded(tmp_path):
+    """NNCF rounds them and LiteRT's converter does not: the file computed other norms than its model."""
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    with torch.no_grad():
+        for norm in (net.norm1, net.norm2):
+            norm.weight.copy_(torch.linspace(0.013, 2.5, 16) ** 2)
+    fake = qat.prepare(net, inputs(48), policy())
+    before = [name for name, _ in fake.named_modules() if "pre_hooks" in name]
+    assert before and not any("layer_norm" in name for name in before)
+    low, path = lower(fake, EXAMPLE, "signed", "tflite"), tmp_path / "model"
+    write(low, path, "tflite", "static_wi8_ai8")
+    made = np.concatenate([run_tflite(path, inputs(64, 9)[i : i + 1]) for i in range(64)])
+    steps = np.abs(made - outputs(low, inputs(64, 9))) / float(fake.output.scale)
+    assert steps.mean() < 0.2  # 0.5 where they are rounded
