@@ -233,14 +233,6 @@ def search(tmp_path_factory):
             "model": {"kind": "text_encoder", "folder": str(folder / "bert"), "layers": [0], "min_count": 2}
         },
         "distill": {"epochs": 10, "optimizer": "adamw", "lr": 0.005, "batch_size": 32, "losses": terms},
-        "prune": {
-            "goal": "macs",
-            "keep": 0.9,
-            "epochs": 1,
-            "optimizer": "adamw",
-            "lr": 0.002,
-            "losses": terms,
-        },
         "quantize": {"method": "ptq"},
         "gate": {
             "metric": "nearest_hit@1",
