@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from nets import inputs, policy, run_tflite, write
 from torch import nn
 
 from edgekd.errors import ParityError, UsageError
+from edgekd.measure.inventory import inventory_of
 from edgekd.models import keras_layers
 from edgekd.models.keras import build
+from edgekd.quantize import qat
+from edgekd.quantize.schemes import lower
 
 IMAGE = (9, 7, 3)  # (H, W, C): all three differ, so that none can stand for another
 
@@ -214,3 +218,31 @@ def test_another_result_than_keras_is_an_error(keras, tmp_path, monkeypatch, end
     monkeypatch.setattr(keras_layers, "_fill", lambda parameter, values: fill(parameter, values * 1.001))
     with pytest.raises(ParityError, match=r"a\.keras: rebuilt natively it gives other outputs"):
         build((6,), 3, str(tmp_path / "a.keras"), native=True)
+
+
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
+def test_images_come_out_in_integers(keras, tmp_path):
+    """Through folding, quantizers and the exporter: no float operator, and about what Keras says."""
+    k = keras.layers
+    body = [
+        k.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+        k.BatchNormalization(),
+        k.ReLU(),
+        k.DepthwiseConv2D(3, padding="same", activation="relu"),
+        k.MaxPooling2D(2),
+        k.Flatten(),
+        k.Dense(5),
+    ]
+    net = lively(sequence(keras, (8, 8, 2), *body))
+    net.save(tmp_path / "a.keras")
+    module = build((2, 8, 8), 5, str(tmp_path / "a.keras"), native=True)
+    quantized = qat.prepare(module, inputs(64), policy())
+    path = tmp_path / "a.tflite"
+    write(lower(quantized, torch.from_numpy(inputs(1)), "signed", "tflite"), path, "tflite", "static_wi8_ai8")
+    found = inventory_of(path, "tflite")
+    assert found.float_ops == 0 and found.int8_ops >= 3, found.operators
+    x = inputs(64)
+    with torch.no_grad():
+        theirs = net(torch.from_numpy(x.transpose(0, 2, 3, 1)), training=False).numpy()
+    here = np.concatenate([run_tflite(path, x[i : i + 1]) for i in range(64)])
+    assert np.abs(here - theirs).max() < 0.05 * np.ptp(theirs)
