@@ -82,6 +82,8 @@ def test_the_commands_run_and_make_the_files_of_the_snippets(page, installed, tm
     text = page.read_text()
     if "EDGEKD_DATA" in text:
         request.getfixturevalue("data_root")
+    if "EDGEKD_MINILM" in text:
+        request.getfixturevalue("minilm")
     folder = tmp_path / "folder"
     folder.mkdir()
     if page.stem in GIVEN:
