@@ -197,9 +197,9 @@ def steps(
     order = _order(split, data.draw(epoch, 1))
     size = _whole(split, config, processes)
     for step in range(steps_of(split, config, processes)):
-        picked = np.sort(order[step * size : (step + 1) * size])  # in order: memory-mapped files like it
-        if processes > 1:
-            picked = picked[rank::processes][: size // processes]
+        share = size // processes
+        start = step * size + rank * share  # of a piece: pairs stay in one process
+        picked = np.sort(order[start : start + share])  # in order: memory-mapped files like it
         teacher = None
         if outputs is not None:
             teacher = torch.from_numpy(np.asarray(outputs[picked], np.float32))

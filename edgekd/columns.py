@@ -18,7 +18,7 @@ from edgekd.types import Column
 _WHOLE = re.compile(r"(-?\d+)\.0+")
 # What files of predictions say of a sample themselves; numpy takes the last two for its own.
 _TAKEN = re.compile(
-    r"sample_ids?|labels?|predictions?|scores?|score_\d+|file|allow_pickle|.*\.npy|\s.*|.*\s|.*[/\\].*|",
+    r"sample_ids?|labels?|predictions?|scores?|score_\d+|vectors|file|allow_pickle|.*\.npy|\s.*|.*\s|.*[/\\].*|",
     re.DOTALL,
 )
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

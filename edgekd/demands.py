@@ -30,11 +30,8 @@ def check(recipe: Recipe, task: Task) -> None:
             hint=nearest(modality, task.modalities, f"it has: {', '.join(task.modalities) or 'none'}"),
         )
     seen = task if modality is None else task.seen_as(modality)
-    if task.vector and recipe.teacher is not None and recipe.teacher.members:
-        raise UsageError(
-            "teacher.members: vectors of several networks lie in spaces of their own, and have no mean",
-            hint="give one teacher, or leave out task.vector",
-        )
+    if task.vector:
+        _check_vector(recipe)
     for table, train in _teachers(recipe):
         _check_samples(table, train, seen)
         if task.splits["train"].labels is None:
@@ -46,6 +43,25 @@ def check(recipe: Recipe, task: Task) -> None:
         _check_samples(table, distill, task)
         _check_splits(table, distill, task)
         _check_losses(table, distill, task)
+
+
+def _check_vector(recipe: Recipe) -> None:
+    own = "lie in spaces of their own, and have no mean"
+    if recipe.teacher is not None and recipe.teacher.members:
+        raise UsageError(
+            f"teacher.members: vectors of several networks {own}",
+            hint="give one teacher, or leave out task.vector",
+        )
+    if recipe.teacher is not None and recipe.teacher.outputs == "probabilities":
+        raise UsageError(
+            'teacher.outputs = "probabilities": a vector has none, and stands in the same outputs',
+            hint="give a teacher of logits, or leave out task.vector",
+        )
+    if recipe.quantize is not None and recipe.quantize.learn_from == "both":
+        raise UsageError(
+            f'quantize.learn_from = "both": vectors of teacher and student {own}',
+            hint='"teacher", or "student"',
+        )
 
 
 def _teachers(recipe: Recipe) -> Iterator[tuple[str, LabelTrainConfig]]:
@@ -96,10 +112,12 @@ def _check_samples(table: str, train: TrainConfig, task: Task) -> None:
             raise UsageError(
                 f"{table} {name} does arithmetic with inputs, which are ids here", hint=f"leave {name} out"
             )
-    if task.vector and train.mix:
-        raise UsageError(
-            f"{table} mix blends samples, whose vector is then that of no thing", hint="leave mix out"
-        )
+    for name, wanted, why in (
+        ("mix", bool(train.mix), "blends samples, whose vector is then that of no thing"),
+        ("adversarial", train.adversarial is not None, "attacks classes, and a vector is judged too"),
+    ):
+        if task.vector and wanted:
+            raise UsageError(f"{table} {name} {why}", hint=f"leave {name} out, or task.vector")
 
 
 def _check_splits(table: str, distill: DistillConfig, task: Task) -> None:

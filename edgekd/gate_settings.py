@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from edgekd.errors import UsageError
 from edgekd.fields import Positive, Strict
 from edgekd.metric_names import metric_named
-from edgekd.types import Metric
+from edgekd.types import SAMPLE, Metric
 
 # A margin too small for any test set to decide is a slip, and so is a level.
 PercentagePoints = Annotated[float, Field(ge=1e-4, lt=100)]
@@ -173,6 +173,8 @@ class GateConfig(Strict):
                     f"{self.metric}: samples of the same thing are found or missed together: name their "
                     f"column, or a coarser one, cluster = {self.query!r}"
                 )
+            if self.query == SAMPLE:
+                raise ValueError(f"query = {SAMPLE!r}: for {self.metric} it says which samples are alike")
             if self.slices:
                 raise ValueError(f"slices: {self.metric} looks among all samples, and has no slices")
         if self.cluster == "label":

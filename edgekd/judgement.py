@@ -22,7 +22,7 @@ from edgekd.gate.slices import LABEL
 from edgekd.measure.parity import complaint_of
 from edgekd.measurements import Measurement
 from edgekd.metric_names import metric_named
-from edgekd.metric_values import check_metric, margin_of
+from edgekd.metric_values import check_metric, margin_of, with_a_like
 from edgekd.report.hosts import host_differences, machine_of
 from edgekd.report.schema import (
     ArtifactRecord,
@@ -258,7 +258,10 @@ def plan(
     if smoke:
         return None
     if policy.cluster is not None:
-        _check_clusters(policy, columns, columns[policy.cluster].codes)
+        clusters = columns[policy.cluster].codes
+        if gate.is_nearest(policy.judged) and policy.query is not None:
+            clusters = clusters[with_a_like(policy, columns[policy.query].codes, clusters)]
+        _check_clusters(policy, columns, clusters)
     return gate.joint_power({name: _counts(columns[name]) for name in policy.slices}, policy)
 
 

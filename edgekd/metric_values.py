@@ -104,3 +104,31 @@ def check_metric(
             f"gate.metric = {metric!r}: no sample of the split {split!r} is of class {class_names[1]!r}",
             hint="labels are relevances here: class 1 is what a query looks for",
         )
+
+
+def with_a_like(
+    policy: GateConfig, things: NDArray[np.int64], clusters: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which samples (N,) of the test split look for another one of their thing, by a nearest metric.
+
+    Raises:
+        UsageError: none does, all that there is is among the first, or a thing lies in several clusters.
+    """
+    of = np.full(int(things.max()) + 1, -1, np.int64)
+    of[things] = clusters
+    if (of[things] != clusters).any():
+        raise UsageError(
+            f"gate.cluster = {policy.cluster!r}: samples with one {policy.query} lie in several of them",
+            hint=f"cluster = {policy.query!r}, or what holds whole things",
+        )
+    found = np.bincount(things)[things] > 1
+    k = int(policy.metric.partition("@")[2])
+    if not found.any():
+        raise UsageError(
+            f"gate.query = {policy.query!r}: no two test samples have the same", hint="nothing is to be found"
+        )
+    if k >= len(things) - 1:
+        raise UsageError(
+            f"gate.metric = {policy.metric!r}: of {len(things):,} test samples all are among the first"
+        )
+    return np.asarray(found)

@@ -49,7 +49,7 @@ STAGES = {
     "outputs": Stage("edgekd.stages.outputs", 3, _TORCH, 5),
     "distill": Stage("edgekd.stages.distill", 5, _TORCH, 30),
     "prune": Stage("edgekd.stages.prune", 9, (*_TORCH, "torch-pruning"), 20),
-    "sensitivity": Stage("edgekd.stages.sensitivity", 2, (*_TORCH, "nncf"), 30),
+    "sensitivity": Stage("edgekd.stages.sensitivity", 3, (*_TORCH, "nncf"), 30),
     "quantize": Stage("edgekd.stages.quantize", 9, (*_TORCH, "nncf"), 30),
     "export": Stage("edgekd.stages.export", 8, _EXPORT, 8),
     "evaluate": Stage("edgekd.stages.evaluate", 3, ("onnxruntime", "ai-edge-litert"), 4),

@@ -210,7 +210,8 @@ def fingerprint(role: str, value: Any) -> str:
             for column, texts in sorted(value.splits[name].columns.items()):
                 digest.update(repr((name, column, list(texts))).encode())
         said = (value.name, value.class_names, value.metrics, value.input_spec)
-        digest.update(repr((*said, dict(value.modalities), dict(value.heads), value.vector)).encode())
+        beside = (value.vector, value.table, sorted(value.files.items()))
+        digest.update(repr((*said, dict(value.modalities), dict(value.heads), beside)).encode())
     else:
         for kind in sorted({type(module) for module in value.modules()}, key=str):
             digest.update(f"{kind.__module__}.{kind.__qualname__} {_source_of(kind)}".encode())

@@ -70,6 +70,11 @@ def _check_policy(context: Context) -> None:
     task, recipe = context.task, context.plan.recipe
     labels, on_val = (task.splits[name].labels for name in ("test", "val"))
     assert labels is not None and on_val is not None  # the data stage refuses such splits without labels
+    if gate.is_nearest(recipe.gate.judged) and not task.vector:
+        raise UsageError(
+            f"gate.metric = {recipe.gate.metric!r} is of vectors, and networks of this task give none",
+            hint='task.vector gives their width, in tasks of kind "text"',
+        )
     split = context.entries["data"].result["splits"]["test"]["sha256"]
     asked = 1 + judgement_log.count(context.store.root, split)
     unsure: dict[float, list[str]] = {}
@@ -80,11 +85,6 @@ def _check_policy(context: Context) -> None:
         )
         if joint is not None and joint < gate.WARNED:
             unsure.setdefault(joint, []).append(target.name)
-    if gate.is_nearest(recipe.gate.judged) and not task.vector:
-        raise UsageError(
-            f"gate.metric = {recipe.gate.metric!r} is of vectors, and networks of this task give none",
-            hint='task.vector gives their width, in tasks of kind "text"',
-        )
     check_metric(recipe.gate, np.asarray(on_val), task.class_names, "val")
     if not judged.has_queries("val", context):
         _refuse_watching(context)

@@ -129,3 +129,15 @@ def test_things_come_in_pairs():
         (a, b) for order in orders for a, b in itertools.pairwise(order) if things[a] == things[b] == 0
     }
     assert len(partners) > 10
+
+
+def test_pairs_stay_in_one_of_several_processes():
+    things = np.repeat(np.arange(20), 2)
+    raw = images(40)
+    data = TrainingSet(replace(split(raw), head_labels={VECTOR: things}), SPEC, None, 1, 0)
+    whole = list(steps(data, train_config(batch_size=20), 3))
+    parts = [list(steps(data, train_config(batch_size=10), 3, rank, 2)) for rank in (0, 1)]
+    for step, one, other in zip(whole, *parts, strict=True):
+        assert sorted([*one.picked.tolist(), *other.picked.tolist()]) == step.picked.tolist()
+        for part in (one, other):
+            assert sorted(np.bincount(things[part.picked], minlength=20).tolist()) == [0] * 15 + [2] * 5

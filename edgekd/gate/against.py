@@ -26,7 +26,10 @@ def judge_same_teacher(pair: Pair, target: str) -> Check:
         pair: this report's teacher and, as the candidate, the baseline report's.
         target: what the check is of.
     """
-    others = int(np.sum(pair.teacher.answers != pair.candidate.answers))
+    differ = pair.teacher.answers != pair.candidate.answers
+    if pair.teacher.vectors is not None and pair.candidate.vectors is not None:
+        differ |= (pair.teacher.vectors != pair.candidate.vectors).any(axis=1)
+    others = int(np.sum(differ))
     if not others:
         detail = f"the same answers on all {len(pair):,} samples"
         return Check("same_teacher", target, 0, 0, "samples", Status.PASS, detail)

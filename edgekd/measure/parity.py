@@ -19,6 +19,8 @@ MAX_ABS_FP16 = 1e-2
 """Largest error of fp16 files, as a fraction of the output's range."""
 MEAN_STEPS_INT8 = 1.0
 """Largest mean error of int8 files, in quantization steps of the output, of models that do not move more."""
+MOST_OWN_STEPS = 2.0
+"""Largest limit that a model's own movement gives its file: what moves by more says little in 8 bits."""
 NUDGE = 1 / 256
 """Share of a step by which kernels in integers may be off before they round: biases are integers too."""
 MIN_AGREEMENT_INT8 = 0.99
@@ -56,7 +58,7 @@ def parity(
     step = output_range(expected) / _STEPS
     # On an 8-bit grid two classes within one step of each other may come out either way round:
     # which of them wins is rounding. Anywhere else, and for float files, the class must be the same.
-    slack = step * max(1.0, own_steps or 0.0) if _is_int8(scheme) else 0.0
+    slack = step * _limit(own_steps) if _is_int8(scheme) else 0.0
     errors, agreements = [], []
     for size, values in outputs.items():
         if values.shape != expected.shape:
@@ -124,9 +126,7 @@ def complaint_of(found: Parity, scheme: str, span: float) -> str:
     """
     if _is_int8(scheme):
         steps = float("inf") if found.mean_steps is None else found.mean_steps
-        limit, own = MEAN_STEPS_INT8, found.own_steps
-        if own is not None and own > limit:
-            limit = own
+        limit, own = _limit(found.own_steps), found.own_steps
         if not steps <= limit:
             moves = "" if own is None else f", its model moves by {own:.3g} where all is nudged a little"
             return f"mean error {steps:.3g} output steps, limit {limit:.3g}{moves}"
@@ -137,6 +137,11 @@ def complaint_of(found: Parity, scheme: str, span: float) -> str:
     if not found.max_abs <= limit:  # also where it is NaN
         return f"largest error {found.max_abs:.3g}, limit {limit:.3g}"
     return ""
+
+
+def _limit(own_steps: float | None) -> float:
+    """Steps that an int8 file may be off by in the mean, of a model that moves by `own_steps` itself."""
+    return MEAN_STEPS_INT8 if own_steps is None else max(MEAN_STEPS_INT8, min(own_steps, MOST_OWN_STEPS))
 
 
 def _is_int8(scheme: str) -> bool:

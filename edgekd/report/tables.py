@@ -130,6 +130,8 @@ def _parity(artifact: ArtifactRecord) -> tuple[str, str, str]:
     if found is None:
         return words.ABSENT, "", ""
     agreement = f"{found.argmax_agreement * 100:.1f}% agree"
+    if found.own_steps is not None:
+        agreement += f"; its model moves by {found.own_steps:.2f} where its values are nudged"
     if found.mean_steps is not None:
         return f"{found.mean_steps:.2f}", "steps, mean", agreement
     return f"{found.max_abs:.1e}".replace("e-0", "e−").replace("e-", "e−"), "error, max", agreement

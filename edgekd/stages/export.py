@@ -30,7 +30,7 @@ from edgekd.stages.context import Context
 from edgekd.stages.file import ONNX
 from edgekd.stages.quantize import calibration_inputs
 from edgekd.store import sha256_file
-from edgekd.types import InputSpec, Operator, Task
+from edgekd.types import InputSpec, Operator, Parity, Task
 
 PARITY_SAMPLES = 256
 SECOND_BATCH = 3
@@ -219,12 +219,7 @@ def _prove(module: nn.Module, path: Path, config: Mapping[str, Any], task: Task)
     fixed = session.inputs[0].shape[0]
     sizes = (len(fed), SECOND_BATCH) if fixed is None else (fixed,)
     outputs = {size: _in_batches(session, fed, size) for size in sizes}
-    found = parity_of(reference, outputs, config["scheme"], tuple(task.columns.values()))
-    if config["scheme"] == STATIC and complaint_of(found, STATIC, output_range(reference)):
-        # Norms of sums with outliers make much of one step: what a model does not keep, no file can.
-        with schemes.nudged(module, NUDGE, seed=0):
-            own = steps_between(reference, module(torch.from_numpy(x)).numpy())
-        found = parity_of(reference, outputs, STATIC, tuple(task.columns.values()), own)
+    found = compared(module, x, reference, outputs, config["scheme"], tuple(task.columns.values()))
     check_parity(
         found,
         config["scheme"],
@@ -232,6 +227,27 @@ def _prove(module: nn.Module, path: Path, config: Mapping[str, Any], task: Task)
         locate=lambda: locate.first_departure(module, path, config["format"], x[:1]),
     )
     return {**asdict(found), "batch_sizes": list(found.batch_sizes)}
+
+
+@torch.no_grad()
+def compared(
+    module: nn.Module,
+    x: NDArray[Any],
+    reference: NDArray[Any],
+    outputs: Mapping[int, NDArray[Any]],
+    scheme: str,
+    columns: Sequence[slice],
+) -> Parity:
+    """A file's outputs beside its model's, `reference`, on inputs `x`; the model is nudged where they differ.
+
+    Norms of sums with outliers make much of one step: what a model does not keep, no file can.
+    """
+    found = parity_of(reference, outputs, scheme, columns)
+    if scheme != STATIC or not complaint_of(found, scheme, output_range(reference)):
+        return found
+    with schemes.nudged(module, NUDGE, seed=0):
+        own = steps_between(reference, module(torch.from_numpy(x)).numpy())
+    return parity_of(reference, outputs, scheme, columns, own)
 
 
 def _samples(task: Task) -> NDArray[Any]:

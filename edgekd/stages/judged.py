@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekd import gate, tasks
 from edgekd.columns import columns_of, of_samples
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
 from edgekd.nodes import WATCHED, Node
 from edgekd.stages.context import Context
 from edgekd.stages.guessing import refuse_guessing, refuse_no_order
@@ -22,15 +22,15 @@ from edgekd.watching import Watched
 def figure_on(split_name: str, scores: NDArray[Any], context: Context) -> float | None:
     """The judged metric of what is judged of the outputs (N, judged) on a split, in the metric's unit.
 
-    None where it ranks the rows of a query and the split does not say which rows are one.
+    None where it is of queries and the split does not say what is one, or has no two samples alike.
 
     Raises:
         DataError: labels or scores that the metric has no meaning for.
     """
     policy = context.plan.recipe.gate
-    columns = _columns_on(split_name, context) if policy.query not in (None, SAMPLE) else {}
-    if policy.query not in (None, SAMPLE, *columns):
+    if not has_queries(split_name, context):
         return None
+    columns = _columns_on(split_name, context) if policy.query not in (None, SAMPLE) else {}
     found = replace(predictions(split_name, scores, context), columns=columns)
     return gate.figure(found, policy.judged, policy.query)
 
@@ -51,27 +51,50 @@ def needed_on(split_name: str, scores: NDArray[Any], context: Context) -> float:
     return found
 
 
-def refuse_chance(role: str, scores: NDArray[Any], context: Context) -> None:
+def refuse_chance(role: str, outputs: NDArray[Any], context: Context) -> None:
     """Refuses a trained baseline whose outputs (N, judged) on val say nothing, by what is judged.
 
-    Of vectors their classes are looked at: what is near in a network that has learned nothing is near too.
+    Of vectors it is also seen whether they find more than chance does.
 
     Raises:
         UsageError: they cannot be told from chance.
     """
     metric, labels = context.plan.recipe.gate.judged, context.task.splits["val"].labels
     assert labels is not None  # a task without them was refused
-    scores = scores[:, : context.task.num_classes]
+    scores = outputs[:, : context.task.num_classes]
     if metric.name == "auc" or (gate.is_ranked(metric) and not gate.is_nearest(metric)):
         refuse_no_order(role, scores, np.asarray(labels))
     else:
         refuse_guessing(role, scores.argmax(axis=1), labels)
+    if gate.is_nearest(metric) and has_queries("val", context):
+        _refuse_lost(role, outputs, context)
+
+
+def _refuse_lost(role: str, outputs: NDArray[Any], context: Context) -> None:
+    """Refuses vectors whose figure on val is within what chance alone may give (one-sided, 5%)."""
+    metric = context.plan.recipe.gate.judged
+    level = outputs.copy()
+    level[:, context.task.num_classes :] = 1.0  # all as near: what is found is found by chance
+    whole = 100 if metric.unit == "percent" else 1
+    found, chance = (needed_on("val", each, context) / whole for each in (outputs, level))
+    # Values lie between 0 and 1, so none varies more than a coin's.
+    room = 1.645 * (chance * (1 - chance) / len(outputs)) ** 0.5
+    if found <= chance + room:
+        raise UsageError(
+            f"{role}: {metric.name} {found:.2%} on validation, where chance gives {chance:.2%}",
+            hint="look at the vector's outputs: they stand right behind the classes",
+        )
 
 
 def has_queries(split_name: str, context: Context) -> bool:
     """Whether what is judged can be told of a split, as far as its columns go."""
-    query = context.plan.recipe.gate.query
-    return query in (None, SAMPLE) or query in _columns_on(split_name, context)
+    policy = context.plan.recipe.gate
+    if policy.query in (None, SAMPLE):
+        return True
+    columns = _columns_on(split_name, context)
+    if policy.query not in columns:
+        return False
+    return not gate.is_nearest(policy.judged) or bool((np.bincount(columns[policy.query].codes) > 1).any())
 
 
 def watched(node: Node, context: Context) -> Watched | None:

@@ -110,6 +110,8 @@ def _check_head(task: Task) -> None:
             raise DataError(f"task {task.name!r} has the metric {metric}, which is {known}")
     if not task.metrics:
         raise DataError(f"task {task.name!r} has no metrics", hint="metrics=(ACCURACY,), or what suits it")
+    if task.vector < 0:
+        raise DataError(f"task {task.name!r} has vector = {task.vector}", hint="its width, or 0")
     if len(task.class_names) < 2:
         raise DataError(f"task {task.name!r} has {len(task.class_names)} classes, two are needed at least")
     if len(spec.shape) != {"NCHW": 3, "NC": 1}[spec.layout] or min(spec.shape) < 1:
@@ -191,10 +193,10 @@ def _check_heads(task: Task, split: Split) -> None:
         )
     if task.vector:
         same = split.head_labels[VECTOR]
-        if same.shape != (len(split),) or same.dtype != np.int64:
+        if same.shape != (len(split),) or same.dtype != np.int64 or same.min(initial=0) < 0:
             raise DataError(
-                f"split {split.name!r}: what is the same is {same.dtype} {same.shape}, "
-                f"expected int64 ({len(split)},)"
+                f"split {split.name!r}: head_labels[{VECTOR!r}] is {same.dtype} {same.shape}, expected "
+                f"int64 ({len(split)},), from 0 up: equal for samples that are the same thing"
             )
     for head, names in task.heads.items():
         if len(names) < 2:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +92,8 @@ def read(options: Options, seed: int) -> Task:
         labels[name] = _labels(rows, classes, options, names[name])
         ids[name] = np.array([f"{name}:{row.line}" for row in rows], np.str_)
         same[name] = np.array([row.same for row in rows], np.str_)
+    if options.same is not None:
+        _refuse_shared(same, names, options.same)
     fractions = {"val": options.val_fraction, "test": options.test_fraction}
     total = len(labels["train"])
     sizes = {name: max(1, round(f * total)) for name, f in fractions.items() if f is not None}
@@ -121,6 +124,19 @@ def read(options: Options, seed: int) -> Task:
     found = existing(options.train, "train").parent.name or "text"
     task = classification(found, splits, spec, classes, {**notes, "vocabulary": vocabulary})
     return replace(task, files={TOKENIZER: tokenizer.to_str()}, vector=options.vector or 0)
+
+
+def _refuse_shared(
+    same: Mapping[str, NDArray[np.str_]], names: Mapping[str, str | None], column: str
+) -> None:
+    """A thing that is asked for was never learned: the files' things are others."""
+    for one, other in itertools.combinations(same, 2):
+        if both := sorted(set(same[one]) & set(same[other])):
+            raise DataError(
+                f"{names[one]}, {names[other]}: {column} = {str(both[0])!r} stands in both, "
+                f"and {len(both) - 1:,} others do",
+                hint="all texts of a thing belong into one file",
+            )
 
 
 def _split_by_thing(

@@ -300,6 +300,11 @@ def test_the_file_gives_classes_and_then_the_vector(search):
             "the loss 'kd' is about classes, a vector has none",
         ),
         ("gate", {"query": "brand", "cluster": "brand"}, "the task names no column 'brand'"),
+        ("gate", {"query": "sample_id"}, "it says which samples are alike"),
+        ("gate", {"metric": "nearest_hit@500"}, "all are among the first"),
+        ("distill", {"adversarial": {"epsilon": 0.1}}, "adversarial does arithmetic with inputs"),
+        ("quantize", {"method": "qat", "epochs": 1, "learn_from": "both"}, "have no mean"),
+        ("teacher", {"outputs": "probabilities"}, "a vector has none"),
     ],
 )
 def test_vectors_that_cannot_be_judged_or_taught_are_refused(search, table, change, message):

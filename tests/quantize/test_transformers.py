@@ -9,7 +9,8 @@ from torch import nn
 
 from edgekd.measure.inventory import inventory_of
 from edgekd.quantize import gaps, qat
-from edgekd.quantize.schemes import lower
+from edgekd.quantize.schemes import _PerTensor, lower, nudged
+from edgekd.stages.export import compared
 
 EXAMPLE = torch.from_numpy(inputs(1))
 LINEARS = 5
@@ -94,3 +95,42 @@ def test_weights_of_norms_are_not_rounded(tmp_path):
     made = np.concatenate([run_tflite(path, inputs(64, 9)[i : i + 1]) for i in range(64)])
     steps = np.abs(made - outputs(low, inputs(64, 9))) / float(fake.output.scale)
     assert steps.mean() < 0.2  # 0.5 where they are rounded
+
+
+class Steep(nn.Module):
+    """Rounded to whole numbers, and then a hundred times as much in one of two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.round = _PerTensor(1.0, 0, -128)
+
+    def forward(self, x):
+        return self.round(x) * torch.tensor([1.0, 100.0])
+
+
+def test_nudged_values_are_rounded_otherwise_as_often_as_they_are_moved_over_an_edge():
+    """Of values anywhere between two steps a nudge of up to a quarter takes one in eight over the edge."""
+    x = torch.rand(20_000, 2) * 100
+    steep = Steep()
+    plain = steep(x)
+    with nudged(steep, 0.25, seed=1):
+        share = float((steep(x) != plain).float().mean())
+        assert float((steep(x) / plain.clamp_min(1)).isfinite().float().mean()) == 1
+    assert share == pytest.approx(0.125, abs=0.01)
+    assert torch.equal(steep(x), plain)
+
+
+def test_a_file_that_is_off_is_held_to_what_its_model_moves_by():
+    rng = np.random.default_rng(0)
+    # all on an edge: each nudge decides, and the second output is all of the range
+    x = (rng.integers(0, 3, (200, 2)) + 0.5).astype(np.float32)
+    steep, columns = Steep(), [slice(0, 2)]
+    reference = steep(torch.from_numpy(x)).numpy()
+    other = np.where(rng.random(x.shape) < 0.5, reference, reference + np.float32([1, 100]))
+    found = compared(steep, x, reference, {1: other}, "static_wi8_ai8", columns)
+    # half of the values go the other way, by 50.5 in the mean; 300 / 255 is a step
+    step = np.ptp(reference) / 255
+    assert found.own_steps == pytest.approx(50.5 / 2 / step, rel=0.15)
+    near = compared(steep, x, reference, {1: reference + 0.9 * step}, "static_wi8_ai8", columns)
+    assert near.own_steps is None
+    assert compared(steep, x, reference, {1: other}, "fp32", columns).own_steps is None

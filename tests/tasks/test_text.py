@@ -142,3 +142,11 @@ def test_too_few_things_to_share_out(read):
     rows = [("now", "a", "x"), ("help", "b", "y"), ("lost", "a", "z")]
     with pytest.raises(DataError, match=r"task\.same: 3 things are too few to share out between val, test"):
         read(rows, None, None, val_fraction=0.4, test_fraction=0.5, vector=3, same="thing")
+
+
+def test_a_thing_that_stands_in_two_files(read):
+    rows = [("now", "a", "x"), ("help", "b", "y")]
+    with pytest.raises(
+        DataError, match=r"train\.csv, .*test\.csv: thing = 'y' stands in both, and 0 others do"
+    ):
+        read(rows, [("my", "a", "v")], [("lost", "a", "y"), ("late", "a", "w")], vector=3, same="thing")
