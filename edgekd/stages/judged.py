@@ -77,8 +77,11 @@ def _refuse_lost(role: str, outputs: NDArray[Any], context: Context) -> None:
     level[:, context.task.num_classes :] = 1.0  # all as near: what is found is found by chance
     whole = 100 if metric.unit == "percent" else 1
     found, chance = (needed_on("val", each, context) / whole for each in (outputs, level))
-    # Values lie between 0 and 1, so none varies more than a coin's.
-    room = 1.645 * (chance * (1 - chance) / len(outputs)) ** 0.5
+    # Values lie between 0 and 1, so none varies more than a coin's; those of a thing vary together.
+    query = context.plan.recipe.gate.query
+    assert query is not None  # of the metric
+    things = len(_columns_on("val", context)[query].values)
+    room = 1.645 * (chance * (1 - chance) / things) ** 0.5
     if found <= chance + room:
         raise UsageError(
             f"{role}: {metric.name} {found:.2%} on validation, where chance gives {chance:.2%}",
