@@ -21,6 +21,8 @@ MEAN_STEPS_INT8 = 1.0
 """Largest mean error of int8 files, in quantization steps of the output, of models that do not move more."""
 MOST_OWN_STEPS = 2.0
 """Largest limit that a model's own movement gives its file: what moves by more says little in 8 bits."""
+MOST_OWN_SPREAD = 8.0
+"""Steps within which two classes may come out either way round, at most."""
 NUDGE = 1 / 256
 """Share of a step by which kernels in integers may be off before they round: biases are integers too."""
 MIN_AGREEMENT_INT8 = 0.99
@@ -38,6 +40,7 @@ def parity(
     scheme: str,
     columns: Sequence[slice] = (slice(None),),
     own_steps: float | None = None,
+    own_spread: float | None = None,
 ) -> Parity:
     """How far a file's outputs are from the reference's.
 
@@ -48,6 +51,7 @@ def parity(
         columns: of each head of a task with several: each has a class of its own.
         own_steps: of int8: by how many the model itself moves, in the mean, where each value is nudged
             by up to `NUDGE` of a step before it is rounded; None where that is not known.
+        own_spread: the same of the hundredth that moves most: classes so near may come out either way round.
 
     Raises:
         ParityError: outputs are of another shape, or hold NaN or infinity.
@@ -58,7 +62,8 @@ def parity(
     step = output_range(expected) / _STEPS
     # On an 8-bit grid two classes within one step of each other may come out either way round:
     # which of them wins is rounding. Anywhere else, and for float files, the class must be the same.
-    slack = step * _limit(own_steps) if _is_int8(scheme) else 0.0
+    near = max(_limit(own_steps), min(own_spread or 0.0, MOST_OWN_SPREAD))
+    slack = step * near if _is_int8(scheme) else 0.0
     errors, agreements = [], []
     for size, values in outputs.items():
         if values.shape != expected.shape:
@@ -85,11 +90,17 @@ def parity(
     )
 
 
-def steps_between(reference: NDArray[Any], other: NDArray[Any]) -> float:
-    """Mean absolute difference of outputs (N, classes), in quantization steps of the reference's output."""
+def steps_between(reference: NDArray[Any], other: NDArray[Any]) -> tuple[float, float]:
+    """Absolute difference of outputs (N, classes), in quantization steps of the reference's output.
+
+    Returns the mean, and what the hundredth is off by that is off most.
+    """
     expected = np.asarray(reference, np.float64)
     step = output_range(expected) / _STEPS
-    return float(np.abs(other - expected).mean()) / step if step else float("inf")
+    if not step:
+        return float("inf"), float("inf")
+    off = np.abs(other - expected) / step
+    return float(off.mean()), float(np.quantile(off, 0.99))
 
 
 def check_parity(

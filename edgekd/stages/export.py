@@ -246,8 +246,8 @@ def compared(
     if scheme != STATIC or not complaint_of(found, scheme, output_range(reference)):
         return found
     with schemes.nudged(module, NUDGE, seed=0):
-        own = steps_between(reference, module(torch.from_numpy(x)).numpy())
-    return parity_of(reference, outputs, scheme, columns, own)
+        own, spread = steps_between(reference, module(torch.from_numpy(x)).numpy())
+    return parity_of(reference, outputs, scheme, columns, own, spread)
 
 
 def _samples(task: Task) -> NDArray[Any]:

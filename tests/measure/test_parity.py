@@ -141,4 +141,22 @@ def test_what_a_model_does_not_keep_itself_no_file_can():
 
 
 def test_steps_between_outputs_by_hand():
-    assert steps_between(REFERENCE, REFERENCE + np.array([[1, 0], [0, 0], [0, -2], [5, 0]])) == 1.0
+    mean, most = steps_between(REFERENCE, REFERENCE + np.array([[1, 0], [0, 0], [0, -2], [5, 0]]))
+    assert (mean, most) == (1.0, pytest.approx(2 + 0.93 * 3))  # 99% of the way along eight values in order
+
+
+def test_classes_that_are_nearer_than_what_moves_may_come_out_either_way():
+    other = np.array([[0.0, 255.0], [6.0, 9.0], [1.0, 2.0], [7.0, 3.0]])
+    alone = parity(REFERENCE, {1: other}, "static_wi8_ai8", own_steps=0.5)
+    assert alone.argmax_agreement == 0.75  # 10 against 5 is five steps
+    assert (
+        parity(REFERENCE, {1: other}, "static_wi8_ai8", own_steps=0.5, own_spread=5.1).argmax_agreement == 1
+    )
+    far = np.array([[0.0, 255.0], [10.0, 5.0], [1.0, 2.0], [3.0, 15.0]]), np.array([[0.0, 9.0]] * 4)
+    assert (
+        parity(REFERENCE, {1: far[0]}, "static_wi8_ai8", own_steps=2.0, own_spread=99.0).argmax_agreement == 1
+    )
+    wide = REFERENCE + np.array([[0, 0], [0, 0], [0, 0], [9, 0]])  # 16 against 3
+    assert (
+        parity(wide, {1: far[0]}, "static_wi8_ai8", own_steps=2.0, own_spread=99.0).argmax_agreement == 0.75
+    )

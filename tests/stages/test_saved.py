@@ -27,6 +27,12 @@ def keep(store, module, context, architecture):
     return store.put("s", "a" * 64, lambda folder: saved.save(folder, module, context, architecture))
 
 
+def right_on_val(net, context):
+    val = context.task.splits["val"]
+    answers = nets.outputs(net, context.task.input_spec.preprocess(val.inputs)).argmax(axis=1)
+    return 100 * float(np.mean(answers == val.labels))
+
+
 def same(one, other):
     """Whether two networks give the very same bits, run with the same layout in memory."""
     a, b = (predict(net, nets.images(9), nets.SPEC) for net in (one, other))
@@ -57,7 +63,8 @@ def test_a_network_comes_back_as_it_was_saved(context, tmp_path):
     # stem, two 3x3 a block (on 64 and on 16 pixels), shortcut, head
     macs = 64 * 8 * 18 + 2 * 64 * 8 * 72 + 16 * (16 * 72 + 16 * 144 + 16 * 8) + 80
     params = sum(p.numel() for p in net.parameters())
-    assert entry.result == {"params": params, "macs": macs, "head_accuracy": {}}
+    found = {"params": params, "macs": macs, "head_accuracy": {}, "val_accuracy": right_on_val(net, context)}
+    assert entry.result == found
 
 
 def test_a_pruned_and_quantized_network_comes_back_too(context, tmp_path):
@@ -73,13 +80,14 @@ def test_a_pruned_and_quantized_network_comes_back_too(context, tmp_path):
     entry = keep(Store(tmp_path / "b"), net, context, described)
     assert same(saved.load(entry, context), net)
     # Fake quantizers are neither weights nor work: the counts are those of the network it came from.
-    assert entry.result == {"head_accuracy": {}}
+    assert entry.result == {"head_accuracy": {}, "val_accuracy": right_on_val(net, context)}
     assert saved.architecture_of(entry) == json.loads(json.dumps(described))
 
 
 def test_no_pickle_is_written_or_read(context, tmp_path):
     entry = keep(Store(tmp_path), nets.tiny_resnet(), context, MODEL)
-    assert sorted(entry.files) == ["architecture.json", "model.safetensors", "test_scores.npy"]
+    scores = ["test_scores.npy", "val_scores.npy"]
+    assert sorted(entry.files) == ["architecture.json", "model.safetensors", *scores]
     (entry.folder / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(StoreError, match=r"model\.safetensors: damaged"):
         saved.load(entry, context)
