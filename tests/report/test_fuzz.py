@@ -1,7 +1,7 @@
 """Random and mutated policies, reports and predictions: never a traceback, never a PASS.
 
 The candidate has every sample wrong that the teacher has right. No sound policy passes it, so whatever was
-done to the files, a PASS is a fault. Of a release 5,000 policies and 5,000 reports, 1,000 files of predictions.
+done to the files, a PASS is a fault. Of a release 5,000 policies, 5,000 reports, 1,000 files of predictions.
 """
 
 import copy
