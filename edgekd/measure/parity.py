@@ -19,7 +19,7 @@ MAX_ABS_FP16 = 1e-2
 """Largest error of fp16 files, as a fraction of the output's range."""
 MEAN_STEPS_INT8 = 1.0
 """Largest mean error of int8 files, in quantization steps of the output, of models that do not move more."""
-MOST_OWN_STEPS = 2.0
+MOST_OWN_STEPS = 4.0
 """Largest limit that a model's own movement gives its file: what moves by more says little in 8 bits."""
 MOST_OWN_SPREAD = 8.0
 """Steps within which two classes may come out either way round, at most."""
