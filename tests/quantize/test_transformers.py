@@ -8,6 +8,7 @@ from nets import inputs, outputs, policy, run_onnx, run_tflite, write
 from torch import nn
 
 from edgekd.measure.inventory import inventory_of
+from edgekd.measure.parity import complaint_of
 from edgekd.quantize import gaps, qat
 from edgekd.quantize.schemes import _PerTensor, lower, nudged
 from edgekd.stages.export import compared
@@ -134,3 +135,14 @@ def test_a_file_that_is_off_is_held_to_what_its_model_moves_by():
     near = compared(steep, x, reference, {1: reference + 0.9 * step}, "static_wi8_ai8", columns)
     assert near.own_steps is None
     assert compared(steep, x, reference, {1: other}, "fp32", columns).own_steps is None
+
+
+def test_values_that_are_far_from_an_edge_stay_where_they_are():
+    """A quarter of a step from it: what is nudged by 1/256 gives its file no room."""
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 3, (200, 2)) + 0.25).astype(np.float32)
+    steep, columns = Steep(), [slice(0, 2)]
+    reference = steep(torch.from_numpy(x)).numpy()
+    found = compared(steep, x, reference, {1: reference + 50}, "static_wi8_ai8", columns)
+    assert found.own_steps == 0
+    assert complaint_of(found, "static_wi8_ai8", float(np.ptp(reference))).startswith("mean error")

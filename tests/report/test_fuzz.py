@@ -1,13 +1,12 @@
 """Random and mutated policies, reports and predictions: never a traceback, never a PASS.
 
 The candidate has every sample wrong that the teacher has right. No sound policy passes it, so whatever was
-done to the files, a PASS is a fault. Of a release 5,000 policies, 5,000 reports, 1,000 files of predictions.
+done to the files, a PASS is a fault. 5,000 policies and 5,000 reports, 1,000 files of predictions.
 """
 
 import copy
 import itertools
 import json
-import os
 import shutil
 
 import folders
@@ -20,8 +19,6 @@ from edgekd import cli
 from edgekd.errors import EdgeKDError
 
 PARTS = 4  # of each, for several processes
-# A quarter of a release's in each run of the suite: EDGEKD_FUZZ=5000 for all.
-EXAMPLES = int(os.environ.get("EDGEKD_FUZZ", "1250"))
 MANY = {
     "deadline": None,
     "database": None,
@@ -144,7 +141,7 @@ def test_the_candidate_fails_by_the_policy_as_it_stands(run, wrong):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_policies(run, wrong, part):
     @seed(part)
-    @settings(max_examples=EXAMPLES // PARTS, **MANY)
+    @settings(max_examples=5000 // PARTS, **MANY)
     @given(mutated_text(POLICY) | other_values(POLICY) | st.text(max_size=60))
     def judged(text):
         (wrong / "p.toml").write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -159,7 +156,7 @@ CSV = "sample_id,label,prediction,score_0,shop\n" + "".join(f"s{i},{i % 2},{i % 
 
 
 @seed(0)
-@settings(max_examples=EXAMPLES // 5, **MANY)
+@settings(max_examples=1000, **MANY)
 @given(mutated_text(CSV), st.booleans())
 def test_predictions(run, tmp_path, text, first):
     (tmp_path / "good.csv").write_text(CSV.replace(",score_0", "").replace(",0.5", ""))
@@ -250,7 +247,7 @@ def test_reports(run, report, part):
     seen = {1: 0, 2: 0, 3: 0}
 
     @seed(part)
-    @settings(max_examples=EXAMPLES // PARTS, **MANY)
+    @settings(max_examples=5000 // PARTS, **MANY)
     @given(edits(len(found)), st.integers(0, 9))
     def judged(changes, cut):
         text = json.dumps(edited(data, found, changes))
@@ -263,4 +260,4 @@ def test_reports(run, report, part):
 
     judged()
     # Many of them were judged, not just refused for their form.
-    assert seen[1] > 0.12 * EXAMPLES / PARTS and seen[2] > 0.32 * EXAMPLES / PARTS, seen
+    assert seen[1] > 150 and seen[2] > 400, seen
